@@ -45,8 +45,9 @@ class ModelConfig(Stage):
     """Branch, tag or commit of a hub id."""
     original_length: Length | None = None
     """Window the model was pre-trained with, tokens; read from its configuration when absent."""
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Arithmetic of the forward pass; training keeps fp32 master weights either way."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Arithmetic of the forward pass: bf16 where the device has instructions for it, else fp32. Training keeps fp32
+    master weights either way."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation, as transformers names it."""
     device: str = "auto"
@@ -74,7 +75,7 @@ class PositionsConfig(Stage):
     chunks: int = Field(default=2, ge=1)
     """`pose`: runs of consecutive positions in one example."""
     text: Literal["skip", "contiguous", "aligned"] = "skip"
-    """`pose`: where the chunks' text comes from in the document: skipping on its own, consecutive, or as its positions."""
+    """`pose`: text of the chunks: skipping through the document on its own, consecutive, or as its positions skip."""
 
 
 class DataConfig(Stage):

@@ -84,3 +84,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             if line.endswith(b"\n") and line.strip():
                 rows.append(json.loads(line))
     return rows
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace a JSONL file atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

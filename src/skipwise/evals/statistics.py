@@ -1,0 +1,79 @@
+"""Intervals: counts of successes or per-token losses flow in, a 95 % interval flows out. NumPy only."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+RESAMPLES = 2000
+MAX_BLOCKS = 256
+
+Losses = npt.NDArray[np.float32]
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+    name: str
+
+
+def wilson(right: int, n: int) -> Interval:
+    """Wilson's score interval (JASA 1927, 22:209) for the share of `right` out of `n` independent trials.
+
+    Unlike the normal approximation it stays inside 0..1 and has a width at 0 % and 100 %.
+    """
+    if not 0 <= right <= n or n == 0:
+        raise ValueError(f"{right} right answers of {n}: expected 0 <= right <= n and n > 0")
+    share, z2 = right / n, Z95**2
+    middle = share + z2 / (2 * n)
+    half = Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
+    scale = 1 + z2 / n
+    # Rounding must not leave 0 or 1 outside: at right = 0 the lower end is exactly 0, at right = n the upper one 1.
+    low = (middle - half) / scale if right else 0.0
+    high = (middle + half) / scale if right < n else 1.0
+    return Interval(low, high, "wilson 95%")
+
+
+def perplexity(losses: Sequence[Losses]) -> float:
+    """exp of the mean loss over all tokens of all documents: token-weighted, losses in nats, one array a document."""
+    tokens = sum(len(part) for part in losses)
+    if tokens == 0:
+        raise ValueError("perplexity of no tokens")
+    return math.exp(sum(float(part.sum(dtype=np.float64)) for part in losses) / tokens)
+
+
+def bootstrap(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], seed: Sequence[int]) -> tuple[float, float]:
+    """Percentile bootstrap (Efron 1979) of the perplexity exp(Σ sums / Σ counts) over units drawn with replacement.
+
+    `sums` (U,) is the loss, `counts` (U,) the tokens of each unit: a document, or a block of one.
+    """
+    units = len(sums)
+    weights = np.random.default_rng(list(seed)).multinomial(units, np.full(units, 1 / units), size=RESAMPLES)  # (R, U)
+    resampled = np.exp((weights @ sums) / (weights @ counts))  # (R,)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def block_size(tokens: int) -> int:
+    """Tokens in a block: 32, fewer where that leaves under 8 blocks, more where it gives over 256 of them."""
+    return max(min(32, tokens // 8), math.ceil(tokens / MAX_BLOCKS), 1)
+
+
+def perplexity_interval(losses: Sequence[Losses], seed: Sequence[int]) -> Interval:
+    """95 % interval of `perplexity(losses)`, the same for the same seed.
+
+    Two documents or more: whole documents are resampled, since tokens of one document depend on each other; with a
+    handful of documents such an interval is narrow by nature. One document: blocks of consecutive tokens are resampled,
+    which tells about this document only; the interval's name says so.
+    """
+    if len(losses) > 1:
+        sums = np.array([part.sum(dtype=np.float64) for part in losses])
+        counts = np.array([len(part) for part in losses])
+        return Interval(*bootstrap(sums, counts, seed), "bootstrap 95%")
+    values = losses[0].astype(np.float64)
+    starts = np.arange(0, len(values), block_size(len(values)))
+    counts = np.diff(np.append(starts, len(values)))
+    return Interval(*bootstrap(np.add.reduceat(values, starts), counts, seed), "block bootstrap 95%")

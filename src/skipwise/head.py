@@ -1,0 +1,132 @@
+"""Losses from hidden states, a slice of tokens at a time: [tokens x vocabulary] never exists whole.
+
+Hidden states and labels flow in; per-token losses (evaluation) or their mean (training) flow out. Losses in fp32.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from skipwise.errors import SkipwiseError
+
+SLICE_BYTES = 64 * 2**20
+"""Size of the fp32 logits of one slice."""
+
+IGNORED = -100
+"""Label of a token that is not scored, as torch and transformers write it."""
+
+
+def slice_tokens(vocabulary: int) -> int:
+    """Tokens in a slice whose fp32 logits take about SLICE_BYTES; at least 16."""
+    return max(16, SLICE_BYTES // (4 * vocabulary))
+
+
+def transform(model: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
+    """What the model does to its head's output (a scale, a soft cap); None for nothing."""
+    text = model.config.get_text_config()
+    scale = float(getattr(text, "logit_scale", None) or 1.0)  # Cohere
+    scale /= float(getattr(text, "logits_scaling", None) or 1.0)  # Granite
+    scale *= float(getattr(text, "lm_head_multiplier", None) or 1.0)  # Falcon-H1
+    cap = getattr(text, "final_logit_softcapping", None)  # Gemma-2
+    if scale == 1.0 and not cap:
+        return None
+    return lambda logits: cap * torch.tanh(logits * scale / cap) if cap else logits * scale
+
+
+def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """fp32 logits (…, V) of hidden states (…, H), as the model itself makes them."""
+    change = transform(model)
+    raw: Tensor = model.get_output_embeddings()(hidden)
+    return (change(raw) if change else raw).float()
+
+
+def nll(model: PreTrainedModel, hidden: Tensor, labels: Tensor, tokens: int | None = None) -> Tensor:
+    """-log p(label) of each hidden state, fp32; 0 where the label is -100. hidden (N, H), labels (N,) → (N,)."""
+    size = tokens or slice_tokens(model.config.get_text_config().vocab_size)
+    parts = zip(torch.split(hidden, size), torch.split(labels, size), strict=True)
+    losses = [F.cross_entropy(logits(model, h), y, reduction="none", ignore_index=IGNORED) for h, y in parts]
+    return torch.cat(losses)
+
+
+def mean_nll(model: PreTrainedModel, hidden: Tensor, labels: Tensor, tokens: int | None = None) -> Tensor:
+    """Mean of `nll` over the labels that are not -100, differentiable. hidden (N, H), labels (N,) → scalar.
+
+    The gradients of hidden states and head are made in the forward pass, slice by slice (the idea of Liger's fused
+    linear cross-entropy, arXiv 2410.10989, section 3.2), so the backward pass only scales them and nothing is
+    computed twice. A head that is more than a linear layer is recomputed instead.
+    """
+    head = model.get_output_embeddings()
+    size = tokens or slice_tokens(model.config.get_text_config().vocab_size)
+    count = int((labels != IGNORED).sum())
+    if not count:
+        raise SkipwiseError("a batch has no label to learn from: every one is masked")
+    if not torch.is_grad_enabled():
+        return nll(model, hidden, labels, size).sum() / count
+    if type(head) is nn.Linear and transform(model) is None:
+        loss: Tensor = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, labels, count, size)  # type: ignore[no-untyped-call]
+        return loss
+
+    def part(h: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits(model, h), y, reduction="sum", ignore_index=IGNORED)
+
+    parts = zip(torch.split(hidden, size), torch.split(labels, size), strict=True)
+    losses = [checkpoint(part, h, y, use_reentrant=False) for h, y in parts]
+    return torch.stack(losses).sum() / count
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of a linear head over slices; hidden (N, H), weight (V, H), bias (V,) or None, labels (N,)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, count: int, size: int
+    ) -> Tensor:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        grad_bias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if need_bias else None
+        with torch.autocast(device, enabled=False):
+            w = weight.to(dtype)
+            b = bias.to(dtype) if bias is not None else None
+            for start in range(0, len(labels), size):
+                h, y = hidden[start : start + size].to(dtype), labels[start : start + size]
+                scores = F.linear(h, w, b).float()  # (S, V)
+                scored = y != IGNORED
+                target = y.clamp(min=0)[:, None]
+                normaliser = scores.logsumexp(dim=-1, keepdim=True)
+                losses = normaliser - scores.gather(1, target)
+                total += losses[scored].sum()
+                # From here on `scores` holds the gradient of the mean loss: (softmax - one-hot) / count.
+                scores.sub_(normaliser).exp_()
+                scores.scatter_add_(1, target, torch.full_like(losses, -1.0))
+                scores.mul_((scored / count)[:, None])
+                if grad_bias is not None:
+                    grad_bias += scores.sum(dim=0)
+                g = scores.to(dtype)
+                if grad_hidden is not None:
+                    grad_hidden[start : start + size] = g @ w
+                if grad_weight is not None:
+                    grad_weight += g.T @ h
+        ctx.gradients = (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
+        )
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the loss was already differentiated; its gradients are scaled in place, once")
+        gradients, ctx.gradients = ctx.gradients, None
+        return (*(None if g is None else g.mul_(grad) for g in gradients), None, None, None)

@@ -1,0 +1,90 @@
+"""Whether a forward pass fits: a model and a number of tokens flow in; nothing, or an error that says what fits."""
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from skipwise.errors import SkipwiseError
+from skipwise.head import SLICE_BYTES
+
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
+)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on `device`, the smaller of machine and container; None where unknown."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + cached
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    available = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    known = [value for value in (available, _container_bytes()) if value is not None]
+    return min(known) if known else None
+
+
+def _container_bytes() -> int | None:
+    """What this container's memory limit leaves, counting file cache that can be dropped as free."""
+    for limit, used, stat in _CGROUPS:
+        try:
+            most = int(Path(limit).read_text(encoding="ascii"))
+            now = int(Path(used).read_text(encoding="ascii"))
+            fields = dict(line.split() for line in Path(stat).read_text(encoding="ascii").splitlines())
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        return most - now + int(fields.get("inactive_file", 0))
+    return None
+
+
+def forward_bytes(model: PreTrainedModel, tokens: int, *, cache: bool = True) -> int:
+    """Estimate of what a forward pass without gradients allocates for one row of `tokens`, beside the weights.
+
+    The widest moment of one layer (hidden states in and out, norms in fp32, and attention or feed-forward, whichever is
+    larger), every layer's keys and values when `cache` is on, and three slices of logits.
+    """
+    text = model.config.get_text_config()
+    size = int(model.dtype.itemsize)
+    hidden = int(text.hidden_size)
+    heads = int(text.num_attention_heads)
+    key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
+    width = int(getattr(text, "head_dim", None) or hidden // heads)
+    feed_forward = int(getattr(text, "intermediate_size", None) or 4 * hidden)
+    residual = 3 * hidden * size + 2 * hidden * 4
+    # Queries twice (before and after RoPE), the output, and keys and values repeated for every head.
+    attention = (5 * heads + 2 * key_heads) * width * size
+    per_token = residual + max(attention, 3 * feed_forward * size)
+    if cache:
+        per_token += 2 * key_heads * width * size * int(text.num_hidden_layers)
+    total = per_token * tokens + 3 * SLICE_BYTES
+    if model.config._attn_implementation == "eager":
+        total += heads * tokens * tokens * (2 * size + 4)
+    return int(total)
+
+
+def check_memory(model: PreTrainedModel, tokens: int) -> None:
+    """Nothing when a forward pass over one row of `tokens` should fit; where free memory is unknown, nothing either.
+
+    Errors: SkipwiseError with the GiB needed and free and the longest length that fits.
+    """
+    free = free_bytes(model.device)
+    needed = forward_bytes(model, tokens)
+    if free is None or needed <= free:
+        return
+    fits = tokens
+    while fits > 0 and forward_bytes(model, fits) > free:
+        fits = fits * 7 // 8 // 64 * 64
+    longest = f"the longest length that fits is about {fits} tokens" if fits else "not even 64 tokens fit"
+    raise SkipwiseError(
+        f"{tokens} tokens need about {needed / 2**30:.1f} GiB on {model.device} and {free / 2**30:.1f} GiB are free; "
+        + longest
+    )

@@ -1,0 +1,230 @@
+"""Models: a name, folder or GGUF file flows in; a loaded model with scaled RoPE, its losses and its text flow out.
+
+Every forward pass over skipped positions goes through `hidden_states`, which keeps transformers from reading their
+jumps as borders between packed sequences.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from skipwise import architectures, gguf_file, head, rope, source
+from skipwise.config import ModelConfig, ScalingConfig
+from skipwise.errors import SkipwiseError
+from skipwise.memory import check_memory
+
+__all__ = ["LoadedModel", "apply", "check_memory", "greedy", "hidden_states", "load", "loss", "token_nll"]
+
+
+@dataclass
+class LoadedModel:
+    """A model in evaluation mode with what the rest of a run wants to know about it."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    name: str
+    """For display."""
+    path: str
+    """As given: a folder, hub id, .gguf file or packaged name."""
+    original_length: int
+    """Window before any scaling, tokens."""
+    window: int
+    """Window as configured now, tokens."""
+    fingerprint: str
+    """Of configuration and weights; the same on every machine."""
+    scaling: dict[str, Any] | None
+    """RoPE scaling as written into results; None for plain RoPE."""
+    quantised_from: str | None = None
+    """Type of a GGUF file's weights, e.g. "Q4_1"; they are dequantised while loading."""
+
+
+def load(
+    config: ModelConfig,
+    *,
+    target_length: int | None = None,
+    scaling: ScalingConfig | None = None,
+    dtype: torch.dtype | None = None,
+) -> LoadedModel:
+    """The model and tokenizer of `config` on its device; RoPE is scaled when `scaling` and `target_length` are given.
+
+    `dtype`: how weights are stored (float32 to train); `config.precision` when absent. Errors: SkipwiseError in one
+    line for an unknown model, missing or corrupt weights, no tokenizer, no RoPE, or a scaling that does not apply.
+    """
+    found = source.find(config)
+    device = _device(config.device)
+    read = source.configuration(found)
+    architectures.inspect(read)
+    original = config.original_length or rope.true_original_length(read)
+    carried, configured = rope.describe(read), read
+    if scaling is not None and target_length is not None:
+        configured = rope.scale(read, scaling, target_length=target_length, original_length=config.original_length)
+        carried = {
+            "method": scaling.method,
+            "factor": target_length / original,
+            "theta": rope.parameters(configured)["rope_theta"],
+            **(rope.describe(configured) or {}),
+        }
+    tokenizer = source.tokenizer(found)
+    model = source.weights(found, configured, config.attention, dtype or getattr(torch, config.precision)).to(device)
+    if scaling is not None and scaling.method != "none" and target_length is not None:
+        _check_rope(model, _tables(model.get_decoder()), configured)
+    _check_head(model)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=found.name,
+        path=config.path,
+        original_length=original,
+        window=rope.window(configured),
+        fingerprint=source.fingerprint(found, configured),
+        scaling=carried,
+        quantised_from=gguf_file.weight_type(found.file) if found.gguf else None,
+    )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SkipwiseError(
+            f"device {name!r} cannot be used here ({source.one_line(error)}); try 'auto' or 'cpu'"
+        ) from error
+    return device
+
+
+def _check_rope(model: PreTrainedModel, tables: dict[str, Tensor], config: PreTrainedConfig) -> None:
+    """SkipwiseError unless these tables of a model hold the frequencies that a scaled configuration asks for."""
+    wanted = torch.from_numpy(rope.inv_freq(config)).float()
+    if rope.is_nested(config.get_text_config().rope_parameters):
+        tables = {name: table for name, table in tables.items() if "full_attention" in name}
+    same = [t.shape == wanted.shape and torch.allclose(t.float().cpu(), wanted, rtol=1e-4) for t in tables.values()]
+    if not same or not all(same):
+        raise SkipwiseError(
+            f"the code of model type {model.config.model_type!r} does not follow the rope_parameters of its "
+            "configuration, so its RoPE cannot be scaled"
+        )
+
+
+def _tables(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Buffers that hold RoPE frequencies, by name."""
+    buffers = module.named_buffers()
+    return {name: table for name, table in buffers if name.endswith("inv_freq") and "original" not in name}
+
+
+@torch.no_grad()
+def _check_head(model: PreTrainedModel) -> None:
+    """SkipwiseError unless our logits are the model's own, which proves that we know all its head does."""
+    tokens = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
+    own = model(input_ids=tokens, use_cache=False).logits.float()
+    ours = head.logits(model, hidden_states(model, tokens)) if model.get_output_embeddings() is not None else own * 0
+    if not torch.allclose(own, ours, rtol=0.02, atol=0.02 * own.abs().max().item()):
+        raise SkipwiseError(
+            f"model type {model.config.model_type!r} changes its logits in a way that is not known here, "
+            "so its losses cannot be computed in slices"
+        )
+
+
+def apply(
+    model: PreTrainedModel,
+    method: str | ScalingConfig = "yarn",
+    *,
+    target_length: int,
+    original_length: int | None = None,
+) -> PreTrainedModel:
+    """Scale the RoPE of a live model, which is changed and returned: it gets a new configuration and rotary tables.
+
+    The same as loading it with the scaled configuration. Errors: SkipwiseError as `rope.scale`, before any change.
+    """
+    architectures.inspect(model.config)
+    scaled = rope.scale(model.config, method, target_length=target_length, original_length=original_length)
+    text, new = model.config.get_text_config(), scaled.get_text_config()
+    decoder = model.get_decoder()
+    rotary = {name.rpartition(".")[0] for name in _tables(decoder)}
+    built = {name: type(decoder.get_submodule(name))(config=new).to(model.device) for name in rotary}
+    _check_rope(model, {f"{name}.{k}": t for name, module in built.items() for k, t in _tables(module).items()}, scaled)
+    for name, module in built.items():
+        decoder.set_submodule(name, module.train(model.training))
+    # The old objects may belong to other models too, so they are replaced wherever this one holds them.
+    renewed = {id(model.config): scaled, id(text): new}
+    for module in model.modules():
+        if id(getattr(module, "config", None)) in renewed:
+            module.config = renewed[id(module.config)]
+    return model
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
+    """Hidden states that the head reads: input_ids (B, T) → (B, T, H).
+
+    The mask of ones says that a row is one sequence; without it (and without a cache) transformers takes every jump of
+    `position_ids` for the border of a packed one, and a chunk would not see those before it.
+    """
+    output = model.get_decoder()(
+        input_ids=input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        position_ids=position_ids,
+        use_cache=False,
+    )
+    states: Tensor = output.last_hidden_state
+    return states
+
+
+@torch.no_grad()
+def token_nll(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    position_ids: Tensor | None = None,
+    labels: Tensor | None = None,
+    *,
+    slice_tokens: int | None = None,
+) -> Tensor:
+    """-log p(token t+1 | tokens up to t) in fp32: input_ids (B, T) → (B, T-1); without gradients.
+
+    `labels` (B, T) stand for input_ids as what is predicted; 0 where they are -100. Logits exist for `slice_tokens`
+    tokens at a time, as many as 64 MiB hold when absent.
+    """
+    hidden = hidden_states(model, input_ids, position_ids)  # (B, T, H)
+    wanted = (input_ids if labels is None else labels)[:, 1:]
+    losses = head.nll(model, hidden[:, :-1].flatten(0, 1), wanted.flatten(), slice_tokens)
+    return losses.view(wanted.shape)
+
+
+def loss(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    position_ids: Tensor | None,
+    labels: Tensor,
+    *,
+    slice_tokens: int | None = None,
+) -> Tensor:
+    """Training loss: mean -log p over the labels that are not -100, fp32 scalar; all arguments (B, T).
+
+    Labels stand at their token, as transformers has them; position t-1 predicts label t. Errors: SkipwiseError when
+    there is no label.
+    """
+    hidden = hidden_states(model, input_ids, position_ids)  # (B, T, H)
+    following = F.pad(labels[:, 1:], (0, 1), value=head.IGNORED)
+    return head.mean_nll(model, hidden.flatten(0, 1), following.flatten(), slice_tokens)
+
+
+@torch.no_grad()
+def greedy(
+    model: PreTrainedModel, input_ids: Tensor, max_new_tokens: int, stop: Callable[[list[int]], bool]
+) -> list[int]:
+    """The most probable continuation of input_ids (1, T), token by token with a cache, until `stop` of them is true."""
+    decoder = model.get_decoder()
+    tokens: list[int] = []
+    step, cache = input_ids, None
+    while len(tokens) < max_new_tokens:
+        output = decoder(input_ids=step, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        tokens.append(int(head.logits(model, output.last_hidden_state[:, -1]).argmax()))
+        if stop(tokens):
+            break
+        step = torch.tensor([tokens[-1:]], device=input_ids.device)
+    return tokens

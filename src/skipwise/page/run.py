@@ -1,0 +1,183 @@
+"""Run folders as a report reads them: config.yaml, environment.json, log.jsonl, results.jsonl → `Run`.
+
+Only the configuration must be there. A file that is there must be whole: the first bad line is an error that names it.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from skipwise.config import RunConfig, read_yaml, validate
+from skipwise.errors import SkipwiseError
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Row(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Environment(Row):
+    """environment.json; the costs are missing while a run is still going."""
+
+    skipwise: str | None = None
+    torch: str | None = None
+    transformers: str | None = None
+    python: str | None = None
+    device: str | None = None
+    commit: str | None = None
+    dirty: bool = False
+    train_seconds: float | None = None
+    train_tokens: int | None = None
+    peak_memory_bytes: int | None = None
+    parameters: int | None = None
+    original_length: int | None = None
+    rope: dict[str, Any] = {}
+
+
+class LogRow(Row):
+    step: int
+    seconds: float
+
+
+class TrainRow(LogRow):
+    loss: float
+    learning_rate: float | None = None
+    tokens: int
+
+
+class ValidationRow(LogRow):
+    loss_skipped: float
+    loss_plain: float
+
+
+class ResultRow(Row):
+    model: str
+    fingerprint: str = ""
+    window: int
+    original_length: int
+    scaling: dict[str, Any] | None = None
+    task: str
+    protocol: str | None = None
+    length: int
+    depth: float | None = None
+    metric: str
+    value: float
+    low: float
+    high: float
+    interval: str
+    n: int
+    tokens: int | float | None = None
+    seed: int | None = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What the row measures; a later row with the same key replaces an earlier one."""
+        return (self.model, self.fingerprint, self.task, self.protocol, self.length, self.depth, self.metric)
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    name: str
+    config: RunConfig
+    environment: Environment | None
+    train: list[TrainRow]
+    """By step."""
+    validation: list[ValidationRow]
+    """By step."""
+    results: list[ResultRow]
+
+    @property
+    def original_length(self) -> int | None:
+        known = self.environment.original_length if self.environment else None
+        measured = self.results[0].original_length if self.results else None
+        return known or measured or self.config.model.original_length
+
+    @property
+    def train_length(self) -> int:
+        target = self.config.target_length
+        return self.config.training.train_length or min(self.original_length or target, target, 2048)
+
+    @property
+    def steps_done(self) -> int:
+        return self.train[-1].step if self.train else 0
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "model").is_dir() or self.steps_done >= self.config.training.steps
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """Steps, tokens, seconds and peak memory of training; None where unknown."""
+        environment = self.environment or Environment()
+        last = self.train[-1] if self.train else None
+        return {
+            "steps": self.steps_done,
+            "planned_steps": self.config.training.steps,
+            "tokens": environment.train_tokens or (last.tokens if last else None),
+            "seconds": environment.train_seconds or (last.seconds if last else None),
+            "peak_memory_bytes": environment.peak_memory_bytes,
+        }
+
+    def totals(self, task: str, model: str) -> dict[int, ResultRow]:
+        """Rows over all depths by length, of the last measured fingerprint and protocol of that model."""
+        rows = [row for row in self.results if (row.task, row.model, row.depth) == (task, model, None)]
+        alike = [r for r in rows if (r.fingerprint, r.protocol) == (rows[-1].fingerprint, rows[-1].protocol)]
+        return {row.length: row for row in sorted(alike, key=lambda row: row.length)}
+
+    def at_target(self, task: str) -> tuple[ResultRow | None, ResultRow] | None:
+        """(before, after) at the longest measured length up to the target; None where the extended has no row."""
+        after = self.totals(task, "extended")
+        length = max((length for length in after if length <= self.config.target_length), default=None)
+        if length is None:
+            return None
+        before = self.totals(task, "original").get(length)
+        return before if before and before.protocol == after[length].protocol else None, after[length]
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """The run in `folder`. Errors: SkipwiseError for a folder that holds no run, or a file that cannot be read."""
+    if not (folder / "config.yaml").is_file():
+        missing = "has no config.yaml" if folder.is_dir() else "is no folder"
+        raise SkipwiseError(f"{folder} {missing}; expected the folder of a run, such as runs/skipwise")
+    results = [validate(ResultRow, row, place) for place, row in _lines(folder / "results.jsonl")]
+    return Run(
+        folder=folder,
+        name=name,
+        config=validate(RunConfig, read_yaml(folder / "config.yaml"), str(folder / "config.yaml")),
+        environment=_environment(folder / "environment.json"),
+        train=_log(folder / "log.jsonl", "train", TrainRow),
+        validation=_log(folder / "log.jsonl", "validation", ValidationRow),
+        results=list({row.key: row for row in results}.values()),
+    )
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(place, object) of every whole line; a last line that a killed process left unfinished is passed over."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [(f"{path} line {i}", _object(line, f"{path} line {i}")) for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def _object(text: bytes, place: str) -> dict[str, Any]:
+    shown = text[:40].decode(errors="replace")
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise SkipwiseError(f"{place} is not JSON ({shown!r}); remove it and write the report again") from error
+    if not isinstance(value, dict):
+        raise SkipwiseError(f"{place} is {shown!r}, expected a JSON object; remove it and write the report again")
+    return value
+
+
+def _log(path: Path, kind: str, model: type[T]) -> list[T]:
+    """Rows of one kind by step; a resumed run wrote some steps twice, of which the later counts."""
+    rows = {row.get("step"): validate(model, row, place) for place, row in _lines(path) if row.get("kind") == kind}
+    return [rows[step] for step in sorted(rows, key=int)]
+
+
+def _environment(path: Path) -> Environment | None:
+    return validate(Environment, _object(path.read_bytes(), str(path)), str(path)) if path.exists() else None

@@ -1,0 +1,125 @@
+"""Synthetic recall documents: facts hidden in filler text, asked for at the end.
+
+A tokenizer and filler tokens flow in, examples of exactly the wanted length flow out. They teach a model to look a fact
+up at any distance, which ordinary text asks for too rarely for a small model and a short training. Keys, values,
+wordings, fillers and places all vary; every draw comes from the generator that is passed in. What the passkey
+evaluation says (the "pass key", its introduction, its filler) is kept out of them, so that it stays a test.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerBase
+
+Tokens = npt.NDArray[np.int64]
+
+ADJECTIVES = "secret magic hidden access special golden locker final launch master entry blue red lucky safe".split()
+NOUNS = "key code number word token price date room address answer account ticket score page seat".split()
+NAMES = "alpha beta gamma delta count total limit offset width height index level speed weight budget size".split()
+WORDS = "river apple stone cloud horse lamp forest silver winter garden copper island candle mirror falcon".split()
+
+# (fact, question up to the answer, rest of the question); {k} is the key, {v} the value.
+WORDINGS = [
+    ("The {k} is {v}. Remember it. {v} is the {k}.", "What is the {k}? The {k} is", "."),
+    ("The {k} is {v}.", "What is the {k}? The {k} is", "."),
+    ("Please note that the {k} is {v}.", "Question: what is the {k}? Answer: the {k} is", "."),
+    ("One of the facts: the {k} equals {v}.", "The {k} equals", "."),
+    ("{k} = {v}", "assert {k} ==", ""),
+    ("'{k}' = '{v}'", "'{k}' = '", "'"),
+]
+INTRODUCTIONS = [
+    "Some facts are hidden in the following text. Read it with care; there will be questions at the end.",
+    "Somewhere in this text stands something worth remembering. You will be asked about it afterwards.",
+    "",
+]
+SENTENCES = [
+    "The night is long.", "Birds sing in the trees.", "We walk along the road.", "It rained all day.", "Nobody came.",
+    "Snow is white.", "The river was cold.", "Time goes by.", "Leaves fall in autumn.", "She looked up and smiled.",
+]  # fmt: skip
+
+
+class Recall:
+    """Makes recall documents for one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def document(self, rng: np.random.Generator, filler: Tokens, length: int) -> Tokens:
+        """One document of exactly `length` tokens.
+
+        filler: at least `length` tokens of ordinary text. In every third document short sentences, repeated, take its
+        place. Facts that do not fit are left out; at least one is always there. Every fourth document holds no fact but
+        ends with a passage of its own text once more, word for word.
+        """
+        if rng.random() < 1 / 4:
+            size = int(rng.integers(8, length // 2))
+            start = int(rng.integers(0, length - 2 * size + 1))
+            return np.concatenate([filler[: length - size], filler[start : start + size]]).astype(np.int64)
+        facts, questions = self._facts(rng, budget=length // 2)
+        introduction = self.encode(INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))] + "\n")
+        fixed = sum(map(len, facts)) + len(questions)
+        if fixed + len(introduction) > length:
+            introduction = []
+        room = length - fixed - len(introduction)
+        if rng.random() < 1 / 3:
+            chosen = rng.choice(len(SENTENCES), size=rng.integers(3, 6), replace=False)
+            unit = self.encode(" " + " ".join(SENTENCES[i] for i in chosen))
+            padding = np.resize(np.asarray(unit, dtype=np.int64), room)
+        else:
+            padding = np.asarray(filler[:room], dtype=np.int64)
+        cuts = np.sort(rng.integers(0, room + 1, size=len(facts)))
+        parts: list[Tokens | list[int]] = [introduction]
+        for fact, start, stop in zip(facts, [0, *cuts[:-1]], cuts, strict=True):
+            parts += [padding[start:stop], fact]
+        parts += [padding[cuts[-1] :], questions]
+        return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+
+    def _facts(self, rng: np.random.Generator, budget: int) -> tuple[list[list[int]], list[int]]:
+        """Facts in their order of appearance and the questions about some of them, together at most `budget` long."""
+        facts: list[list[int]] = []
+        questions: list[int] = []
+        used: set[str] = set()
+        wanted = int(rng.choice([1, 1, 2, 3, 4, 6]))
+        for _ in range(wanted):
+            fact, ask, end = WORDINGS[rng.integers(len(WORDINGS))]
+            key, value = _key(rng, code="=" in fact), _value(rng)
+            if key in used:
+                continue
+            used.add(key)
+            # As running text: one space or line break before, as a tokenizer meets it in a prompt.
+            statement = self.encode("\n" + fact.format(k=key, v=value) + "\n")
+            space = "" if ask.endswith("'") else " "
+            question = self.encode("\n" + ask.format(k=key) + space + value + end)
+            if facts and sum(map(len, facts)) + len(questions) + len(statement) + len(question) > budget:
+                break
+            facts.append(statement)
+            if not questions or rng.random() < 0.6:
+                questions = questions + question if rng.random() < 0.5 else question + questions
+        return facts, questions
+
+
+def _key(rng: np.random.Generator, *, code: bool) -> str:
+    if code:
+        if rng.random() < 0.5:
+            return _hexadecimal(rng, 8)
+        return f"{NAMES[rng.integers(len(NAMES))]}_{NAMES[rng.integers(len(NAMES))]}"
+    return f"{ADJECTIVES[rng.integers(len(ADJECTIVES))]} {NOUNS[rng.integers(len(NOUNS))]}"
+
+
+def _value(rng: np.random.Generator) -> str:
+    kind: Callable[[], str] = [
+        lambda: "".join(str(digit) for digit in rng.integers(0, 10, size=rng.integers(3, 9))),
+        lambda: str(rng.integers(10000, 100000)),
+        lambda: _hexadecimal(rng, int(rng.integers(4, 9))),
+        lambda: WORDS[rng.integers(len(WORDS))],
+    ][rng.choice(4, p=[0.35, 0.35, 0.2, 0.1])]
+    return kind()
+
+
+def _hexadecimal(rng: np.random.Generator, digits: int) -> str:
+    return "".join("0123456789abcdef"[digit] for digit in rng.integers(0, 16, size=digits))

@@ -1,0 +1,256 @@
+"""The main job: a configuration flows in; a run folder with checkpoint, results and report flows out.
+
+    config.yaml  environment.json  log.jsonl  checkpoints/step-…/  model/  results.jsonl  report.html
+
+Every stage leaves its result in the folder and is skipped when it is there, so an interrupted run goes on where it was.
+"""
+
+import contextlib
+import fcntl
+import gc
+import json
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from skipwise import __version__, export, rope, tokens
+from skipwise.config import RunConfig, dump_yaml, merge, read_yaml, validate
+from skipwise.errors import SkipwiseError
+from skipwise.evals import perplexity
+from skipwise.evals.run import default_lengths, evaluate, load_documents
+from skipwise.examples import SkippedPositions, Spans, leading_bos
+from skipwise.files import read_jsonl, write_text
+from skipwise.model import LoadedModel, load
+from skipwise.positions import sampler_from_config
+from skipwise.progress import say
+from skipwise.recall import Recall
+from skipwise.report import write_report
+from skipwise.train import train
+
+DEFAULT_TRAIN_LENGTH = 2048
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder. Errors: SkipwiseError when another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SkipwiseError(f"another process is working in {folder}; wait for it or give another --out") from None
+        yield
+
+
+def environment(loaded: LoadedModel) -> dict[str, Any]:
+    """What the figures of a run depend on beside its configuration."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+    device = loaded.model.device
+    on_cpu = f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
+    text = loaded.model.config.get_text_config()
+    return {
+        "skipwise": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu,
+        "commit": commit or None,
+        "dirty": bool(changed),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "parameters": loaded.model.num_parameters(),
+        "original_length": loaded.original_length,
+        "quantised_from": loaded.quantised_from,
+        "rope": {"dim": rope.rotary_dim(text), "theta": rope.parameters(text)["rope_theta"]},
+    }
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held: on the GPU where there is one, else in main memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resolve(config: RunConfig, loaded: LoadedModel) -> RunConfig:
+    """`config` with everything that depends on the model written out. Errors: SkipwiseError for lengths that clash."""
+    original, target = loaded.original_length, config.target_length
+    if target <= original:
+        raise SkipwiseError(
+            f"target_length {target:,} is not beyond the model's own window of {original:,} tokens; "
+            f"give a longer one, e.g. --target {4 * original}"
+        )
+    train_length = config.training.train_length or min(original, DEFAULT_TRAIN_LENGTH)
+    if train_length > original and config.positions.sampler != "full":
+        raise SkipwiseError(
+            f"training.train_length {train_length:,} is longer than the model's own window of {original:,} tokens; "
+            "skipped positions need no more than that"
+        )
+    if not config.data.paths and config.training.steps:
+        raise SkipwiseError("no text to train on: give files or folders with --data, or training.steps=0")
+    precision = str(loaded.model.dtype).removeprefix("torch.")
+    found = {
+        "model": {"original_length": original, "precision": precision},
+        "training": {"train_length": train_length},
+        "evaluation": {"lengths": config.evaluation.lengths or default_lengths(original, target)},
+    }
+    return validate(RunConfig, merge(config.model_dump(), found))
+
+
+def open_folder(config: RunConfig, folder: Path, resume: bool) -> None:
+    """Write config.yaml, or check that it says the same. Errors: SkipwiseError for a folder that is taken."""
+    written = folder / "config.yaml"
+    if not written.exists():
+        strangers = [path.name for path in folder.iterdir() if path.name != ".lock"]
+        if strangers:
+            raise SkipwiseError(f"{folder} is not empty ({strangers[0]} …) and holds no run; give another --out")
+        return dump_yaml(config, written)
+    if not resume:
+        raise SkipwiseError(f"{folder} already holds a run; add --resume to go on with it, or give another --out")
+    before = validate(RunConfig, read_yaml(written), str(written))
+    for stage in RunConfig.model_fields:
+        if getattr(before, stage) != getattr(config, stage):
+            raise SkipwiseError(
+                f"{folder} holds a run with another {stage!r}: {getattr(before, stage)} there, "
+                f"{getattr(config, stage)} now; give another --out, or the same settings"
+            )
+
+
+class Data:
+    """Text of a run: examples to train on, examples for the validation losses, documents for perplexity."""
+
+    def __init__(self, config: RunConfig, tokenizer: Any) -> None:
+        training = config.training
+        assert training.train_length is not None
+        sampler = sampler_from_config(
+            config.positions,
+            train_length=training.train_length,
+            target_length=config.target_length,
+            seed=training.seed,
+        )
+        store = tokens.open_store(config.data, tokenizer)
+        usable = tokens.usable(store, sampler.document_length)
+        short = tokens.left_out(store, sampler.document_length)
+        say(
+            f"text: {len(usable):,} documents, {int(store.lengths[usable].sum()):,} tokens; left out "
+            f"{short.documents:,} shorter than {sampler.document_length:,} tokens ({short.tokens:,} tokens)"
+        )
+        spans = tokens.split(store, usable, config.data.validation, sampler.document_length)
+        learn, held = (Spans(store, part) for part in spans)
+        bos = leading_bos(tokenizer)
+        recall = Recall(tokenizer) if config.data.recall else None
+        steps = training.steps * training.batch_size * training.gradient_accumulation
+        common: dict[str, Any] = {
+            "target_length": config.target_length,
+            "train_length": training.train_length,
+            "seed": training.seed,
+            "bos": bos,
+            "mask_seams": training.mask_seams,
+        }
+        skipped: dict[str, Any] = config.positions.model_dump()
+        plain: dict[str, Any] = {"sampler": "original"}
+        self.examples = SkippedPositions(
+            learn, **common, **skipped, examples=max(steps, 1), recall=recall, recall_share=config.data.recall
+        )
+        self.validation = {
+            name: SkippedPositions(held, **common, **positions, examples=training.validation_examples)
+            for name, positions in (("skipped", skipped), ("plain", plain))
+        }
+        self.held = held
+
+    def documents(self) -> list[perplexity.Document]:
+        """The held-out parts, longest first."""
+        order = sorted(range(len(self.held)), key=lambda i: -int(self.held.lengths[i]))
+        return [(self.held.name(i), self.held[i]) for i in order[:64]]
+
+
+def _evaluation_documents(config: RunConfig, tokenizer: Any, data: Data) -> tuple[RunConfig, list[perplexity.Document]]:
+    """Documents for perplexity, and the configuration with lengths that they reach where the user named none."""
+    wanted = config.evaluation
+    assert wanted.lengths is not None
+    if wanted.data:
+        limit = wanted.documents
+        return config, load_documents(wanted.data, tokenizer, minimum=max(wanted.lengths), limit=limit)
+    documents = data.documents()
+    longest = len(documents[0][1])
+    reached = [length for length in wanted.lengths if length <= longest]
+    if len(reached) < len(wanted.lengths):
+        say(
+            f"perplexity: the longest held-out text has {longest:,} tokens, so it is measured up to "
+            f"{max(reached, default=0):,}; name longer documents with evaluation.data"
+        )
+    found = {"evaluation": {"lengths": reached, "passkey_lengths": wanted.passkey_lengths or wanted.lengths}}
+    return validate(RunConfig, merge(config.model_dump(), found)), documents
+
+
+def extend(config: RunConfig, *, resume: bool = False) -> Path:
+    """Extend a model's window as `config` says and return the run folder.
+
+    Steps that a resumed run finds finished are not done again. Errors: SkipwiseError, before anything is trained, for
+    whatever cannot work.
+    """
+    folder = Path(config.out)
+    fresh = not folder.exists()
+    with locked(folder):
+        try:
+            loaded = load(config.model)
+            config = resolve(config, loaded)
+            data = Data(config, loaded.tokenizer)
+            config, documents = _evaluation_documents(config, loaded.tokenizer, data)
+            open_folder(config, folder, resume)
+        except BaseException:
+            if fresh:  # nothing was done: leave no trace
+                (folder / ".lock").unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
+        told = folder / "environment.json"
+        facts = json.loads(told.read_text()) if told.exists() else environment(loaded)
+        write_text(told, json.dumps(facts, indent=2))
+        _evaluate(loaded, config, documents, "original", folder)
+        del loaded
+        gc.collect()
+        if not (folder / "model").exists():
+            facts |= _train(config, data, folder, resume)
+            write_text(told, json.dumps(facts, indent=2))
+        extended = load(config.model.model_copy(update={"path": str(folder / "model"), "revision": None}))
+        rows = _evaluate(extended, config, documents, "extended", folder)
+        export.write_card(folder / "model", config, facts, read_jsonl(folder / "results.jsonl"))
+        assert rows
+        write_report([folder], folder / "report.html")
+    return folder
+
+
+def _evaluate(
+    loaded: LoadedModel, config: RunConfig, documents: list[perplexity.Document], label: str, folder: Path
+) -> list[dict[str, Any]]:
+    lengths = config.evaluation.lengths or []
+    out = folder / "results.jsonl"
+    return evaluate(loaded, config.evaluation, documents, label=label, out=out, lengths=lengths)
+
+
+def _train(config: RunConfig, data: Data, folder: Path, resume: bool) -> dict[str, Any]:
+    """Scale, train and save the model; figures of the training come back."""
+    loaded = load(config.model, target_length=config.target_length, scaling=config.scaling, dtype=torch.float32)
+    figures = train(
+        loaded.model,
+        config.training,
+        data.examples,
+        data.validation,
+        folder=folder,
+        precision=config.model.precision,
+        resume=resume,
+    )
+    figures["peak_memory_bytes"] = peak_memory()
+    export.save(loaded.model, loaded.tokenizer, folder / "model", window=config.target_length, dtype=torch.bfloat16)
+    return figures

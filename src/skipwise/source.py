@@ -1,0 +1,144 @@
+"""Where a model comes from: a configured path flows in; its configuration, tokenizer and weights flow out.
+
+Folders and hub ids hold safetensors, which run no code; a GGUF file is dequantised. Whatever the libraries raise
+becomes one line.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from skipwise import assets, gguf_file, rope
+from skipwise.config import ModelConfig
+from skipwise.errors import SkipwiseError
+
+PACKAGED = ("bundled", "smollm2")
+
+
+class Source(NamedTuple):
+    """Where a model is read from: `place` is a folder or a hub id, `gguf` the name of a file in it."""
+
+    name: str
+    place: str
+    gguf: str | None
+    options: dict[str, Any]
+
+    @property
+    def file(self) -> Path:
+        return Path(self.place) / (self.gguf or "")
+
+
+def find(config: ModelConfig) -> Source:
+    """What `config.path` names. Errors: SkipwiseError for a path that is no model."""
+    path = Path(assets.get(config.path) if config.path in PACKAGED else config.path).expanduser()
+    options = {"trust_remote_code": config.trust_remote_code}
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise SkipwiseError(f"{config.path} is no model: expected a folder, a hub id or a .gguf file")
+        return Source(config.path if config.path in PACKAGED else path.stem, str(path.parent), path.name, options)
+    if path.is_dir():
+        name = config.path if config.path in PACKAGED else path.resolve().name
+        if (path / "config.json").is_file():
+            _check_files(path)
+            return Source(name, str(path), None, options)
+        files = sorted(path.glob("*.gguf"))
+        if len(files) == 1:
+            return Source(name, str(path), files[0].name, options)
+        choice = f"; give one of {', '.join(file.name for file in files)}" if files else ""
+        raise SkipwiseError(f"{config.path} is no model folder: no config.json and {len(files)} .gguf files{choice}")
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", config.path):
+        raise SkipwiseError(f"model {config.path!r}: no such file or folder")
+    return Source(config.path, config.path, None, {**options, "revision": config.revision or "main"})
+
+
+def _check_files(folder: Path) -> None:
+    if not any(folder.glob("*.safetensors")):
+        old = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+        hint = "; only pickled ones, which can run code: convert them to safetensors first" if old else ""
+        raise SkipwiseError(f"{folder} has no .safetensors weights{hint}")
+
+
+def one_line(error: BaseException) -> str:
+    """The first sentence or two of an error, on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _read(source: Source, what: str, from_pretrained: Callable[..., Any], **options: Any) -> Any:
+    """`from_pretrained` of the source. Errors: SkipwiseError in one line, whatever the library raised."""
+    if source.gguf:
+        options["gguf_file"] = source.gguf
+    try:
+        return from_pretrained(source.place, **source.options, **options)
+    except (KeyboardInterrupt, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the libraries raise OSError, ValueError, KeyError, SafetensorError, TypeError …
+        where = str(source.file) if source.gguf else source.place
+        if not Path(source.place).is_dir():
+            where += " (no folder of this name is here, so it was taken as a hub id)"
+        raise SkipwiseError(f"cannot read the {what} of {where}: {one_line(error)}") from error
+
+
+def configuration(source: Source) -> PreTrainedConfig:
+    """The configuration as it was saved, with the RoPE scaling that transformers leaves in a GGUF file's header."""
+    config: PreTrainedConfig = _read(source, "configuration", AutoConfig.from_pretrained)
+    carried = gguf_file.rope_scaling(source.file) if source.gguf else None
+    if carried is not None:
+        original = carried.pop("original_max_position_embeddings", config.max_position_embeddings)
+        if carried["rope_type"] == "yarn":
+            carried["original_max_position_embeddings"] = original
+        else:
+            config.original_max_position_embeddings = original
+        config.rope_parameters = {**rope.parameters(config), **carried}
+    return config
+
+
+def tokenizer(source: Source) -> Any:
+    """The fast tokenizer that comes with the model. Errors: SkipwiseError when there is none."""
+    found = _read(source, "tokenizer", AutoTokenizer.from_pretrained)
+    if not found.is_fast:
+        raise SkipwiseError(f"{source.place}: its tokenizer has no fast form (tokenizer.json), which is needed")
+    return found
+
+
+def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with every weight read from safetensors or GGUF, as a plain dense model in evaluation mode."""
+    options: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": attention}
+    gguf_config = getattr(transformers, "GgufConfig", None)
+    if source.gguf is None:
+        options["use_safetensors"] = True
+    elif gguf_config is not None:
+        # With the optional `kernels` package some files would otherwise stay in their blocks, which cannot be trained.
+        options["quantization_config"] = gguf_config(dequantize=True)
+    read = AutoModelForCausalLM.from_pretrained
+    model, found = _read(source, "weights", read, output_loading_info=True, **options)
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise SkipwiseError(f"{source.place} lacks {len(missing)} weights of its model, e.g. {missing[0]}")
+    if source.gguf is not None and getattr(model, "hf_quantizer", None) is not None:
+        # The weights are dense now; what says otherwise would stop training and saving.
+        model.hf_quantizer.remove_quantization_config(model)
+    return model
+
+
+def fingerprint(source: Source, config: PreTrainedConfig) -> str:
+    """sha256 (16 digits) of configuration and weights; of a large file, 256 samples spread over it."""
+    told = {k: v for k, v in config.to_diff_dict().items() if k not in ("transformers_version", "dtype", "torch_dtype")}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+    folder = Path(source.place)
+    if not folder.is_dir():
+        digest.update(str(getattr(config, "_commit_hash", None)).encode())
+    for path in sorted(folder.glob("*.safetensors")) if source.gguf is None else [source.file]:
+        size = path.stat().st_size
+        digest.update(f"{size}".encode())
+        with path.open("rb") as file:
+            for offset in range(0, size, max(2**16, size // 256)):
+                file.seek(offset)
+                digest.update(file.read(2**16))
+    return digest.hexdigest()[:16]

