@@ -13,10 +13,12 @@ import itertools
 import json
 import math
 import multiprocessing
-import platform
 import sysconfig
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +33,27 @@ BOS = "<|bos|>"
 HELD_OUT = ["_pydecimal.py", "argparse.py", "inspect.py", "typing.py", "tarfile.py", "doctest.py"]
 PACKAGES = ["torch", "transformers", "numpy", "pandas", "scipy", "sympy", "networkx", "datasets"]
 CODE_BYTES, TRAIN_SHARE = 36_000_000, 0.98
-MIX = {"code": 3, "prose": 2, "recall": 3}  # rows of every eight
+
+
+class Phase(NamedTuple):
+    """Steps with one window, one mix of rows and one learning-rate schedule (`of`: the steps that its cosine spans)."""
+
+    window: int
+    mix: dict[str, int]
+    steps: int
+    rate: float
+    of: int
+
+
+WINDOW = 256
+# Looking up what stood before comes late, if at all, in long windows of plain text. In short windows full of copies it
+# comes within a few hundred steps, and then carries over to longer ones.
+PHASES = [
+    Phase(WINDOW, {"code": 3, "prose": 2, "recall": 3}, 3000, 3e-3, 5500),
+    Phase(32, {"code": 12, "prose": 12, "copy": 40}, 400, 1e-3, 800),
+    Phase(96, {"code": 5, "prose": 5, "copy": 11}, 400, 1e-3, 800),
+    Phase(WINDOW, {"code": 2, "prose": 1, "recall": 4, "copy": 1}, 3000, 1.5e-3, 3000),
+]
 
 
 # --- texts --------------------------------------------------------------------------------------------------------
@@ -127,28 +149,31 @@ def recall_rows(tokenizer: PreTrainedTokenizerFast, filler: np.ndarray, window: 
 
 
 class Batches:
-    """Rows of one window: random places of the prose and of the code, and recall documents, as MIX says."""
+    """Rows of one window, as many of each kind as `mix` says: random places of the prose and of the code, recall
+    documents, and copies (a passage, or its tokens shuffled, over and over until the row is full)."""
 
     def __init__(
-        self, streams: dict[str, np.ndarray], recall: np.ndarray, batch: int, window: int, device: str
+        self, streams: dict[str, np.ndarray], recall: np.ndarray, mix: dict[str, int], window: int, seed: int
     ) -> None:
-        self.streams = {name: torch.from_numpy(ids.astype(np.int32)).to(device) for name, ids in streams.items()}
-        self.recall = torch.from_numpy(recall.astype(np.int32)).to(device)
-        self.batch, self.window = batch, window
-        self.generator = torch.Generator(device=device).manual_seed(0)
-        self.columns = torch.arange(window, device=device)
+        self.streams, self.recall, self.mix, self.window = streams, recall, mix, window
+        self.rng = np.random.default_rng(seed)
 
-    def draw(self) -> torch.Tensor:
-        rows = []
-        for name, share in MIX.items():
-            count = self.batch * share // sum(MIX.values())
-            source = self.recall if name == "recall" else self.streams[name]
-            high = len(source) - (0 if name == "recall" else self.window)
-            at = torch.randint(0, high, (count,), generator=self.generator, device=source.device)
-            rows.append(source[at] if name == "recall" else source[at[:, None] + self.columns])
-        ids = torch.cat(rows).long()
+    def row(self, kind: str) -> np.ndarray:
+        if kind == "recall":
+            return self.recall[self.rng.integers(len(self.recall))]
+        stream = self.streams["prose" if kind == "copy" else kind]
+        start = self.rng.integers(0, len(stream) - self.window)
+        text = stream[start : start + self.window]
+        if kind != "copy":
+            return text
+        passage = text[: self.rng.integers(3, self.window // 2)]
+        return np.resize(self.rng.permutation(passage) if self.rng.random() < 0.5 else passage, self.window)
+
+    def draw(self, device: str) -> torch.Tensor:
+        rows = [self.row(kind) for kind, count in self.mix.items() for _ in range(count)]
+        ids = torch.from_numpy(np.stack(rows).astype(np.int64))
         ids[:, 0] = 0  # every window begins with BOS, as every text does
-        return ids  # (B, T)
+        return ids.to(device)  # (B, T)
 
 
 def optimizer(model: torch.nn.Module, rate: float) -> torch.optim.AdamW:
@@ -159,36 +184,33 @@ def optimizer(model: torch.nn.Module, rate: float) -> torch.optim.AdamW:
 
 
 def rate_at(step: int, steps: int, peak: float) -> float:
-    """Warm-up over 200 steps, then a cosine to a hundredth of the peak."""
-    return peak * min(1, (step + 1) / 200) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    """Warm-up over 100 steps, then a cosine to a hundredth of the peak."""
+    return peak * min(1, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def train(model: LlamaForCausalLM, batches: Batches, steps: int, peak: float, compiled: bool, look) -> dict:
-    device = next(model.parameters()).device.type
-    torch.set_float32_matmul_precision("high")
-    step_model = torch.compile(model) if compiled else model
-    adam = optimizer(model, peak)
-    started = time.monotonic()
-    history = []
-    for step in range(steps):
+def train(model: LlamaForCausalLM, batches: Batches, phase: Phase, look: Callable[[], str]) -> float:
+    """One phase; its last loss comes back, averaged over 100 steps."""
+    device = model.device.type
+    adam = optimizer(model, phase.rate)
+    started, recent = time.monotonic(), deque[float](maxlen=100)
+    for step in range(phase.steps):
         for group in adam.param_groups:
-            group["lr"] = rate_at(step, steps, peak)
-        ids = batches.draw()
+            group["lr"] = rate_at(step, phase.of, phase.rate)
+        ids = batches.draw(device)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-            logits = step_model(input_ids=ids, use_cache=False).logits
+            logits = model(input_ids=ids, use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
         adam.zero_grad(set_to_none=True)
-        if step % 100 == 0 or step == steps - 1:
+        recent.append(loss.item())
+        if step % 100 == 99:
             spent = time.monotonic() - started
-            history.append({"step": step, "loss": round(loss.item(), 4), "seconds": round(spent, 1)})
             rate = (step + 1) * ids.numel() / spent
-            print(f"step {step} loss {loss.item():.4f} · {rate / 1e3:.1f} k tok/s · {spent:.0f} s", flush=True)
-        if step % 500 == 499:
-            look(step)
-    return {"history": history, "seconds": round(time.monotonic() - started, 1)}
+            said = f"step {step + 1} of {phase.steps} · loss {np.mean(recent):.3f} · {rate / 1e3:.1f} k tok/s"
+            print(f"{said} · {spent:.0f} s{look() if step % 500 == 499 else ''}", flush=True)
+    return float(np.mean(recent))
 
 
 @torch.no_grad()
@@ -232,18 +254,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=HERE / "data")
     parser.add_argument("--out", type=Path, default=HERE.parent / "src/skipwise/bundled")
     parser.add_argument("--figures", type=Path, default=HERE / "bundled.json")
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--first", type=int, default=0, help="phase to begin with, from what the one before left")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=192)
     parser.add_argument("--heads", type=int, default=6)
-    parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--recall-documents", type=int, default=24_000)
-    parser.add_argument("--compile", action="store_true", help="torch.compile the model: for GPUs")
     args = parser.parse_args()
     if args.stage == "collect":
-        return collect(args.data, 4096, args.window)
+        return collect(args.data, 4096, WINDOW)
 
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -251,40 +269,45 @@ def main() -> None:
     loaded = {name: np.load(args.data / f"{name}.npz") for name in ("prose", "code")}
     streams = {name: arrays["train"] for name, arrays in loaded.items()}
     held_out = {name: arrays["held_out"] for name, arrays in loaded.items()}
-    recall = recall_rows(tokenizer, streams["prose"].astype(np.int64), args.window, args.recall_documents)
+    recall = recall_rows(tokenizer, streams["prose"].astype(np.int64), WINDOW, args.recall_documents)
     print({name: len(ids) for name, ids in streams.items()}, "recall", recall.shape, flush=True)
 
     config = LlamaConfig(
         vocab_size=4096, hidden_size=args.hidden, intermediate_size=args.hidden * 8 // 3, num_hidden_layers=args.layers,
-        num_attention_heads=args.heads, num_key_value_heads=args.heads, max_position_embeddings=args.window,
+        num_attention_heads=args.heads, num_key_value_heads=args.heads, max_position_embeddings=WINDOW,
         tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=0,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )  # fmt: skip
-    model = LlamaForCausalLM(config).to(device)
-    batches = Batches(streams, recall, args.batch, args.window, device)
+    left = [args.data / f"phase-{number}" for number in range(len(PHASES))]
+    model = LlamaForCausalLM.from_pretrained(left[args.first - 1]) if args.first else LlamaForCausalLM(config)
+    model.to(device).train()
 
-    def look(step: int) -> None:
-        found = {n: passkey(model, tokenizer, n, 20) for n in (args.window * 5 // 8, args.window)}
-        print(f"step {step} passkey {found}", flush=True)
-        model.save_pretrained(args.out.with_name(args.out.name + ".partial"))
+    def look() -> str:
+        return f" · passkey {[passkey(model, tokenizer, n, 20) for n in (WINDOW * 3 // 4, WINDOW)]}"
 
-    trained = train(model, batches, args.steps, args.rate, args.compile, look)
+    started = time.monotonic()
+    losses = []
+    for number, phase in list(enumerate(PHASES))[args.first :]:
+        print(f"phase {number}: {phase}", flush=True)
+        losses.append(round(train(model, Batches(streams, recall, phase.mix, phase.window, number), phase, look), 4))
+        model.save_pretrained(left[number])
 
     model.eval().to(torch.bfloat16)
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     model.float()
-    lengths = (args.window * 5 // 8, args.window * 3 // 4, args.window, args.window * 2)
     figures = {
         "parameters": model.num_parameters(),
-        "steps": args.steps, "batch": args.batch, "window": args.window, "learning_rate": args.rate, "seed": 0,
-        "tokens": args.steps * args.batch * args.window, "mix": MIX,
+        "phases": [phase._asdict() for phase in PHASES],
+        "tokens": sum(phase.steps * sum(phase.mix.values()) * phase.window for phase in PHASES),
+        "loss_of_phases": losses,
         "corpus_tokens": {name: len(ids) for name, ids in streams.items()},
-        "held_out_loss": {name: round(held_out_loss(model, ids, args.window), 4) for name, ids in held_out.items()},
-        "passkey": {str(n): passkey(model, tokenizer, n, 100) for n in lengths},
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
-        "torch": torch.__version__, **trained,
-    }  # fmt: skip
+        "held_out_loss": {name: round(held_out_loss(model, ids, WINDOW), 4) for name, ids in held_out.items()},
+        "passkey": {str(n): passkey(model, tokenizer, n, 100) for n in (WINDOW * 3 // 4, WINDOW, WINDOW * 2)},
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads",
+        "torch": torch.__version__,
+        "seconds": round(time.monotonic() - started),
+    }
     args.figures.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
 

@@ -13,6 +13,7 @@ from skipwise.files import append_jsonl, write_text
 ORIGINAL, TARGET = 8192, 32768
 LENGTHS = [2048, 4096, 8192, 12288, 16384, 24576, 32768]
 PASSKEY_LENGTHS = [2048, 4096, 8192, 16384, 24576, 32768]
+DOCUMENTS = ["hamlet.txt", "hamlet_first_quarto.txt", "cymbeline.txt", "coriolanus.txt"]
 DEPTHS = [0.0, 0.25, 0.5, 0.75, 1.0]
 PERPLEXITY = {
     "original": [33.2, 31.7, 29.0, 32.1, 58.2, 214.0, 612.0],
@@ -22,7 +23,7 @@ CONFIG: dict[str, Any] = {
     "target_length": TARGET,
     "out": "runs/smollm2-32k",
     "model": {"path": "smollm2"},
-    "data": {"paths": ["shakespeare"], "exclude": ["hamlet*"]},
+    "data": {"paths": ["shakespeare"], "exclude": ["hamlet*", "c*"]},
     "training": {"steps": 60, "train_length": 1024, "validate_every": 10},
     "evaluation": {"lengths": LENGTHS, "passkey_lengths": PASSKEY_LENGTHS, "trials": 4},
 }
@@ -60,7 +61,8 @@ def write_results(folder: Path, shift: float, seed: int) -> None:
             value *= math.exp(shift) if label == "extended" else 1
             row = {"task": "perplexity", "protocol": "prefix", "length": length, "depth": None, "metric": "perplexity"}
             row |= {"value": value, "low": value * 0.91, "high": value * 1.12, "interval": "bootstrap 95%", "n": 4}
-            append_jsonl(folder / "results.jsonl", base | row | {"tokens": 4 * (length - 1)})
+            row |= {"documents": DOCUMENTS, "bos": True, "tokens": 4 * (length - 1)}
+            append_jsonl(folder / "results.jsonl", base | row)
         for length in PASSKEY_LENGTHS:
             hits = []
             for depth in [*DEPTHS, None]:

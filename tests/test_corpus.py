@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -37,7 +38,7 @@ def problem(*paths: Path | str, **options: object) -> str:
     return message
 
 
-def jsonl(rows: list[object]) -> bytes:
+def jsonl(rows: Sequence[object]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
@@ -226,32 +227,83 @@ def test_unreadable_file(tmp_path: Path) -> None:
         os.seteuid(0)
 
 
-class _NoDatasets(http.server.BaseHTTPRequestHandler):
-    """A hub without a dataset."""
+COMMIT = "a" * 40
+ON_HUB = {"data/train.jsonl": jsonl(ROWS), "data/test.jsonl": jsonl([{"text": "held out"}])}
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A hub with one dataset, `org/name`."""
 
     def do_GET(self) -> None:
-        self.send_response(404)
-        self.send_header("X-Error-Code", "RepoNotFound")
+        path = self.path.partition("?")[0]
+        file = path.removeprefix(f"/datasets/org/name/resolve/{COMMIT}/")
+        if file in ON_HUB:
+            self.answer(ON_HUB[file])
+        elif path.startswith(f"/api/datasets/org/name/tree/{COMMIT}/data"):
+            entries = [(name, len(content)) for name, content in ON_HUB.items()]
+            self.answer([{"type": "file", "path": name, "size": size, "oid": COMMIT} for name, size in entries])
+        elif path.startswith(f"/api/datasets/org/name/tree/{COMMIT}"):
+            self.answer([{"type": "directory", "path": "data", "size": 0, "oid": COMMIT}])
+        elif path.startswith("/api/datasets/org/name"):
+            files = [{"rfilename": name} for name in ON_HUB]
+            self.answer({"id": "org/name", "sha": COMMIT, "siblings": files, "tags": [], "private": False})
+        else:
+            kind = "Entry" if path.startswith("/datasets/org/name") else "Repo"
+            self.answer(b"", 404, {"X-Error-Code": f"{kind}NotFound"})
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def answer(self, content: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), "ETag": COMMIT, "X-Repo-Commit": COMMIT}.items():
+            self.send_header(name, value)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
 
     def log_message(self, *args: object) -> None: ...
 
 
-@pytest.mark.parametrize("reachable", [True, False])
-def test_an_id_that_no_hub_has(tmp_path: Path, reachable: bool) -> None:
-    server = http.server.HTTPServer(("127.0.0.1", 0), _NoDatasets)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    port = server.server_port if reachable else 9
-    code = "from skipwise import corpus\ntry: corpus.sources(['shakespere'])\nexcept ValueError as error: print(error)"
+READ = """
+import sys
+from skipwise import corpus
+for path, split in (argument.split("@") for argument in sys.argv[1:]):
+    try:
+        found = corpus.sources([path], split=split)
+        print([document.text for document in corpus.documents(found)], found[0].fingerprint)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def read_from_hub(folder: Path, port: int, *arguments: str) -> list[str]:
+    """What a fresh process makes of `path@split` arguments: a line each."""
     environment = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    command = [sys.executable, "-c", READ, *arguments]
+    environment |= {"HF_HOME": str(folder), "HF_DATASETS_OFFLINE": "0"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.splitlines()
+
+
+def test_ids_of_the_hub(tmp_path: Path) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    arguments = ("org/name@train", "org/name:default@test", "org/name@nope", "shakespere@train")
+    train, test, no_split, unknown = read_from_hub(tmp_path, server.server_port, *arguments)
     server.shutdown()
     server.server_close()
-    expected = "no dataset of this id" if reachable else "cannot be reached"
-    assert expected in done.stdout
-    assert "did you mean 'shakespeare'?" in done.stdout
-    assert done.stdout.count("\n") == 1
+    assert train == f"['one', 'zwei – ü'] dataset:org/name:train:text:{COMMIT}"
+    assert test == f"['held out'] dataset:org/name:default:test:text:{COMMIT}"
+    assert no_split.startswith("cannot read dataset org/name: Bad split: nope. Available splits: ['train', 'test']")
+    assert "did you mean 'shakespeare'?), and the hub has no dataset of this id" in unknown
+
+
+def test_a_hub_out_of_reach(tmp_path: Path) -> None:
+    (line,) = read_from_hub(tmp_path, 9, "shakespere@train")
+    assert "did you mean 'shakespeare'?), and the hub of datasets cannot be reached" in line
 
 
 def test_long_text_comes_in_pieces_that_join_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -350,8 +351,8 @@ def folder(tmp_path_factory):
     return tiny_llama(tmp_path_factory.mktemp("models") / "small", window=64, theta=5e4)
 
 
-def load(path: Path, **given: Any) -> model.LoadedModel:
-    return model.load(ModelConfig(path=str(path), precision="float32", device="cpu"), **given)
+def load(path: Path, precision: Any = "float32", **given: Any) -> model.LoadedModel:
+    return model.load(ModelConfig(path=str(path), precision=precision, device="cpu"), **given)
 
 
 def test_load_a_folder(folder):
@@ -369,10 +370,15 @@ def test_load_a_folder(folder):
 
 
 def test_precision_attention_and_dtype(folder):
-    found = model.load(ModelConfig(path=str(folder), attention="eager"))
+    rough = ModelConfig(path=str(folder), attention="eager", precision="bfloat16")
+    found = model.load(rough)
     assert found.model.dtype == torch.bfloat16
     assert found.model.config._attn_implementation == "eager"
-    assert model.load(ModelConfig(path=str(folder)), dtype=torch.float32).model.dtype == torch.float32
+    assert model.load(rough, dtype=torch.float32).model.dtype == torch.float32
+    automatic = model.arithmetic("auto", torch.device("cpu"))
+    assert load(folder, precision="auto").model.dtype == automatic
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    assert automatic == (torch.bfloat16 if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) else torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -420,7 +426,7 @@ def test_fingerprint_is_of_content_and_not_of_place(folder, tmp_path):
     shutil.copytree(folder, moved)
     first = load(folder).fingerprint
     assert len(first) == 16
-    assert load(moved).fingerprint == first == model.load(ModelConfig(path=str(folder))).fingerprint
+    assert load(moved).fingerprint == first == load(folder, precision="bfloat16").fingerprint
     assert load(folder, target_length=256, scaling=ScalingConfig()).fingerprint != first
     assert load(tiny_llama(tmp_path / "other", window=64, theta=5e4, seed=1)).fingerprint != first
 

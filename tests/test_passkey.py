@@ -87,10 +87,16 @@ def test_prompts_fill_their_length_and_are_whole(tokenizer: Any, length: int, de
     assert text.startswith(passkey.TASK)
     assert text.endswith(passkey.QUESTION)
     assert text.count("90210") == 2
-    sentences = sum(text.count(sentence) for sentence in passkey.FILLER)
-    assert text == passkey.prompt_text("90210", sentences, depth)
-    assert len(tokenizer(passkey.prompt_text("90210", sentences + 1, depth))["input_ids"]) > room
     assert ids == tokenizer(text)["input_ids"]  # what the tokenizer does by itself, BOS included
+
+
+def test_one_sentence_more_would_be_too_long(tokenizer: Any) -> None:
+    for length in range(700, 760, 3):
+        text = tokenizer.decode(passkey.build(tokenizer, "90210", 0.3, length), skip_special_tokens=True)
+        sentences = sum(text.count(sentence) for sentence in passkey.FILLER)
+        assert text == passkey.prompt_text("90210", sentences, 0.3)
+        longer = tokenizer(passkey.prompt_text("90210", sentences + 1, 0.3))["input_ids"]
+        assert len(longer) > length - passkey.ANSWER_TOKENS
 
 
 @pytest.mark.parametrize("depth", [0.0, 0.25, 0.5, 0.75, 1.0])

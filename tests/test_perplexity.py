@@ -159,6 +159,16 @@ def test_a_length_beyond_the_window_is_run_and_flagged() -> None:
     assert [row["tokens"] for row in rows] == [15, 16, 39]
 
 
+@pytest.mark.parametrize("bos", [None, 0])
+@pytest.mark.parametrize("name", ["prefix", "sliding"])
+def test_the_model_never_reads_more_than_the_length(name: Any, bos: int | None) -> None:
+    model, seen = random_llama(), []
+    model.get_decoder().embed_tokens.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[1]))
+    protocol = Protocol(name, stride=5, span=40, bos_id=bos)
+    list(perplexity.measure(loaded(model), text(60), [16], protocol))
+    assert max(seen) == 16
+
+
 def test_rows_say_how_they_were_measured() -> None:
     documents = text(20, 30)
     [row] = perplexity.measure(loaded(random_llama()), documents, [20], Protocol("prefix", bos_id=0, seed=3))
@@ -170,6 +180,12 @@ def test_rows_say_how_they_were_measured() -> None:
     [row] = perplexity.measure(loaded(random_llama()), documents[:1], [10], protocol)
     assert row.items() >= {"protocol": "sliding", "stride": 4, "span": 20, "bos": False, "n": 1}.items()
     assert row["interval"] == "block bootstrap 95%"
+
+
+def test_intervals_repeat_with_the_seed() -> None:
+    model = loaded(random_llama())
+    lows = [next(perplexity.measure(model, text(80), [80], Protocol(seed=seed)))["low"] for seed in (0, 0, 1)]
+    assert lows[0] == lows[1] != lows[2]
 
 
 def test_the_digest_is_that_of_the_scored_text() -> None:

@@ -180,6 +180,19 @@ def test_a_later_row_replaces_an_earlier_one_and_a_killed_write_is_passed_over(r
     assert read.train[-1].loss == 9.0
 
 
+def test_results_of_other_texts_are_not_compared(run: Path, tmp_path: Path) -> None:
+    rows = read_jsonl(run / "results.jsonl")
+    extended = [row for row in rows if (row["model"], row["task"]) == ("extended", "perplexity")]
+    for row in extended[:3]:
+        append_jsonl(
+            run / "results.jsonl", row | {"documents": ["other.txt"], "value": 12.0, "low": 11.0, "high": 13.0}
+        )
+    data = embedded(write_report([run], tmp_path / "report.html"))
+    assert "perplexity at 8k is 12.0 and passkey" in data["headline"]
+    assert "14 earlier results" in " ".join(data["runs"][0]["missing"])
+    assert [row["length"] for row in data["results"] if row["task"] == "perplexity"] == LENGTHS[:3]
+
+
 def test_results_of_an_earlier_model_are_kept_apart(run: Path, tmp_path: Path) -> None:
     for row in read_jsonl(run / "results.jsonl"):
         if row["model"] == "extended" and row["task"] == "perplexity":

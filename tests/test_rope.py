@@ -282,6 +282,15 @@ def test_phi3_takes_a_new_base_only_and_is_not_scaled_twice():
     assert twice.rope_parameters["rope_theta"] == pytest.approx(once.rope_parameters["rope_theta"])
 
 
+def test_a_family_that_loses_a_scaling_when_saved_is_refused():
+    class Stubborn(LlamaConfig):
+        def standardize_rope_params(self):
+            self.rope_parameters = {"rope_type": "default", "rope_theta": 1e4}
+
+    with pytest.raises(SkipwiseError, match="does not take 'linear' scaling: it comes back as 'default'"):
+        rope.scale(Stubborn(max_position_embeddings=2048), "linear", target_length=8192)
+
+
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 5e5,

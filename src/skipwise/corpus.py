@@ -272,7 +272,7 @@ def _dataset_folder(
     stats = [(file.relative_to(folder).as_posix(), file.stat()) for file in files]
     listing = "\n".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)
     absolute = str(folder.resolve())
-    fingerprint = f"{kind}:{absolute}:{split}:{field}:{hashlib.sha256(listing.encode()).hexdigest()}"
+    fingerprint = f"{kind}:{absolute}:{split}:{field}:{hashlib.sha256(listing.encode(errors='replace')).hexdigest()}"
     return Source(kind, folder.resolve().name, absolute, fingerprint, field, split)
 
 

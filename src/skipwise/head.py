@@ -104,7 +104,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 target = y.clamp(min=0)[:, None]
                 normaliser = scores.logsumexp(dim=-1, keepdim=True)
                 losses = normaliser - scores.gather(1, target)
-                total += losses[scored].sum()
+                total += torch.where(scored, losses[:, 0], 0.0).sum()
                 # From here on `scores` holds the gradient of the mean loss: (softmax - one-hot) / count.
                 scores.sub_(normaliser).exp_()
                 scores.scatter_add_(1, target, torch.full_like(losses, -1.0))

@@ -102,7 +102,7 @@ def _series(runs: list[Run]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
                 name = run.name if name == "extended" else f"{run.name} · {name}"
             entry = {"name": name, "model": row.model, "run": owner, "window": row.window, "scaling": row.scaling}
             entry = series.setdefault((owner, row.model, row.fingerprint), {"id": len(series), **entry})
-            rows[(owner, *row.key)] = {"series": entry["id"], **row.model_dump(exclude={"scaling"})}
+            rows[(owner, *row.key)] = {"series": entry["id"], **row.model_dump(exclude={"scaling", "documents"})}
     return list(series.values()), list(rows.values())
 
 
@@ -140,7 +140,7 @@ def _positions(run: Run) -> dict[str, Any] | None:
     planned = training.steps * training.batch_size * training.gradient_accumulation
     counted = max(1, min(trained or planned, POSITIONS_BUDGET // target))
     counts = distance_counts(sampler, examples=counted)  # (T,)
-    seen = counts > 0.5  # an FFT leaves traces where nothing was seen
+    seen = counts > 0
     edges = np.unique(np.linspace(0, target, BINS + 1).astype(int))
 
     def means(values: NDArray[Any]) -> list[float]:
@@ -153,7 +153,7 @@ def _positions(run: Run) -> dict[str, Any] | None:
         "examples": trained,
         "counted": counted,
         "edges": edges.tolist(),
-        "pairs": means(np.where(seen, counts, 0) / counted),
+        "pairs": means(counts / counted),
         "plain_pairs": means(np.maximum(length - np.arange(target), 0)),
         "seen": means(seen),
         "share": float(seen.mean()),

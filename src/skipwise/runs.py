@@ -24,7 +24,7 @@ import transformers
 from skipwise import __version__, export, rope, tokens
 from skipwise.config import RunConfig, dump_yaml, merge, read_yaml, validate
 from skipwise.errors import SkipwiseError
-from skipwise.evals import perplexity
+from skipwise.evals import passkey, perplexity
 from skipwise.evals.run import default_lengths, evaluate, load_documents
 from skipwise.examples import SkippedPositions, Spans, leading_bos
 from skipwise.files import read_jsonl, write_text
@@ -184,13 +184,15 @@ def _evaluation_documents(config: RunConfig, tokenizer: Any, data: Data) -> tupl
     documents = data.documents()
     longest = len(documents[0][1])
     reached = [length for length in wanted.lengths if length <= longest]
+    found: dict[str, Any] = {"lengths": reached}
     if len(reached) < len(wanted.lengths):
+        fits = [length for length in wanted.lengths if length >= passkey.minimum_length(tokenizer)]
+        found["passkey_lengths"] = wanted.passkey_lengths or fits
         say(
             f"perplexity: the longest held-out text has {longest:,} tokens, so it is measured up to "
             f"{max(reached, default=0):,}; name longer documents with evaluation.data"
         )
-    found = {"evaluation": {"lengths": reached, "passkey_lengths": wanted.passkey_lengths or wanted.lengths}}
-    return validate(RunConfig, merge(config.model_dump(), found)), documents
+    return validate(RunConfig, merge(config.model_dump(), {"evaluation": found})), documents
 
 
 def extend(config: RunConfig, *, resume: bool = False) -> Path:

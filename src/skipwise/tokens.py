@@ -95,7 +95,9 @@ def open_store(data: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, progre
         "format": FORMAT,
         "piece": corpus.PIECE,
         "tokenizer": tokenizer_fingerprint(tokenizer),
-        "sources": hashlib.sha256("\n".join(source.fingerprint for source in sources).encode()).hexdigest(),
+        "sources": hashlib.sha256(
+            "\n".join(source.fingerprint for source in sources).encode(errors="replace")
+        ).hexdigest(),
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     cache = Path(data.cache).expanduser() if data.cache else assets.cache_folder() / "tokens"
@@ -118,11 +120,10 @@ def open_store(data: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, progre
     return TokenStore(folder)
 
 
-def tokenise(tokenizer: "PreTrainedTokenizerBase", text: str) -> NDArray[Any]:
-    """Token ids of `text`, (n,), uint16 or uint32: the same that a store holds for it. No BOS or EOS is added."""
-    dtype = _dtype(tokenizer)
-    parts = list(corpus.split_text(io.StringIO(text, newline="\n").read))
-    return np.concatenate([np.empty(0, dtype), *(_encode(tokenizer, [part], dtype)[0] for part in parts)])
+def tokenise(tokenizer: "PreTrainedTokenizerBase", text: str) -> Indices:
+    """Token ids of `text`, (n,) int64: the ids that a store holds for it. No BOS or EOS is added."""
+    parts = corpus.split_text(io.StringIO(text, newline="\n").read)
+    return np.concatenate([np.empty(0, np.int64), *(_encode(tokenizer, [part], np.int64)[0] for part in parts)])
 
 
 def usable(store: TokenStore, minimum_tokens: int) -> Indices:
@@ -197,7 +198,7 @@ def _dtype(tokenizer: "PreTrainedTokenizerBase") -> np.dtype[Any]:
     return np.dtype(np.uint16 if largest < 2**16 else np.uint32)
 
 
-def _encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
+def _encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str], dtype: "np.typing.DTypeLike") -> list[NDArray[Any]]:
     options = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
     ids = tokenizer(texts, **options, verbose=False)["input_ids"]
     return [np.asarray(row, dtype=dtype) for row in ids]
@@ -250,7 +251,10 @@ def _write_tokens(
 ) -> "array[int]":
     """Write tokens.bin and names.txt as the documents come; the offsets come back, 8 bytes a document."""
     offsets, written, name = array("q", [0]), 0, ""
-    with (folder / "tokens.bin").open("wb") as tokens, (folder / "names.txt").open("w", encoding="utf-8") as names:
+    with (
+        (folder / "tokens.bin").open("wb") as tokens,
+        (folder / "names.txt").open("w", encoding="utf-8", errors="replace") as names,
+    ):
 
         def close_document() -> None:
             if written > offsets[-1]:  # a text may have no tokens

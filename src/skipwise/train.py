@@ -53,17 +53,19 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         value: Tensor = super().training_step(*args, **kwargs)
         if not torch.isfinite(value):
-            good = last_checkpoint(self.checkpoints)
-            found = f"the last good checkpoint is {good}" if good else "there is no checkpoint before it"
-            raise SkipwiseError(
-                f"the loss at step {self.state.global_step + 1} is {value.item()}; {found}. "
-                "Lower training.learning_rate, or look for broken text, and run again"
-            )
+            raise self._diverged(f"the loss at step {self.state.global_step + 1} is {value.item()}")
         return value
+
+    def _diverged(self, what: str) -> SkipwiseError:
+        good = last_checkpoint(self.checkpoints)
+        found = f"the last good checkpoint is {good}" if good else "there is no checkpoint before it"
+        return SkipwiseError(f"{what}; {found}. Lower training.learning_rate, or look for broken text, and run again")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if not self.args.should_save:
             return
+        if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
+            raise self._diverged(f"the weights after step {self.state.global_step} are not finite")
         with atomic_folder(self.checkpoints / f"step-{self.state.global_step:06d}") as folder:
             save_model(self.model.model, str(folder / WEIGHTS))
             self.model.model.config.save_pretrained(folder)
@@ -183,7 +185,7 @@ def train(
     kept = [row for row in read_jsonl(log) if row["step"] <= done] if start else []
     write_jsonl(log, kept)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable()
     model.train()
     per_step = config.batch_size * config.gradient_accumulation
     tokens_per_step = per_step * examples.sampler.example_length

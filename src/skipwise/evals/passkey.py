@@ -114,8 +114,7 @@ def model_answer(model: Any, tokenizer: Any) -> Answer:
     ends = _end_ids(model, tokenizer)
 
     def text(ids: list[int]) -> str:
-        kept = ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
-        return str(tokenizer.decode(kept, skip_special_tokens=True))
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
 
     def answer(prompt: list[int]) -> str:
         ids = torch.tensor([prompt], device=model.device)  # (1, T)

@@ -179,8 +179,6 @@ def _document_losses(
 
 def _losses(model: PreTrainedModel, ids: list[int]) -> statistics.Losses:
     """-log p of every token but the first, given those before it: (T,) ids → (T - 1,) fp32."""
-    if len(ids) < 2:
-        return np.zeros(0, dtype=np.float32)
     losses = token_nll(model, torch.tensor([ids], device=model.device))[0]  # (T - 1,)
     return losses.cpu().numpy()
 

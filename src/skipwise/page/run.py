@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict
 from skipwise.config import RunConfig, read_yaml, validate
 from skipwise.errors import SkipwiseError
 
-T = TypeVar("T", bound=BaseModel)
-
 
 class Row(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -41,6 +39,9 @@ class Environment(Row):
 class LogRow(Row):
     step: int
     seconds: float
+
+
+L = TypeVar("L", bound=LogRow)
 
 
 class TrainRow(LogRow):
@@ -72,11 +73,21 @@ class ResultRow(Row):
     n: int
     tokens: int | float | None = None
     seed: int | None = None
+    task_version: int | None = None
+    documents: list[str] = []
+    bos: bool | None = None
+    stride: int | None = None
+    span: int | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What the row measures; a later row with the same key replaces an earlier one."""
         return (self.model, self.fingerprint, self.task, self.protocol, self.length, self.depth, self.metric)
+
+    @property
+    def setup(self) -> tuple[Any, ...]:
+        """How it was measured; rows in which this differs are not compared."""
+        return (self.task_version, tuple(self.documents), self.bos, self.stride, self.span, self.seed)
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,9 @@ class Run:
     validation: list[ValidationRow]
     """By step."""
     results: list[ResultRow]
+    """Of each task and protocol those that were measured as the last one was."""
+    outdated: int
+    """How many other results there are."""
 
     @property
     def original_length(self) -> int | None:
@@ -144,7 +158,9 @@ def read_run(folder: Path, name: str) -> Run:
     if not (folder / "config.yaml").is_file():
         missing = "has no config.yaml" if folder.is_dir() else "is no folder"
         raise SkipwiseError(f"{folder} {missing}; expected the folder of a run, such as runs/skipwise")
-    results = [validate(ResultRow, row, place) for place, row in _lines(folder / "results.jsonl")]
+    found = [validate(ResultRow, row, place) for place, row in _lines(folder / "results.jsonl")]
+    setups = {(row.task, row.protocol): row.setup for row in found}
+    current = [row for row in found if row.setup == setups[row.task, row.protocol]]
     return Run(
         folder=folder,
         name=name,
@@ -152,7 +168,8 @@ def read_run(folder: Path, name: str) -> Run:
         environment=_environment(folder / "environment.json"),
         train=_log(folder / "log.jsonl", "train", TrainRow),
         validation=_log(folder / "log.jsonl", "validation", ValidationRow),
-        results=list({row.key: row for row in results}.values()),
+        results=list({row.key: row for row in current}.values()),
+        outdated=len(found) - len(current),
     )
 
 
@@ -173,10 +190,10 @@ def _object(text: bytes, place: str) -> dict[str, Any]:
     return value
 
 
-def _log(path: Path, kind: str, model: type[T]) -> list[T]:
+def _log(path: Path, kind: str, model: type[L]) -> list[L]:
     """Rows of one kind by step; a resumed run wrote some steps twice, of which the later counts."""
-    rows = {row.get("step"): validate(model, row, place) for place, row in _lines(path) if row.get("kind") == kind}
-    return [rows[step] for step in sorted(rows, key=int)]
+    rows = [validate(model, row, place) for place, row in _lines(path) if row.get("kind") == kind]
+    return sorted({row.step: row for row in rows}.values(), key=lambda row: row.step)
 
 
 def _environment(path: Path) -> Environment | None:

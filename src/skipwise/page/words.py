@@ -81,6 +81,8 @@ def missing(run: Run) -> list[str]:
         notes.append("The original model was not evaluated: there is no “before” to compare with.")
     elif "extended" not in models:
         notes.append("The extended model was not evaluated: there is no “after” to compare with.")
+    if run.outdated:
+        notes.append(f"{run.outdated:,} earlier results, of other texts or settings, are in results.jsonl alone.")
     if run.environment is None:
         notes.append("There is no environment.json: versions, device and memory are unknown.")
     return notes
@@ -120,7 +122,7 @@ def settings(run: Run) -> list[dict[str, Any]]:
             "Synthetic recall": f"{100 * config.data.recall:g}% of examples",
         },
         "Evaluation": {
-            "Documents": ", ".join(evaluation.data) or "held-out part of the text",
+            "Documents": _documents(run) or ", ".join(evaluation.data) or "held-out part of the text",
             "Perplexity": f"{evaluation.protocol}, up to {evaluation.documents} documents",
             "Passkey": f"{evaluation.trials} × {len(evaluation.depths)} depths for each length",
             "Seed": f"{evaluation.seed}",
@@ -133,6 +135,12 @@ def settings(run: Run) -> list[dict[str, Any]]:
         },
     }
     return [{"title": title, "rows": list(rows.items())} for title, rows in groups.items()]
+
+
+def _documents(run: Run) -> str:
+    """The first few documents whose perplexity was measured."""
+    names = next((row.documents for row in run.results if row.documents), [])
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _scaling(run: Run) -> str:

