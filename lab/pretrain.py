@@ -25,12 +25,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from skipwise.assets import STDLIB_HELD_OUT
 from skipwise.recall import Recall
 
 HERE = Path(__file__).parent
 BOS = "<|bos|>"
-# Long standard-library files that neither this script nor any demo trains on: what is left to evaluate with.
-HELD_OUT = ["_pydecimal.py", "argparse.py", "inspect.py", "typing.py", "tarfile.py", "doctest.py"]
 PACKAGES = ["torch", "transformers", "numpy", "pandas", "scipy", "sympy", "networkx", "datasets"]
 CODE_BYTES, TRAIN_SHARE = 36_000_000, 0.98
 
@@ -52,7 +51,7 @@ PHASES = [
     Phase(WINDOW, {"code": 3, "prose": 2, "recall": 3}, 3000, 3e-3, 5500),
     Phase(32, {"code": 12, "prose": 12, "copy": 40}, 400, 1e-3, 800),
     Phase(96, {"code": 5, "prose": 5, "copy": 11}, 400, 1e-3, 800),
-    Phase(WINDOW, {"code": 2, "prose": 1, "recall": 4, "copy": 1}, 3000, 1.5e-3, 3000),
+    Phase(WINDOW, {"code": 2, "prose": 1, "recall": 4, "copy": 1}, 2600, 1.5e-3, 2600),
 ]
 
 
@@ -71,7 +70,9 @@ def prose() -> list[str]:
 def code() -> list[str]:
     """The standard library, then installed packages in a shuffled order up to CODE_BYTES."""
     standard = Path(sysconfig.get_path("stdlib"))
-    files = [p for p in sorted(standard.rglob("*.py")) if "site-packages" not in p.parts and p.name not in HELD_OUT]
+    files = [
+        p for p in sorted(standard.rglob("*.py")) if "site-packages" not in p.parts and p.name not in STDLIB_HELD_OUT
+    ]
     site = Path(sysconfig.get_path("purelib"))
     extra = [path for name in PACKAGES for path in sorted((site / name).rglob("*.py"))]
     order = np.random.default_rng(0).permutation(len(extra))

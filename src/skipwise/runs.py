@@ -174,24 +174,31 @@ class Data:
         return [(self.held.name(i), self.held[i]) for i in order[:64]]
 
 
-def _evaluation_documents(config: RunConfig, tokenizer: Any, data: Data) -> tuple[RunConfig, list[perplexity.Document]]:
-    """Documents for perplexity, and the configuration with lengths that they reach where the user named none."""
+def _evaluation_documents(
+    config: RunConfig, tokenizer: Any, data: Data, *, named: bool
+) -> tuple[RunConfig, list[perplexity.Document]]:
+    """Documents for perplexity, and the configuration with lengths that they reach.
+
+    Lengths that the user `named` are all kept. Errors: SkipwiseError when the documents do not reach them.
+    """
     wanted = config.evaluation
     assert wanted.lengths is not None
-    if wanted.data:
+    if wanted.data and "perplexity" in wanted.tasks:
         limit = wanted.documents
         return config, load_documents(wanted.data, tokenizer, minimum=max(wanted.lengths), limit=limit)
     documents = data.documents()
     longest = len(documents[0][1])
     reached = [length for length in wanted.lengths if length <= longest]
-    found: dict[str, Any] = {"lengths": reached}
-    if len(reached) < len(wanted.lengths):
-        fits = [length for length in wanted.lengths if length >= passkey.minimum_length(tokenizer)]
-        found["passkey_lengths"] = wanted.passkey_lengths or fits
-        say(
-            f"perplexity: the longest held-out text has {longest:,} tokens, so it is measured up to "
-            f"{max(reached, default=0):,}; name longer documents with evaluation.data"
+    if len(reached) == len(wanted.lengths) or "perplexity" not in wanted.tasks:
+        return config, documents
+    said = f"perplexity: the longest held-out text has {longest:,} tokens"
+    if named or not reached:
+        raise SkipwiseError(
+            f"{said}, evaluation.lengths go up to {max(wanted.lengths):,}; name longer documents with evaluation.data"
         )
+    say(f"{said}, so it is measured up to {max(reached):,}; name longer documents with evaluation.data")
+    fits = [length for length in wanted.lengths if length >= passkey.minimum_length(tokenizer)]
+    found = {"lengths": reached, "passkey_lengths": wanted.passkey_lengths or fits}
     return validate(RunConfig, merge(config.model_dump(), {"evaluation": found})), documents
 
 
@@ -206,9 +213,10 @@ def extend(config: RunConfig, *, resume: bool = False) -> Path:
     with locked(folder):
         try:
             loaded = load(config.model)
+            named = config.evaluation.lengths is not None
             config = resolve(config, loaded)
             data = Data(config, loaded.tokenizer)
-            config, documents = _evaluation_documents(config, loaded.tokenizer, data)
+            config, documents = _evaluation_documents(config, loaded.tokenizer, data, named=named)
             open_folder(config, folder, resume)
         except BaseException:
             if fresh:  # nothing was done: leave no trace

@@ -76,7 +76,7 @@ def missing(run: Run) -> list[str]:
     elif steps and not run.train:
         notes.append("There is no training log (log.jsonl), hence no training curve.")
     if not models:
-        notes.append(f"Not evaluated yet. To measure: skipwise evaluate {shlex.quote(str(run.folder))}")
+        notes.append(f"Not evaluated yet. To go on: skipwise extend --resume --out {shlex.quote(str(run.folder))}")
     elif "original" not in models:
         notes.append("The original model was not evaluated: there is no “before” to compare with.")
     elif "extended" not in models:
@@ -167,8 +167,11 @@ inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length={targe
 output = model.generate(**inputs.to(model.device), max_new_tokens=200)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:]))"""
     path, folder = shlex.quote(model), shlex.quote(run.folder.as_posix())
-    skipwise = f"""# measure again, or more
-skipwise evaluate {folder}
+    skipwise = f"""# measure more, on other documents
+skipwise eval {path} --lengths {length_text(target // 2)},{length_text(target)} --data BOOK.txt --out more.jsonl
+
+# go on with this run, if it was interrupted
+skipwise extend --resume --out {folder}
 
 # extend further; the window so far is read from the model's configuration
 skipwise extend --model {path} --target {length_text(2 * target)} --data TEXTS --out runs/longer"""
