@@ -82,7 +82,11 @@ FAMILIES = {
 
 
 def family(name: str) -> PreTrainedModel:
-    return tiny_model(copy.deepcopy(FAMILIES[name]))
+    small = tiny_model(copy.deepcopy(FAMILIES[name]))
+    bias = small.get_output_embeddings().bias
+    if bias is not None:  # it starts at zero, where it could be forgotten
+        torch.nn.init.normal_(bias)
+    return small
 
 
 def tokens(rows: int = 2, length: int = 24, vocabulary: int = 97) -> Tensor:

@@ -126,6 +126,7 @@ def refusal(config: "PreTrainedConfig") -> str | None:
         learned = getattr(text, "n_positions", None) or getattr(text, "max_position_embeddings", None)
         return f"{error} (its positions are learned or absent)" if learned else str(error)
     layers = getattr(text, "layer_types", None)
-    if layers and "full_attention" not in layers and "hybrid" not in layers and "sliding_attention" in layers:
+    local = layers and "sliding_attention" in layers and not {"full_attention", "hybrid"} & set(layers)
+    if local or family == "recurrent_gemma":  # which names its layers otherwise in transformers 5.17
         return f"model type {family!r} has no full-attention layer; its reach is that of its sliding window"
     return None

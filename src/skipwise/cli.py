@@ -142,7 +142,7 @@ def _assets(args: argparse.Namespace) -> None:
 
 def _explain(error: BaseException, args: argparse.Namespace) -> str | None:
     """One line for what a user can mend; None for a fault of ours."""
-    again = f"; run the same command with --resume to go on in {args.out}" if args.command == "extend" else ""
+    again = "; to go on, run the same command with --resume" if args.command == "extend" else ""
     if isinstance(error, SkipwiseError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):

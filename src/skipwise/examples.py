@@ -29,7 +29,8 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     mask is all ones: it tells transformers that an example is one sequence (without it a jump in the positions is read
     as the border between two packed ones, and the second chunk does not see the first).
     bos: token id put first, where the tokenizer begins texts with one.
-    examples: length of the dataset; one pass over the text when absent. A longer one goes on with the next epoch.
+    examples: length of the dataset; one pass over the text when absent. A longer one passes over it again, in
+        another order and with other positions.
     Errors: SkipwiseError where no document is long enough, and as `Sampler`.
     """
 
@@ -95,15 +96,14 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         if not 0 <= item < self._length:
             raise IndexError(item)
         rounds, index = divmod(item, self.per_epoch)
-        epoch = self.epoch + rounds
-        document, piece = self._place(epoch, index)
+        document, piece = self._place(self.epoch + rounds, index)
         tokens = np.asarray(self._tokens(document))
         size = self.sampler.example_length
         # Where the text does not skip, a long document begins anew at each of its pieces.
         skips = self.sampler.name == "pose" and self.sampler.text == "skip"
         start = 0 if skips else min(piece * size, len(tokens) - self.sampler.document_length)
-        layout = self.sampler.draw(epoch, [index], len(tokens) - start)
-        generator = np.random.default_rng((self.sampler.seed, epoch, index))
+        layout = self.sampler.draw(self.epoch, [item], len(tokens) - start)
+        generator = np.random.default_rng((self.sampler.seed, self.epoch, item))
         if self.recall is not None and generator.random() < self.recall_share:
             at = int(generator.integers(0, len(tokens) - size + 1))
             ids = self.recall.document(generator, tokens[at : at + size].astype(np.int64), size)

@@ -1,0 +1,95 @@
+"""A training step of Skipwise beside a plain `transformers.Trainer` with the same model, batch and optimiser.
+
+    python benchmarks/training.py [--model smollm2] [--steps 4] [--pairs 3] [--precision auto]
+
+Each variant runs in a process of its own, in turn, so that peak memory can be told apart. Printed: tokens/s and peak
+resident memory (or GPU memory) of both, their ratios pair by pair, and what drawing the examples costs of a step.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+
+
+def measure(variant: str, path: str, steps: int, precision: str) -> dict[str, float]:
+    """Seconds a step (the first one, which warms up, left out), peak memory and share of drawing, in this process."""
+    import numpy as np
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments, logging
+
+    from skipwise.config import ModelConfig, ScalingConfig, TrainingConfig
+    from skipwise.examples import SkippedPositions
+    from skipwise.model import arithmetic, load
+    from skipwise.runs import peak_memory
+    from skipwise.train import SkippedLoss, SkippedTrainer, _arguments
+
+    logging.set_verbosity_error()
+    scaling = ScalingConfig(method="yarn")
+    loaded = load(ModelConfig(path=path), target_length=32768, scaling=scaling, dtype=torch.float32)
+    model = loaded.model.train()
+    used = str(arithmetic(precision, model.device)).removeprefix("torch.")
+    documents = [np.random.default_rng(0).integers(100, 4000, size=100_000)]
+    examples = SkippedPositions(documents, target_length=32768, train_length=1024, examples=2 * steps)
+    stamps: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args: object, **kwargs: object) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            stamps.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        from pathlib import Path
+
+        config = TrainingConfig(steps=steps, save_every=10**6, validate_every=10**6)
+        arguments = TrainingArguments(**{
+            **_arguments(config, Path(folder), model.device, used).to_dict(),
+            "eval_strategy": "no", "eval_on_start": False, "save_strategy": "no",
+        })  # fmt: skip
+        kind, module = (SkippedTrainer, SkippedLoss(model)) if variant == "skipwise" else (Trainer, model)
+        trainer = kind(model=module, args=arguments, train_dataset=examples, callbacks=[Clock()])
+        trainer.train()
+    seconds = (stamps[-1] - stamps[0]) / (steps - 1)
+    started = time.perf_counter()
+    for i in range(2 * steps):
+        examples[i]
+    drawing = (time.perf_counter() - started) / steps
+    return {"seconds": seconds, "memory": peak_memory(), "drawing": drawing / seconds, "bf16": used == "bfloat16"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--variant", choices=["skipwise", "plain"], help="measure one, here, and print JSON")
+    args = parser.parse_args()
+    if args.variant:
+        print(json.dumps(measure(args.variant, args.model, args.steps, args.precision)))
+        return
+    rows: dict[str, list[dict[str, float]]] = {"skipwise": [], "plain": []}
+    for pair in range(args.pairs):
+        for variant, found in rows.items():
+            command = [sys.executable, __file__, "--variant", variant, "--model", args.model]
+            command += ["--steps", str(args.steps), "--precision", args.precision]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+        last = {name: found[-1] for name, found in rows.items()}
+        print(f"pair {pair + 1}: " + ", ".join(
+            f"{name} {2048 / row['seconds']:.0f} tok/s {row['memory'] / 1e9:.2f} GB" for name, row in last.items()
+        ), flush=True)  # fmt: skip
+    speed = sorted(p["seconds"] / s["seconds"] for s, p in zip(rows["skipwise"], rows["plain"], strict=True))
+    memory = sorted(s["memory"] / p["memory"] for s, p in zip(rows["skipwise"], rows["plain"], strict=True))
+    middle = len(speed) // 2
+    print(f"speed, skipwise / plain: {speed[middle]:.2f} ({speed[0]:.2f} to {speed[-1]:.2f})")
+    print(f"memory, skipwise / plain: {memory[middle]:.2f} ({memory[0]:.2f} to {memory[-1]:.2f})")
+    print(f"drawing examples: {100 * max(row['drawing'] for row in rows['skipwise']):.3f} % of a step")
+    print(f"arithmetic: {'bf16' if rows['plain'][0]['bf16'] else 'fp32'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What README, recipes, page and examples tell a user to type really works."""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from skipwise import cli
+from skipwise.config import RunConfig, read_yaml, validate
+from tiny import tiny_llama
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PLACEHOLDERS = ("MODEL…", "RUN…")
+
+
+def commands() -> list[str]:
+    """Every `skipwise …` command line in the README, in code blocks and in running text."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.S))
+    found = re.findall(r"^skipwise [^#\n]+", blocks, flags=re.M) + re.findall(
+        r"`(skipwise (?:extend|eval|report|assets) [^`]+)`", README
+    )
+    return [command.strip() for command in found]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_parse(command: str) -> None:
+    words = [word.rstrip("…") for word in shlex.split(command)][1:]
+    cli._parser().parse_args(words)
+
+
+def test_commands_are_found() -> None:
+    kinds = {command.split()[1] for command in commands()}
+    assert kinds == {"extend", "eval", "report", "assets"}
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_are_valid_and_reached_by_make(recipe: Path) -> None:
+    config = validate(RunConfig, read_yaml(recipe), recipe.name)
+    assert config.model.path == recipe.stem, "make demo MODEL=name runs recipes/name.yaml"
+    assert "recipes/$(MODEL).yaml" in (ROOT / "Makefile").read_text()
+
+
+def test_files_that_readme_links_to_are_there() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+
+
+def test_python_blocks_compile() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    assert len(blocks) >= 2
+    for block in blocks:
+        compile(block, "README.md", "exec")
+
+
+def test_the_example_trains_with_a_plain_trainer(tmp_path: Path) -> None:
+    model = tiny_llama(tmp_path / "tiny", window=64, adds_bos=True)
+    command = [sys.executable, str(ROOT / "examples/own_trainer.py"), str(model), argparse.__file__]
+    options = ["--target", "512", "--train-length", "64", "--steps", "5", "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "'loss'" in done.stdout
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.max_position_embeddings == 512
+    assert config.rope_parameters["rope_type"] == "yarn"
