@@ -52,6 +52,8 @@ PHASES = [
     Phase(32, {"code": 12, "prose": 12, "copy": 40}, 400, 1e-3, 800),
     Phase(96, {"code": 5, "prose": 5, "copy": 11}, 400, 1e-3, 800),
     Phase(WINDOW, {"code": 2, "prose": 1, "recall": 4, "copy": 1}, 2600, 1.5e-3, 2600),
+    Phase(WINDOW, {"code": 2, "prose": 1, "recall": 5}, 500, 7e-4, 500),
+    Phase(WINDOW, {"code": 1, "prose": 1, "recall": 6}, 1000, 1e-3, 1000),
 ]
 
 

@@ -1,6 +1,7 @@
 """Unpackers on small archives made here; fetching with real clients that fail; the real packages under `-m slow`."""
 
 import gzip
+import hashlib
 import importlib.util
 import io
 import lzma
@@ -229,6 +230,33 @@ def test_a_machine_without_apt(tmp_path: Path, cache: Path, monkeypatch: pytest.
 def test_a_package_that_apt_does_not_know(tmp_path: Path) -> None:
     with pytest.raises(SkipwiseError, match=r"with apt-get: E: .*; try 'apt-get update' first"):
         assets.fetch(assets.Package("apt", "no-such-package-x", "1.0", "0" * 64), tmp_path)
+
+
+@pytest.mark.skipif(not shutil.which("apt-get"), reason="needs apt-get")
+def test_apt_fetches_a_package_and_its_checksum_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository, out = tmp_path / "repository", tmp_path / "out"
+    for folder in (repository, out, tmp_path / "state/lists/partial", tmp_path / "cache/archives/partial"):
+        folder.mkdir(parents=True)
+    package = deb("data.tar", tar({"./usr/share/a.txt": b"text"}))
+    sha256 = hashlib.sha256(package).hexdigest()
+    (repository / "demo.deb").write_bytes(package)
+    (repository / "Packages").write_text(
+        "Package: demo-text\nVersion: 1.0\nArchitecture: all\nMaintainer: none\nDescription: a demo\n"
+        f"Filename: ./demo.deb\nSize: {len(package)}\nSHA256: {sha256}\n"
+    )
+    (tmp_path / "sources.list").write_text(f"deb [trusted=yes] copy:{repository} ./\n")
+    (tmp_path / "status").touch()
+    settings = {"State": "state", "State::status": "status", "Cache": "cache", "Etc::sourcelist": "sources.list"}
+    lines = [f'Dir::{key} "{tmp_path / value}";\n' for key, value in settings.items()]
+    (tmp_path / "apt.conf").write_text("".join(lines) + 'Dir::Etc::sourceparts "-";\n')
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    subprocess.run(["apt-get", "-qq", "update"], check=True, capture_output=True)
+    pinned = assets.Package("apt", "demo-text", "1.0", sha256)
+    fetched = assets.fetch(pinned, out)
+    assert fetched.read_bytes() == package
+    fetched.unlink()
+    with pytest.raises(SkipwiseError, match=r"demo-text_1\.0_all\.deb has sha256 .*, expected 000"):
+        assets.fetch(pinned._replace(sha256="0" * 64), out)
 
 
 SIZES = {"smollm2": 98_362_432, "shakespeare": 5_057_198, "milton": 1_423_310, "spurgeon": 11_816_541}

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import re
 import shutil
 from pathlib import Path
@@ -444,6 +443,9 @@ def broken(folder: Path, target: Path, kind: str) -> Path:
         weights.write_bytes(b"no weights here" * 99)
     elif kind == "pickled":
         weights.rename(target / "pytorch_model.bin")
+    elif kind == "pickled beside others":
+        torch.save(AutoModelForCausalLM.from_pretrained(folder).state_dict(), target / "pytorch_model.bin")
+        weights.rename(target / "adapter.safetensors")
     elif kind == "no weights":
         weights.unlink()
     elif kind == "no tokenizer":
@@ -468,6 +470,7 @@ def broken(folder: Path, target: Path, kind: str) -> Path:
         ("cut", "cannot read the weights of .*incomplete"),
         ("garbage", "cannot read the weights of .*header"),
         ("pickled", r"no \.safetensors weights; only pickled ones"),
+        ("pickled beside others", "cannot read the weights of .*no file named model.safetensors"),
         ("no weights", r"no \.safetensors weights$"),
         ("no tokenizer", "cannot read the tokenizer of "),
         ("bad tokenizer", "cannot read the tokenizer of "),
@@ -611,6 +614,5 @@ def test_memory_that_is_not_there_is_told(folder):
 def test_eager_attention_needs_the_square_of_the_length():
     plain, eager = (tiny_model(llama_config(attn_implementation=kind)) for kind in ("sdpa", "eager"))
     assert memory.forward_bytes(eager, 10_000) - memory.forward_bytes(plain, 10_000) > 4 * 10_000**2 * 4
-    slices = memory.forward_bytes(plain, 0)
-    doubled = memory.forward_bytes(plain, 2000) - slices
-    assert math.isclose(doubled, 2 * (memory.forward_bytes(plain, 1000) - slices))
+    assert memory.forward_bytes(plain, 0) == 0
+    assert memory.forward_bytes(plain, 2000) < 2.1 * memory.forward_bytes(plain, 1000)

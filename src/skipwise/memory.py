@@ -50,7 +50,8 @@ def forward_bytes(model: PreTrainedModel, tokens: int, *, cache: bool = True) ->
     """Estimate of what a forward pass without gradients allocates for one row of `tokens`, beside the weights.
 
     The widest moment of one layer (hidden states in and out, norms in fp32, and attention or feed-forward, whichever is
-    larger), every layer's keys and values when `cache` is on, and three slices of logits.
+    larger), every layer's keys and values when `cache` is on, and three slices of logits; a fifth more for what
+    allocators keep.
     """
     text = model.config.get_text_config()
     size = int(model.dtype.itemsize)
@@ -65,10 +66,10 @@ def forward_bytes(model: PreTrainedModel, tokens: int, *, cache: bool = True) ->
     per_token = residual + max(attention, 3 * feed_forward * size)
     if cache:
         per_token += 2 * key_heads * width * size * int(text.num_hidden_layers)
-    total = per_token * tokens + 3 * SLICE_BYTES
+    total = per_token * tokens + 3 * min(SLICE_BYTES, 4 * int(text.vocab_size) * tokens)
     if model.config._attn_implementation == "eager":
         total += heads * tokens * tokens * (2 * size + 4)
-    return int(total)
+    return total * 6 // 5
 
 
 def check_memory(model: PreTrainedModel, tokens: int) -> None:

@@ -3,7 +3,7 @@
 A tokenizer and filler tokens flow in, examples of exactly the wanted length flow out. They teach a model to look a fact
 up at any distance, which ordinary text asks for too rarely for a small model and a short training. Keys, values,
 wordings, fillers and places all vary; every draw comes from the generator that is passed in. What the passkey
-evaluation says (the "pass key", its introduction, its filler) is kept out of them, so that it stays a test.
+evaluation says (the "pass key", its introduction, the sentences of its filler) is kept out, so that it stays a test.
 """
 
 from collections.abc import Callable
@@ -34,9 +34,14 @@ INTRODUCTIONS = [
     "",
 ]
 SENTENCES = [
-    "The night is long.", "Birds sing in the trees.", "We walk along the road.", "It rained all day.", "Nobody came.",
-    "Snow is white.", "The river was cold.", "Time goes by.", "Leaves fall in autumn.", "She looked up and smiled.",
+    "Birds sing in the trees.", "We walk along the road.", "It rained all day.", "Nobody came.", "Time goes by.",
+    "Leaves fall in autumn.", "She looked up and smiled.", "They went on and on.", "Up and down the hill.",
 ]  # fmt: skip
+
+
+# "The {thing} is {quality}." reads like a fact: what repeats it must not pass for the answer.
+THINGS = "night snow river road house table winter morning garden kitchen horse tower bridge ocean candle story".split()
+QUALITIES = "long white cold dark old round quiet early empty warm brown tall narrow deep bright short".split()
 
 
 class Recall:
@@ -52,9 +57,9 @@ class Recall:
     def document(self, rng: np.random.Generator, filler: Tokens, length: int) -> Tokens:
         """One document of exactly `length` tokens.
 
-        filler: at least `length` tokens of ordinary text. In every third document short sentences, repeated, take its
-        place. Facts that do not fit are left out; at least one is always there. Every fourth document holds no fact but
-        ends with a passage of its own text once more, word for word.
+        filler: at least `length` tokens of ordinary text. In every second document short sentences, repeated, take
+        its place. Facts that do not fit are left out; at least one is always there. Every fourth document holds no fact
+        but ends with a passage of its own text once more, word for word.
         """
         if rng.random() < 1 / 4:
             size = int(rng.integers(8, length // 2))
@@ -66,9 +71,8 @@ class Recall:
         if fixed + len(introduction) > length:
             introduction = []
         room = length - fixed - len(introduction)
-        if rng.random() < 1 / 3:
-            chosen = rng.choice(len(SENTENCES), size=rng.integers(3, 6), replace=False)
-            unit = self.encode(" " + " ".join(SENTENCES[i] for i in chosen))
+        if rng.random() < 1 / 2:
+            unit = self.encode(" " + _sentences(rng))
             padding = np.resize(np.asarray(unit, dtype=np.int64), room)
         else:
             padding = np.asarray(filler[:room], dtype=np.int64)
@@ -101,6 +105,14 @@ class Recall:
             if not questions or rng.random() < 0.6:
                 questions = questions + question if rng.random() < 0.5 else question + questions
         return facts, questions
+
+
+def _sentences(rng: np.random.Generator) -> str:
+    """A few short sentences: some of SENTENCES, some that say what a thing is like."""
+    plain = [SENTENCES[i] for i in rng.choice(len(SENTENCES), size=rng.integers(1, 4), replace=False)]
+    things = rng.choice(THINGS, size=rng.integers(1, 5), replace=False)
+    like = [f"The {thing} is {QUALITIES[rng.integers(len(QUALITIES))]}." for thing in things]
+    return " ".join(rng.permutation([*plain, *like]).tolist())
 
 
 def _key(rng: np.random.Generator, *, code: bool) -> str:
