@@ -25,9 +25,14 @@ def test_a_folder_appears_at_the_end_and_replaces_the_old_one(tmp_path: Path) ->
         (partial / "y").write_text("2")
         assert (path / "x").exists()
     assert [child.name for child in path.iterdir()] == ["y"]
-    with pytest.raises(RuntimeError), atomic_folder(path) as partial:
-        (partial / "z").write_text("3")
-        raise RuntimeError
+
+    def fail() -> None:
+        with atomic_folder(path) as partial:
+            (partial / "z").write_text("3")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert [child.name for child in path.iterdir()] == ["y"]
     assert list(tmp_path.iterdir()) == [path]
 

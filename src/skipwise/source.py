@@ -114,22 +114,19 @@ def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: tor
     if source.gguf is None:
         options["use_safetensors"] = True
     elif gguf_config is not None:
-        # With the optional `kernels` package some files would otherwise stay in their blocks, which cannot be trained.
+        # Otherwise the model counts as quantised, and can neither be trained nor saved.
         options["quantization_config"] = gguf_config(dequantize=True)
     read = AutoModelForCausalLM.from_pretrained
     model, found = _read(source, "weights", read, output_loading_info=True, **options)
     missing = sorted(found["missing_keys"])
     if missing:
         raise SkipwiseError(f"{source.place} lacks {len(missing)} weights of its model, e.g. {missing[0]}")
-    if source.gguf is not None and getattr(model, "hf_quantizer", None) is not None:
-        # The weights are dense now; what says otherwise would stop training and saving.
-        model.hf_quantizer.remove_quantization_config(model)
     return model
 
 
 def fingerprint(source: Source, config: PreTrainedConfig) -> str:
     """sha256 (16 digits) of configuration and weights; of a large file, 256 samples spread over it."""
-    told = {k: v for k, v in config.to_diff_dict().items() if k not in ("transformers_version", "dtype", "torch_dtype")}
+    told = {key: value for key, value in config.to_diff_dict().items() if key != "transformers_version"}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     folder = Path(source.place)
     if not folder.is_dir():
