@@ -11,6 +11,7 @@ import gguf
 import huggingface_hub
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -610,7 +611,7 @@ def test_memory_that_is_not_there_is_told(folder):
         model.check_memory(found, 10**11)
     fits = int(str(caught.value).split("fits is about ")[1].split()[0])
     free = memory.free_bytes(torch.device("cpu"))
-    assert 0.5 * free < memory.forward_bytes(found, fits) < 1.1 * free
+    assert 0.85 * free < memory.forward_bytes(found, fits) < 1.15 * free  # others take and give back memory too
 
 
 def test_eager_attention_needs_the_square_of_the_length():

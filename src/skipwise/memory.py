@@ -1,5 +1,6 @@
 """Whether a forward pass fits: a model and a number of tokens flow in; nothing, or an error that says what fits."""
 
+from bisect import bisect_right
 from pathlib import Path
 
 import torch
@@ -81,9 +82,7 @@ def check_memory(model: PreTrainedModel, tokens: int) -> None:
     needed = forward_bytes(model, tokens)
     if free is None or needed <= free:
         return
-    fits = tokens
-    while fits > 0 and forward_bytes(model, fits) > free:
-        fits = fits * 7 // 8 // 64 * 64
+    fits = 64 * (bisect_right(range(0, tokens, 64), free, key=lambda length: forward_bytes(model, length)) - 1)
     longest = f"the longest length that fits is about {fits} tokens" if fits else "not even 64 tokens fit"
     raise SkipwiseError(
         f"{tokens} tokens need about {needed / 2**30:.1f} GiB on {model.device} and {free / 2**30:.1f} GiB are free; "
