@@ -253,12 +253,17 @@ def test_disk_full_says_so_and_resumes(model: Path, tmp_path: Path) -> None:
 
 def test_interrupted_says_how_to_resume(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    running = process(extend(model, out, "--set", "training.steps=100000"))
+    # A parent in the background has Ctrl-C ignored, which a child would inherit.
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    running = process(extend(model, out, "--set", "training.steps=100000"), **listening)
     deadline = time.monotonic() + 240
     while not list(out.glob("checkpoints/step-*")) and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=120)
+    try:
+        _, said = running.communicate(timeout=120)
+    finally:
+        running.kill()
     assert running.returncode == 2, said
     assert "interrupted" in said.splitlines()[-1]
     assert "--resume" in said.splitlines()[-1]
