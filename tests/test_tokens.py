@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,7 +197,12 @@ def start(folder: Path, *, limit: int = 0) -> "subprocess.Popen[str]":
     """A fresh process that builds the store of `folder`/data with `folder`/tokenizer.json."""
     command = [sys.executable, "-c", BUILD, str(folder), str(limit)]
     environment = os.environ | {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "true"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    def listen() -> None:  # a parent in the background has Ctrl-C ignored, which a child would inherit
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, preexec_fn=listen, **pipes)
 
 
 def wait_for_partial(cache: Path) -> None:
