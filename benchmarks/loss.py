@@ -8,12 +8,12 @@ round, its median and range. Memory: the peak of one step in a process of its ow
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,9 +89,16 @@ def peak(name: str, net: LlamaForCausalLM, ids: Tensor, precision: str) -> int:
         before = torch.cuda.memory_allocated()
         step(name, net, ids, precision)
         return torch.cuda.max_memory_allocated() - before
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from here
+    before = memory("VmRSS")
     step(name, net, ids, precision)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return memory("VmHWM") - before
+
+
+def memory(kind: str) -> int:
+    """Bytes of this process now (VmRSS) or at its peak (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(kind))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 Hidden states and labels flow in; per-token losses (evaluation) or their mean (training) flow out. Losses in fp32.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +59,7 @@ def mean_nll(model: PreTrainedModel, hidden: Tensor, labels: Tensor, tokens: int
     """Mean of `nll` over the labels that are not -100, differentiable. hidden (N, H), labels (N,) → scalar.
 
     The gradients of hidden states and head are made in the forward pass, slice by slice (the idea of Liger's fused
-    linear cross-entropy, arXiv 2410.10989, section 3.2), so the backward pass only scales them and nothing is
+    linear cross-entropy, arXiv 2410.10989), so the backward pass only scales them and nothing is
     computed twice. A head that is more than a linear layer is recomputed instead.
     """
     head = model.get_output_embeddings()
@@ -69,7 +70,8 @@ def mean_nll(model: PreTrainedModel, hidden: Tensor, labels: Tensor, tokens: int
     if not torch.is_grad_enabled():
         return nll(model, hidden, labels, size).sum() / count
     if type(head) is nn.Linear and transform(model) is None:
-        loss: Tensor = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, labels, count, size)  # type: ignore[no-untyped-call]
+        even = math.ceil(len(labels) / math.ceil(len(labels) / size))  # no short slice at the end
+        loss: Tensor = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, labels, count, even)  # type: ignore[no-untyped-call]
         return loss
 
     def part(h: Tensor, y: Tensor) -> Tensor:
@@ -78,6 +80,19 @@ def mean_nll(model: PreTrainedModel, hidden: Tensor, labels: Tensor, tokens: int
     parts = zip(torch.split(hidden, size), torch.split(labels, size), strict=True)
     losses = [checkpoint(part, h, y, use_reentrant=False) for h, y in parts]
     return torch.stack(losses).sum() / count
+
+
+def _to_gradient(scores: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The summed losses of fp32 logits (S, V), which become in place the gradient of that sum divided by `count`."""
+    scored = labels != IGNORED
+    target = labels.clamp(min=0)[:, None]
+    scores -= scores.amax(dim=-1, keepdim=True)
+    chosen = scores.gather(1, target)
+    sums = scores.exp_().sum(dim=-1, keepdim=True)
+    share = (scored / count)[:, None]
+    scores *= share / sums  # softmax …
+    scores.scatter_add_(1, target, -share)  # … minus one-hot
+    return torch.where(scored, (sums.log() - chosen)[:, 0], 0.0).sum()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -92,30 +107,34 @@ class _LinearCrossEntropy(torch.autograd.Function):
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        grad_weight: Tensor | None = None
         grad_bias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if need_bias else None
+        # Two buffers serve every slice: fresh ones of this size cost the system more than the sums in them.
+        raw = torch.empty(size, len(weight), dtype=dtype, device=hidden.device)  # (S, V)
+        exact = raw if dtype == torch.float32 else torch.empty_like(raw, dtype=torch.float32)
         with torch.autocast(device, enabled=False):
             w = weight.to(dtype)
-            b = bias.to(dtype) if bias is not None else None
             for start in range(0, len(labels), size):
                 h, y = hidden[start : start + size].to(dtype), labels[start : start + size]
-                scores = F.linear(h, w, b).float()  # (S, V)
-                scored = y != IGNORED
-                target = y.clamp(min=0)[:, None]
-                normaliser = scores.logsumexp(dim=-1, keepdim=True)
-                losses = normaliser - scores.gather(1, target)
-                total += torch.where(scored, losses[:, 0], 0.0).sum()
-                # From here on `scores` holds the gradient of the mean loss: (softmax - one-hot) / count.
-                scores.sub_(normaliser).exp_()
-                scores.scatter_add_(1, target, torch.full_like(losses, -1.0))
-                scores.mul_((scored / count)[:, None])
+                r, x = raw[: len(y)], exact[: len(y)]
+                torch.mm(h, w.T, out=r)
+                if bias is not None:
+                    r += bias.to(dtype)
+                if x is not r:
+                    x.copy_(r)
+                total += _to_gradient(x, y, count)
                 if grad_bias is not None:
-                    grad_bias += scores.sum(dim=0)
-                g = scores.to(dtype)
+                    grad_bias += x.sum(dim=0)
+                if x is not r:
+                    r.copy_(x)
                 if grad_hidden is not None:
-                    grad_hidden[start : start + size] = g @ w
-                if grad_weight is not None:
-                    grad_weight += g.T @ h
+                    grad_hidden[start : start + size] = r @ w
+                if need_weight and grad_weight is None:
+                    grad_weight = (r.T @ h).float()
+                elif grad_weight is not None and dtype == torch.float32:
+                    grad_weight.addmm_(r.T, h)
+                elif grad_weight is not None:
+                    grad_weight += r.T @ h
         ctx.gradients = (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
