@@ -5,14 +5,8 @@ may be missing, and the page then says so. Out: one file with its data, its styl
 (page/*.js) inside. Every number on the page comes from the dict; the page's scripts only draw.
 """
 
-import base64
-import hashlib
-import html
-import json
 import math
-import string
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +16,7 @@ from numpy.typing import NDArray
 from skipwise import __version__
 from skipwise.errors import SkipwiseError
 from skipwise.files import write_text
+from skipwise.page.render import render
 from skipwise.page.run import Run, TrainRow, read_run
 from skipwise.page.words import commands, headline, missing, settings
 
@@ -39,7 +34,7 @@ def write_report(runs: list[Path], out: Path) -> Path:
     if not runs:
         raise SkipwiseError("no run to report on; give at least one folder of a run, such as runs/skipwise")
     found = [read_run(folder, name) for folder, name in zip(runs, _names(runs), strict=True)]
-    write_text(out, render(page_data(found)))
+    write_text(out, render(page_data(found), SCRIPTS))
     return out
 
 
@@ -170,28 +165,3 @@ def _chunks(positions: NDArray[np.int64], target: int) -> list[tuple[int, int, f
     counts = np.histogram(positions, bins=edges)[0].tolist()
     cells = zip(edges[:-1], edges[1:], counts, strict=True)
     return [(start, stop, round(n / (stop - start), 3)) for start, stop, n in cells if n]
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity: `inf` becomes the text "Infinity", which the page's scripts read as a number again."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
-    return value
-
-
-def render(data: dict[str, Any]) -> str:
-    """The page as HTML. The policy in its head lets it run our script alone and load nothing."""
-    page = resources.files("skipwise") / "page"
-    script = "\n".join((page / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    values = json.dumps(_plain(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return string.Template((page / "page.html").read_text(encoding="utf-8")).substitute(
-        headline=html.escape(data["headline"]),
-        hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=(page / "page.css").read_text(encoding="utf-8"),
-        data=values.replace("<", "\\u003c"),  # so that no text can end the script element
-        script=script,
-    )

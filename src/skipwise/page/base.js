@@ -147,3 +147,28 @@ function onWidth(element, draw) {
   new ResizeObserver(check).observe(element);
   return () => { last = 0; check(); };
 }
+
+// Parts of every page
+
+function tile(label, value, ...details) {
+  return h("div", { class: "tile" }, h("h2", {}, label), typeof value === "string" ? h("p", { class: "value" }, value) : value,
+    details.filter(Boolean).map((text) => h("p", { class: "detail" }, text)));
+}
+
+const scrolled = (label, ...children) => h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, children);
+
+// Theme: the system's, until the button is used
+
+function theme() {
+  const root = document.documentElement, button = document.getElementById("theme");
+  const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
+  const label = () => { button.textContent = dark() ? "Light" : "Dark"; button.setAttribute("aria-label", `Use ${dark() ? "light" : "dark"} colours`); };
+  try { root.dataset.theme = localStorage.getItem("skipwise-theme") ?? ""; } catch { /* a browser may forbid storage */ }
+  button.addEventListener("click", () => {
+    root.dataset.theme = dark() ? "light" : "dark";
+    try { localStorage.setItem("skipwise-theme", root.dataset.theme); } catch { /* as above */ }
+    label();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
+  label();
+}

@@ -8,11 +8,6 @@ function change(pair, text) {
     h("span", { class: "after" }, text(after)));
 }
 
-function tile(label, value, ...details) {
-  return h("div", { class: "tile" }, h("h2", {}, label), typeof value === "string" ? h("p", { class: "value" }, value) : value,
-    details.filter(Boolean).map((text) => h("p", { class: "detail" }, text)));
-}
-
 const costParts = (cost) => [
   `${number(cost.steps)} step${cost.steps === 1 ? "" : "s"}`, cost.tokens && `${large(cost.tokens)} tokens`,
   cost.peak_memory_bytes && `${memory(cost.peak_memory_bytes)} peak memory`,
@@ -47,8 +42,6 @@ function comparison() {
       [number(run.cost.steps), run.cost.tokens === null ? "–" : large(run.cost.tokens), run.cost.seconds === null ? "–" : duration(run.cost.seconds),
         run.cost.peak_memory_bytes === null ? "–" : memory(run.cost.peak_memory_bytes)].map((text) => h("td", { class: "num" }, text)))))));
 }
-
-const scrolled = (label, ...children) => h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, children);
 
 function notices() {
   const notes = data.runs.flatMap((run) => run.missing.map((text) => (single ? text : `${run.name}: ${text}`)));
@@ -177,22 +170,6 @@ function numbersSection() {
     h("div", { class: "downloads" },
       save("Download table as CSV", () => download(`skipwise-${all[chosen].title.toLowerCase().replaceAll(" ", "-")}.csv`, "text/csv", csv(all[chosen]))),
       save("Download everything as JSON", () => download("skipwise-report.json", "application/json", document.getElementById("data").textContent))));
-}
-
-// Theme: the system's, until the button is used
-
-function theme() {
-  const root = document.documentElement, button = document.getElementById("theme");
-  const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
-  const label = () => { button.textContent = dark() ? "Light" : "Dark"; button.setAttribute("aria-label", `Use ${dark() ? "light" : "dark"} colours`); };
-  try { root.dataset.theme = localStorage.getItem("skipwise-theme") ?? ""; } catch { /* a browser may forbid storage */ }
-  button.addEventListener("click", () => {
-    root.dataset.theme = dark() ? "light" : "dark";
-    try { localStorage.setItem("skipwise-theme", root.dataset.theme); } catch { /* as above */ }
-    label();
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
-  label();
 }
 
 theme();
