@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipwise.coverage import distance_counts, examples_until_seen, expected_counts, seen_fraction
+from skipwise.coverage import (
+    distance_counts,
+    examples_until_seen,
+    expected_counts,
+    longest_distance_chance,
+    seen_fraction,
+)
 from skipwise.errors import SkipwiseError
 from skipwise.positions import Sampler
 
@@ -193,3 +199,13 @@ def test_wrong_arguments_are_named():
         distance_counts(Sampler("pose", 4, 8), examples=0)
     with pytest.raises(SkipwiseError, match="a document of 3 tokens"):
         distance_counts(Sampler("pose", 4, 8), examples=1, n_doc=3)
+
+
+def test_the_chance_of_the_longest_distance():
+    assert longest_distance_chance(Sampler("pose", 10, 59)) == pytest.approx(1 / 50)
+    harmonic = sum(1 / k for k in range(1, 51))
+    three = Sampler("pose", 10, 59, chunks=3)
+    assert longest_distance_chance(three) == pytest.approx(harmonic / 50)
+    last = three.draw(0, np.arange(20_000), 10).position_ids[:, -1]
+    assert (last == 58).mean() == pytest.approx(harmonic / 50, abs=0.006)  # 4 standard deviations
+    assert longest_distance_chance(Sampler("pose", 10, 59, chunks=1)) == 0

@@ -15,11 +15,11 @@ ORDER = """
 errors files progress config
 assets corpus tokens recall
 positions coverage examples
-rope architectures gguf_file source head memory model
+rope architectures kv_cache gguf_file source head memory model
 train
 evals.statistics evals.perplexity evals.passkey evals.run
-export page.run page.words page report
-runs cli
+export page.render page.run page.words page report
+inspection page.inspection runs cli
 """.split()
 
 

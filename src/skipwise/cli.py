@@ -10,7 +10,7 @@ from skipwise import __version__
 from skipwise.errors import SkipwiseError
 
 if TYPE_CHECKING:
-    from skipwise.config import RunConfig
+    from skipwise.config import ModelConfig, RunConfig
 
 USER_ERROR = 2
 
@@ -44,6 +44,16 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. evaluation.trials=5")
     evaluate.add_argument("--out", type=Path, default=Path("results.jsonl"), help="rows are appended (results.jsonl)")
     evaluate.set_defaults(action=_eval)
+
+    look = commands.add_parser("inspect", help="what a model's positions allow, before its weights are loaded")
+    look.add_argument("model", metavar="MODEL", help="folder, hub id, .gguf file, config.json or packaged name")
+    look.add_argument(
+        "--target", metavar="LENGTH", help="window to look at, e.g. 64k; four times the model's when absent"
+    )
+    look.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. model.original_length=4k")
+    look.add_argument("--html", type=Path, metavar="PAGE.html", help="write a page with plots")
+    look.add_argument("--json", action="store_true", help="print JSON instead of text")
+    look.set_defaults(action=_inspect)
 
     report = commands.add_parser("report", help="write one HTML page about one or more runs")
     report.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run folders")
@@ -121,6 +131,44 @@ def _eval(args: argparse.Namespace) -> None:
         rows += run.evaluate(loaded, config, found, label=label, out=args.out, lengths=lengths)
         del loaded
     print(f"\n{run.summary_table(rows)}\n\nrows    {args.out}")
+
+
+def _length(text: str | None, option: str) -> int | None:
+    """`64k` → 65536. Errors: SkipwiseError for what is no length."""
+    from skipwise.config import parse_length
+
+    value = None if text is None else parse_length(text)
+    if isinstance(value, int) and value > 0:
+        return value
+    if text is None:
+        return None
+    raise SkipwiseError(f"{option} {text}: expected a number of tokens such as 32k or 32768")
+
+
+def _model_config(args: argparse.Namespace) -> "ModelConfig":
+    """MODEL with the `--set model.KEY=VALUE` of a command that reads a configuration alone."""
+    from skipwise.config import ModelConfig, parse_settings, validate
+
+    values = parse_settings(args.set)
+    if unknown := sorted(set(values) - {"model"}):
+        raise SkipwiseError(f"--set {unknown[0]}: expected model.KEY=VALUE")
+    return validate(ModelConfig, {**(values.get("model") or {}), "path": args.model}, "model")
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    import json
+    from dataclasses import asdict
+
+    model, target = _model_config(args), _length(args.target, "--target")
+    from skipwise.files import write_text
+    from skipwise.inspection import inspect
+    from skipwise.page import inspection as shown
+    from skipwise.page.render import SHEET, render
+
+    facts = inspect(model, target)
+    if args.html:
+        write_text(args.html, render(shown.page(facts), SHEET, "inspect"))
+    print(json.dumps(asdict(facts), indent=2) if args.json else shown.text(facts))
 
 
 def _report(args: argparse.Namespace) -> None:

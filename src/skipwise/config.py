@@ -95,6 +95,10 @@ class DataConfig(Stage):
     """Folder of tokenised corpora; the user's cache folder when absent."""
 
 
+DEFAULT_TRAIN_LENGTH = 2048
+"""Tokens in a training example, unless the original window is shorter."""
+
+
 class TrainingConfig(Stage):
     train_length: Length | None = None
     """Tokens in one training example; the smaller of the original window and 2,048 when absent."""

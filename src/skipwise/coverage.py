@@ -157,6 +157,20 @@ def examples_until_seen(sampler: Sampler, probability: float = 0.95) -> int:
     return bisect.bisect_left(range(plenty), True, key=lambda n: bool((missed**n).sum() <= rest))
 
 
+def longest_distance_chance(sampler: Sampler) -> float:
+    """Chance that one example of `pose` shows distance T - 1, which takes the largest skip of its last chunk."""
+    return float(_skip_law(sampler.target_length - sampler.train_length, sampler.chunks - 1)[-1])
+
+
+def _skip_law(most: int, chunk: int) -> Counts:
+    """P(u = 0..most) of the skip of one chunk (0 is the first): u_0 = 0, u_i ~ U{u_(i-1)..most}."""
+    law = np.zeros(most + 1)
+    law[0] = 1
+    for _ in range(chunk):
+        law = np.cumsum(law / np.arange(most + 1, 0, -1))
+    return law
+
+
 def _seen_probability(length: int, target: int) -> Counts:
     """q(d) (T,) for `pose` with two chunks: chance that one example has a pair at distance d; L ≥ 2."""
     distance, most = np.arange(target), target - length

@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from skipwise import __version__, export, rope, tokens
-from skipwise.config import RunConfig, dump_yaml, merge, read_yaml, validate
+from skipwise.config import DEFAULT_TRAIN_LENGTH, RunConfig, dump_yaml, merge, read_yaml, validate
 from skipwise.errors import SkipwiseError
 from skipwise.evals import passkey, perplexity
 from skipwise.evals.run import default_lengths, evaluate, load_documents
@@ -34,8 +34,6 @@ from skipwise.progress import say
 from skipwise.recall import Recall
 from skipwise.report import write_report
 from skipwise.train import train
-
-DEFAULT_TRAIN_LENGTH = 2048
 
 
 @contextlib.contextmanager

@@ -35,18 +35,24 @@ class Source(NamedTuple):
         return Path(self.place) / (self.gguf or "")
 
 
-def find(config: ModelConfig) -> Source:
-    """What `config.path` names. Errors: SkipwiseError for a path that is no model."""
+def find(config: ModelConfig, *, weights: bool = True) -> Source:
+    """What `config.path` names. Without `weights`, a folder without any and a bare config.json will do.
+
+    Errors: SkipwiseError for a path that is no model.
+    """
     path = Path(assets.get(config.path) if config.path in PACKAGED else config.path).expanduser()
     options = {"trust_remote_code": config.trust_remote_code}
     if path.is_file():
+        if path.suffix == ".json" and not weights:
+            return Source(path.resolve().parent.name, str(path), None, options)
         if path.suffix != ".gguf":
             raise SkipwiseError(f"{config.path} is no model: expected a folder, a hub id or a .gguf file")
         return Source(config.path if config.path in PACKAGED else path.stem, str(path.parent), path.name, options)
     if path.is_dir():
         name = config.path if config.path in PACKAGED else path.resolve().name
         if (path / "config.json").is_file():
-            _check_files(path)
+            if weights:
+                _check_files(path)
             return Source(name, str(path), None, options)
         files = sorted(path.glob("*.gguf"))
         if len(files) == 1:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from skipwise.config import RunConfig, read_yaml, validate
+from skipwise.config import DEFAULT_TRAIN_LENGTH, RunConfig, read_yaml, validate
 from skipwise.errors import SkipwiseError
 
 
@@ -114,7 +114,7 @@ class Run:
     @property
     def train_length(self) -> int:
         target = self.config.target_length
-        return self.config.training.train_length or min(self.original_length or target, target, 2048)
+        return self.config.training.train_length or min(self.original_length or target, target, DEFAULT_TRAIN_LENGTH)
 
     @property
     def steps_done(self) -> int:
