@@ -18,7 +18,7 @@ positions coverage examples
 rope architectures kv_cache gguf_file source head memory model
 train
 evals.statistics evals.perplexity evals.passkey evals.run
-export page.render page.run page.words page report
+hf_fields card gguf_tokenizer gguf_writer export page.render page.run page.words page report
 inspection page.inspection runs cli
 """.split()
 

@@ -60,6 +60,15 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, help="the page; report.html in the run folder (one) or here (several)")
     report.set_defaults(action=_report)
 
+    export = commands.add_parser("export", help="write a model for other loaders: Hugging Face folder or GGUF file")
+    export.add_argument("model", metavar="MODEL_OR_RUN", help="run folder, model folder, hub id, .gguf file or name")
+    export.add_argument("--format", choices=["hf", "gguf"], default="hf", help="hf (safetensors) unless given")
+    export.add_argument("--out", type=Path, required=True, help="new folder; for gguf also a file name in .gguf")
+    export.add_argument("--dtype", help="float32, float16, bfloat16 or, for gguf, q8_0; as stored when absent")
+    export.add_argument("--shard-size", default="5GB", help="hf: split the weights into files of this size (5GB)")
+    export.add_argument("--push", metavar="REPO", help="hf: also upload to this hub repository, private when new")
+    export.set_defaults(action=_export)
+
     assets = commands.add_parser("assets", help="models and texts that public packages carry")
     what = assets.add_subparsers(dest="what", required=True, metavar="list|get")
     what.add_parser("list", help="what there is")
@@ -176,6 +185,30 @@ def _report(args: argparse.Namespace) -> None:
 
     out = args.out or (args.run[0] / "report.html" if len(args.run) == 1 else Path("report.html"))
     print(write_report(args.run, out))
+
+
+# Each type under the names of both formats.
+_FLOATS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+
+def _export(args: argparse.Namespace) -> None:
+    short = _FLOATS.get(args.dtype, args.dtype)
+    allowed = [*_FLOATS.values(), *(["q8_0"] if args.format == "gguf" else [])]
+    if short is not None and short not in allowed:
+        raise SkipwiseError(
+            f"--dtype {args.dtype}: for {args.format} expected one of {', '.join([*_FLOATS, *allowed])}"
+        )
+    if args.push and args.format != "hf":
+        raise SkipwiseError("--push uploads what --format hf writes; leave it out")
+    from skipwise import export
+
+    if args.format == "gguf":
+        print(export.to_gguf(args.model, args.out, dtype=short))
+        return
+    long = next((name for name in _FLOATS if _FLOATS[name] == short), None)
+    print(export.to_hf(args.model, args.out, dtype=long, shard_size=args.shard_size))
+    if args.push:
+        print(export.push(args.out, args.push))
 
 
 def _assets(args: argparse.Namespace) -> None:

@@ -1,104 +1,149 @@
-"""A trained model flows in; a plain Hugging Face checkpoint with a model card flows out, for any loader."""
+"""A model or a run flows in; a Hugging Face folder or a GGUF file that any loader reads flows out, or goes to a hub."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from skipwise import __version__
-from skipwise.config import RunConfig
-from skipwise.files import atomic_folder, write_text
+from skipwise import card, gguf_tokenizer, gguf_writer, hf_fields, rope, source
+from skipwise.config import ModelConfig, RunConfig, read_yaml, validate
+from skipwise.errors import SkipwiseError
+from skipwise.files import atomic_folder, read_jsonl, write_text
+from skipwise.progress import say
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SHARD_SIZE = "5GB"
 
 
-def save(model: PreTrainedModel, tokenizer: Any, folder: Path, *, window: int, dtype: torch.dtype) -> None:
+def save(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    window: int,
+    dtype: torch.dtype,
+    shard_size: str = SHARD_SIZE,
+) -> None:
     """Write weights (safetensors, as `dtype`), configuration and tokenizer to `folder`, which appears whole.
 
-    The model is cast in place. `window` becomes the tokenizer's `model_max_length`, tokens.
+    The model is cast in place. `window` becomes the tokenizer's `model_max_length`, tokens. Weights beyond `shard_size`
+    ("5GB", "500MB") are split. Errors: SkipwiseError for weights that `dtype` cannot hold.
     """
+    _check_range(model, dtype)
     model.to(dtype)
     tokenizer.model_max_length = window
     with atomic_folder(folder) as partial:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, max_shard_size=shard_size)
         tokenizer.save_pretrained(partial)
+        hf_fields.mend_tokenizer(partial)
+        if not hf_fields.add_to_config(partial, model.config):
+            say("config.json holds rope_parameters alone: this family would misread the fields of older loaders")
 
 
-def _cell(row: dict[str, Any], shown: str) -> str:
-    value, low, high = (shown.format(row[key]) for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}], n = {row['n']}"
+def _check_range(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    if dtype != torch.float16:
+        return
+    limit = torch.finfo(dtype).max
+    for name, value in model.named_parameters():
+        if value.numel() and value.detach().abs().max() > limit:
+            raise SkipwiseError(f"{name} holds values beyond float16's {limit:g}; export as bfloat16 or float32")
 
 
-def _lengths_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Perplexity and passkey accuracy by length, a column a model, with n and the 95 % interval."""
-    lines = []
-    for task, metric, shown in (("perplexity", "perplexity", "{:.2f}"), ("passkey", "accuracy", "{:.0%}")):
-        part = [row for row in rows if row["task"] == task and row["depth"] is None]
-        if not part:
-            continue
-        models = list(dict.fromkeys(row["model"] for row in part))
-        lines += ["", f"| {task}, {metric} at | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
-        for length in sorted({row["length"] for row in part}):
-            found = {row["model"]: row for row in part if row["length"] == length}
-            cells = [_cell(found[name], shown) if name in found else "–" for name in models]
-            lines.append(f"| {length:,} tokens | {' | '.join(cells)} |")
-    return lines
+class Origin:
+    """What is exported: a model, and the run that made it where it is known."""
+
+    def __init__(self, path: str) -> None:
+        """`path`: a run folder, or whatever `skipwise eval` takes. Errors: SkipwiseError as `source.find`."""
+        folder = Path(path).expanduser()
+        is_run = (folder / "config.yaml").is_file() and not (folder / "config.json").is_file()
+        if is_run and not (folder / "model").is_dir():
+            raise SkipwiseError(f"{path} is a run that has no model yet; finish it with: skipwise extend --resume")
+        self.source = source.find(ModelConfig(path=str(folder / "model") if is_run else path))
+        at = Path(self.source.place).resolve()
+        self.run = at.parent if at.name == "model" and (at.parent / "config.yaml").is_file() else None
+        self.config = source.configuration(self.source)
+        self.name = self.run.name if self.run else self.source.name
+
+    def load(self, dtype: torch.dtype) -> PreTrainedModel:
+        return source.weights(self.source, self.config, "sdpa", dtype)
+
+    def dtype(self, wanted: str | None) -> torch.dtype:
+        """`wanted`, or else the one that the weights are stored in; bf16 for dequantised ones."""
+        if wanted is not None:
+            return DTYPES[wanted]
+        stored = None if self.source.gguf else getattr(self.config, "dtype", None)
+        return next((dtype for dtype in DTYPES.values() if dtype == stored), torch.bfloat16)
+
+    def write_card(self, folder: Path) -> None:
+        """README.md, and skipwise.yaml where a run is known."""
+        if self.run:
+            config = validate(RunConfig, read_yaml(self.run / "config.yaml"), str(self.run / "config.yaml"))
+            environment = json.loads((self.run / "environment.json").read_text(encoding="utf-8"))
+            return card.write_card(folder, config, environment, read_jsonl(self.run / "results.jsonl"))
+        before = Path(self.source.place)
+        if (before / "skipwise.yaml").is_file() and (before / "README.md").is_file():
+            for name in ("skipwise.yaml", "README.md"):
+                shutil.copyfile(before / name, folder / name)
+            return None
+        known = rope.window(self.config), rope.true_original_length(self.config), rope.describe(self.config)
+        return write_text(folder / "README.md", card.plain_card(self.name, *known))
 
 
-def model_card(config: RunConfig, environment: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """The README.md of an extended model: what it is, how it was made, its figures, how to run it, its limits."""
-    original, target = environment["original_length"], config.target_length
-    training = config.training
-    scaling = {key: value for key, value in config.scaling.model_dump().items() if value is not None}
-    quantised = environment.get("quantised_from")
-    origin = f"`{config.model.path}`" + (f" (dequantised from {quantised} GGUF weights)" if quantised else "")
-    made = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags: [long-context, rope, pose, skipwise]",
-        "---",
-        f"# {Path(config.model.path).name}, window extended to {target:,} tokens",
-        "",
-        f"Made from {origin}, whose own window is {original:,} tokens, with Skipwise {__version__}: RoPE scaling and "
-        "training on short examples with skipped positions (PoSE, [arXiv 2309.10400](https://arxiv.org/abs/2309.10400)).",
-        "",
-        "## How it was made",
-        "",
-        f"- RoPE scaling: `{json.dumps(scaling)}`, factor {target / original:g}",
-        f"- Positions: `{json.dumps(config.positions.model_dump())}`",
-        f"- {training.steps} steps of {training.batch_size * training.gradient_accumulation} examples of "
-        f"{training.train_length:,} tokens, learning rate {training.learning_rate:g}, seed {training.seed}",
-        f"- Text: {', '.join(config.data.paths)}",
-        f"- {environment.get('train_seconds', 0) / 60:.1f} minutes on {environment['device']}",
-        "",
-        "The whole configuration is in `skipwise.yaml`.",
-        "",
-        "## Figures",
-        *_lengths_table(rows),
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        'model = AutoModelForCausalLM.from_pretrained("PATH", dtype="auto")',
-        'tokenizer = AutoTokenizer.from_pretrained("PATH")',
-        "```",
-        "",
-        f"vLLM: `vllm serve PATH --max-model-len {target}`",
-        "",
-        "## Limits",
-        "",
-        "A longer window is not a better model: what it could not do within its own window it cannot do beyond. "
-        "Perplexity and passkey retrieval are necessary signs of a working window, not sufficient ones; try it on your "
-        "own task.",
-    ]
-    return "\n".join(made) + "\n"
+def to_hf(path: str, out: Path, *, dtype: str | None = None, shard_size: str = SHARD_SIZE) -> Path:
+    """Write the model or run at `path` as a Hugging Face folder; `out` comes back.
+
+    dtype: a key of DTYPES, the stored one when absent. Errors: SkipwiseError for a model that cannot be read, an `out`
+    that is taken, or a size that is none.
+    """
+    if not re.fullmatch(r"\d+(\.\d+)?[KMGT]I?B", shard_size.upper()):
+        raise SkipwiseError(f"--shard-size {shard_size!r}: expected a size such as 5GB or 500MB")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise SkipwiseError(f"{out} is there already; give another --out")
+    origin = Origin(path)
+    tokenizer = source.tokenizer(origin.source)
+    stored = origin.dtype(dtype)
+    # float16 is reached from float32, so that what it cannot hold is seen.
+    model = origin.load(torch.float32 if stored == torch.float16 else stored)
+    save(model, tokenizer, out, window=rope.window(origin.config), dtype=stored, shard_size=shard_size.upper())
+    origin.write_card(out)
+    return out
 
 
-def write_card(folder: Path, config: RunConfig, environment: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Write the card and the configuration beside the weights."""
-    import yaml
+def to_gguf(path: str, out: Path, *, dtype: str | None = None) -> Path:
+    """Write the model or run at `path` as a GGUF file and return it: `out`, or a file in it named by model and dtype.
 
-    write_text(folder / "README.md", model_card(config, environment, rows))
-    write_text(folder / "skipwise.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    dtype: a key of `gguf_writer.TYPES`, the stored one when absent. Errors: SkipwiseError as `to_hf`, and for what
+    llama.cpp cannot compute, before any weight is read.
+    """
+    origin = Origin(path)
+    stored = origin.dtype(None)
+    kind = dtype or {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}[stored]
+    file = out if out.suffix == ".gguf" else out / f"{origin.name}-{kind}.gguf"
+    if file.exists() or (out.exists() and file != out and not out.is_dir()):
+        raise SkipwiseError(f"{file if file.exists() else out} is there already; give another --out")
+    gguf_writer.check(origin.config)
+    gguf_writer.scaling(origin.config)
+    tokenizer = source.tokenizer(origin.source)
+    gguf_tokenizer.vocabulary(tokenizer, origin.config.vocab_size)
+    gguf_writer.write(origin.load(stored), tokenizer, file, name=origin.name, dtype=kind)
+    return file
+
+
+def push(folder: Path, repo: str) -> str:
+    """Upload an exported folder to the hub repository `repo` and return its address; a new one is private.
+
+    The hub's own settings count (HF_TOKEN, HF_ENDPOINT). Errors: SkipwiseError in one line.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        created = api.create_repo(repo, private=True, exist_ok=True)
+        api.upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message="Add the extended model")
+    except Exception as error:  # the hub's client raises many kinds: no token, no network, a bad name …
+        raise SkipwiseError(f"cannot push to {repo!r}: {source.one_line(error)}; {folder} is written") from error
+    return str(created)

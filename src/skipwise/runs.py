@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import transformers
 
-from skipwise import __version__, export, rope, tokens
+from skipwise import __version__, card, export, rope, tokens
 from skipwise.config import DEFAULT_TRAIN_LENGTH, RunConfig, dump_yaml, merge, read_yaml, validate
 from skipwise.errors import SkipwiseError
 from skipwise.evals import passkey, perplexity
@@ -233,7 +233,7 @@ def extend(config: RunConfig, *, resume: bool = False) -> Path:
             write_text(told, json.dumps(facts, indent=2))
         extended = load(config.model.model_copy(update={"path": str(folder / "model"), "revision": None}))
         rows = _evaluate(extended, config, documents, "extended", folder)
-        export.write_card(folder / "model", config, facts, read_jsonl(folder / "results.jsonl"))
+        card.write_card(folder / "model", config, facts, read_jsonl(folder / "results.jsonl"))
         assert rows
         write_report([folder], folder / "report.html")
     return folder
