@@ -25,7 +25,7 @@ CONFIG: dict[str, Any] = {
     "model": {"path": "smollm2"},
     "data": {"paths": ["shakespeare"], "exclude": ["hamlet*", "c*"]},
     "training": {"steps": 60, "train_length": 1024, "validate_every": 10},
-    "evaluation": {"lengths": LENGTHS, "passkey_lengths": PASSKEY_LENGTHS, "trials": 4},
+    "evaluation": {"lengths": LENGTHS, "retrieval_lengths": PASSKEY_LENGTHS, "trials": 4},
 }
 
 

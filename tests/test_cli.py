@@ -20,7 +20,7 @@ from tiny import llama_config, tiny_llama, tiny_model, tiny_tokenizer
 TEXT = Path(argparse.__file__)
 FAST = [
     *("training.steps=4", "training.save_every=2", "training.validate_every=4", "training.log_every=2"),
-    *("training.validation_examples=2", "evaluation.lengths=[64, 256]", "evaluation.passkey_lengths=[256]"),
+    *("training.validation_examples=2", "evaluation.lengths=[64, 256]", "evaluation.retrieval_lengths=[256]"),
     *("evaluation.trials=1", "evaluation.depths=[0.5]"),
 ]
 

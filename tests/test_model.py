@@ -604,11 +604,11 @@ def test_greedy_makes_logits_for_one_token_at_a_time():
 
 def test_memory_that_is_not_there_is_told(folder):
     found = load(folder).model
-    model.check_memory(found, 64)
+    memory.check_memory(found, 64)
     with pytest.raises(
         SkipwiseError, match=r"^100000000000 tokens need about .* GiB on cpu and .* GiB are free"
     ) as caught:
-        model.check_memory(found, 10**11)
+        memory.check_memory(found, 10**11)
     fits = int(str(caught.value).split("fits is about ")[1].split()[0])
     free = memory.free_bytes(torch.device("cpu"))
     assert 0.85 * free < memory.forward_bytes(found, fits) < 1.15 * free  # others take and give back memory too

@@ -134,8 +134,10 @@ class EvaluationConfig(Stage):
     tasks: list[Literal["perplexity", "passkey"]] = ["perplexity", "passkey"]
     lengths: list[Length] | None = None
     """Tokens; from a quarter of the original window to the target, doubling, when absent."""
-    passkey_lengths: list[Length] | None = None
-    """Lengths of the passkey task where they differ from `lengths`."""
+    retrieval_lengths: list[Length] | None = None
+    """Lengths of all tasks but perplexity, where they differ from `lengths`."""
+    chat: bool = False
+    """Put prompts into the model's chat template, as the user's turn."""
     data: list[str] = []
     """Documents for perplexity (files, folders, `datasets` ids); the held-out part of the training text when absent."""
     documents: int = Field(default=4, ge=1)
@@ -147,9 +149,9 @@ class EvaluationConfig(Stage):
     bos: bool = True
     """Put the tokenizer's BOS token, where it has one, before every document or window."""
     depths: list[Annotated[float, Field(ge=0, le=1)]] = [0.0, 0.25, 0.5, 0.75, 1.0]
-    """`passkey`: where in the prompt the key stands, 0 (start) to 1 (end)."""
+    """Where in the prompt stands what it asks for, 0 (start) to 1 (end)."""
     trials: int = Field(default=2, ge=1)
-    """`passkey`: prompts for each length and depth."""
+    """Prompts for each length and depth."""
     seed: int = 0
 
 

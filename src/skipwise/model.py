@@ -16,9 +16,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from skipwise import architectures, gguf_file, head, rope, source
 from skipwise.config import ModelConfig, ScalingConfig
 from skipwise.errors import SkipwiseError
-from skipwise.memory import check_memory
 
-__all__ = ["LoadedModel", "apply", "check_memory", "greedy", "hidden_states", "load", "loss", "token_nll"]
+__all__ = ["LoadedModel", "apply", "greedy", "hidden_states", "load", "loss", "token_nll"]
 
 
 @dataclass

@@ -26,6 +26,7 @@ from skipwise.config import DEFAULT_TRAIN_LENGTH, RunConfig, dump_yaml, merge, r
 from skipwise.errors import SkipwiseError
 from skipwise.evals import passkey, perplexity
 from skipwise.evals.run import default_lengths, evaluate, load_documents
+from skipwise.evals.task import Inputs
 from skipwise.examples import SkippedPositions, Spans, leading_bos
 from skipwise.files import read_jsonl, write_text
 from skipwise.model import LoadedModel, load
@@ -195,8 +196,11 @@ def _evaluation_documents(
             f"{said}, evaluation.lengths go up to {max(wanted.lengths):,}; name longer documents with evaluation.data"
         )
     say(f"{said}, so it is measured up to {max(reached):,}; name longer documents with evaluation.data")
-    fits = [length for length in wanted.lengths if length >= passkey.minimum_length(tokenizer)]
-    found = {"lengths": reached, "passkey_lengths": wanted.passkey_lengths or fits}
+    minimum = passkey.minimum_length(Inputs(tokenizer, wanted))
+    found = {
+        "lengths": reached,
+        "retrieval_lengths": wanted.retrieval_lengths or [n for n in wanted.lengths if n >= minimum],
+    }
     return validate(RunConfig, merge(config.model_dump(), {"evaluation": found})), documents
 
 

@@ -4,21 +4,25 @@ A finished row is not measured again: its header (model, task, version, settings
 with that of the row asked for, so that rows of another model, seed or text never stand in for it.
 """
 
+import functools
 import heapq
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from skipwise import corpus, progress
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
-from skipwise.evals import passkey, perplexity
+from skipwise.evals import answers, passkey, perplexity
+from skipwise.evals.answers import Prompt
+from skipwise.evals.task import Cell, Inputs, Question, Row, Task, TooShortError, header, measure, overall
 from skipwise.files import append_jsonl, read_jsonl
-from skipwise.model import LoadedModel, check_memory
+from skipwise.memory import check_memory, chunk_tokens
+from skipwise.model import LoadedModel
+from skipwise.reading import Reader, depends_on_length
 from skipwise.tokens import tokenise
-
-Row = dict[str, Any]
 
 
 def default_lengths(original_length: int, target_length: int) -> list[int]:
@@ -66,6 +70,10 @@ def load_documents(
     return found
 
 
+TASKS: dict[str, Task] = {task.name: task for task in (passkey.TASK,)}
+"""The retrieval tasks by name; perplexity is measured otherwise."""
+
+
 def evaluate(
     loaded: LoadedModel,
     config: EvaluationConfig,
@@ -85,9 +93,11 @@ def evaluate(
         raise SkipwiseError("evaluation.lengths is empty: expected tokens such as [2k, 4k, 8k]")
     columns = _model_columns(loaded, label)
     lengths = sorted(set(lengths))
+    inputs = Inputs(loaded.tokenizer, config)
     chosen = _perplexity_plan(loaded, config, documents, lengths) if "perplexity" in config.tasks else None
-    retrieval = _passkey_lengths(loaded, config, lengths) if "passkey" in config.tasks else []
-    check_memory(loaded.model, max([*(lengths if chosen else []), *retrieval], default=0))
+    grids = {name: _grid(TASKS[name], inputs, lengths) for name in config.tasks if name in TASKS}
+    longest = max([*(lengths if chosen else []), *(length for grid in grids.values() for length in grid)], default=0)
+    check_memory(loaded.model, longest, chunk=None if depends_on_length(loaded.model) else chunk_tokens(loaded.model))
 
     finished = {}
     for row in read_jsonl(out):
@@ -95,9 +105,37 @@ def evaluate(
     rows: list[Row] = []
     if chosen:
         rows += _perplexity(loaded, columns, *chosen, lengths, finished, out)
-    if retrieval:
-        rows += _passkey(loaded, columns, config, retrieval, finished, out)
+    for name, grid in grids.items():
+        rows += _retrieval(_Run(loaded, inputs, columns, finished, out), TASKS[name], grid)
     return rows
+
+
+@dataclass
+class _Run:
+    """What every task of one model's evaluation needs."""
+
+    loaded: LoadedModel
+    inputs: Inputs
+    columns: Row
+    finished: dict[str, Row]
+    out: Path
+
+    @functools.cached_property
+    def reader(self) -> Reader:
+        return Reader(self.loaded.model)
+
+    def answer(
+        self, questions: Sequence[Question], limit: int, ended: Callable[[int, list[int]], bool], advance: Any
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Greedy answers, which also end with the text."""
+        ends = _end_ids(self.loaded)
+        prompts = [Prompt(question.ids, question.draft) for question in questions]
+        return answers.answer(self.reader, prompts, limit, lambda i, new: new[-1] in ends or ended(i, new), advance)
+
+    def append(self, row: Row) -> Row:
+        append_jsonl(self.out, row)
+        self.finished[_identity(row)] = row
+        return row
 
 
 def _model_columns(loaded: LoadedModel, label: str) -> Row:
@@ -117,7 +155,7 @@ def _model_columns(loaded: LoadedModel, label: str) -> Row:
 _HEADER = (
     *("model", "fingerprint", "window", "original_length", "scaling", "quantised_from", "dtype"),
     *("task", "task_version", "protocol", "length", "depth", "depth_index", "metric", "n", "seed"),
-    *("bos", "data", "stride", "span", "depths"),
+    *("bos", "chat", "data", "stride", "span", "depths"),
 )
 
 
@@ -156,47 +194,67 @@ def _perplexity(
     return [rows[length] for length in lengths]
 
 
-def _passkey_lengths(loaded: LoadedModel, config: EvaluationConfig, lengths: list[int]) -> list[int]:
-    """Lengths of the passkey task. Of lengths not given for this task, those too short for a prompt are left out."""
-    if not config.depths:
-        raise SkipwiseError("evaluation.depths is empty: expected shares such as [0, 0.5, 1]")
-    minimum = passkey.minimum_length(loaded.tokenizer)
-    wanted = sorted(set(config.passkey_lengths or lengths))
-    short = [length for length in wanted if length < minimum]
-    if short and (config.passkey_lengths or len(short) == len(wanted)):
-        raise SkipwiseError(
-            f"a passkey prompt of {short[0]} tokens is too short: with this tokenizer the fixed parts and the answer "
-            f"take {minimum}; give longer evaluation.passkey_lengths"
-        )
+def _grid(task: Task, inputs: Inputs, lengths: list[int]) -> dict[int, list[Cell]]:
+    """The cells of each length. Of lengths not given for retrieval, those too short for a prompt are left out."""
+    given = inputs.settings.retrieval_lengths
+    grid, short = {}, []
+    for length in sorted(set(given or lengths)):
+        try:
+            grid[length] = task.cells(inputs, length)
+        except TooShortError:
+            if given or length == max(lengths):
+                raise
+            short.append(str(length))
     if short:
-        progress.say(f"passkey: left out at {', '.join(map(str, short))} tokens, a prompt takes at least {minimum}")
-    return wanted[len(short) :]
+        progress.say(f"{task.name}: left out at {', '.join(short)} tokens, which cannot hold a prompt")
+    return grid
 
 
-def _passkey(
-    loaded: LoadedModel, columns: Row, config: EvaluationConfig, lengths: list[int], finished: dict[str, Row], out: Path
-) -> list[Row]:
-    answer = passkey.model_answer(loaded.model, loaded.tokenizer)
-    rows = []
-    total = len(lengths) * len(config.depths) * config.trials
-    with progress.bar(f"{columns['model']}: passkey", total=total, unit="prompt") as bar:
-        for grid in passkey.cells(lengths, config.depths, config.trials, config.seed):
-            cell_rows = []
-            for cell in grid:
-                row = finished.get(_identity(columns | passkey.header(cell)))
-                if row is None:
-                    row = columns | passkey.measure(answer, loaded.tokenizer, cell, bar.advance)
-                    row["beyond_window"] = cell.length > loaded.window
-                    append_jsonl(out, row)
-                else:
-                    bar.advance(cell.trials)
-                cell_rows.append(row)
-            over_all = passkey.overall(cell_rows)
-            if _identity(over_all) not in finished:
-                append_jsonl(out, over_all)
-            rows += [*cell_rows, over_all]
-            bar.note(f"{over_all['value']:.0%} at {over_all['length']}")
+def _retrieval(run: _Run, task: Task, grid: dict[int, list[Cell]]) -> list[Row]:
+    """Rows of one task: at each length its cells, then all depths together; at the end what the task makes of all."""
+    rows: list[Row] = []
+    for length, cells in grid.items():
+        at_length = _cells(run, task, cells)
+        rows += at_length
+        for row in overall(at_length):
+            rows.append(run.finished.get(_identity(row)) or run.append(row))
+        progress.say(f"{run.columns['model']}: {task.name} at {length:,}: {_shown(at_length)}")
+    for extra in task.summarise(rows) if task.summarise else []:
+        row = run.columns | extra
+        rows.append(run.finished.get(_identity(row)) or run.append(row))
     return rows
+
+
+def _cells(run: _Run, task: Task, cells: list[Cell]) -> list[Row]:
+    """The rows of the cells of one length, in their order; those that are missing are measured together."""
+    rows: list[Row | None] = []
+    missing = []
+    for place, cell in enumerate(cells):
+        questions = [task.question(run.inputs, cell, trial) for trial in range(cell.n)]
+        head = run.columns | header(task, run.inputs, cell, questions)
+        rows.append(run.finished.get(_identity(head)))
+        if rows[-1] is None:
+            missing.append((place, (cell, head, questions)))
+    if missing:
+        prompts = [Prompt(q.ids, q.draft) for _, (_, _, questions) in missing for q in questions]
+        total = answers.tokens_to_read(run.reader, prompts)
+        with progress.bar(f"{run.columns['model']}: {task.name} at {cells[0].length}", total=total, unit="tok") as bar:
+            for i, row in measure(task, run.inputs, [part for _, part in missing], run.answer, bar.advance):
+                row["beyond_window"] = row["length"] > run.loaded.window
+                rows[missing[i][0]] = run.append(row)
+    return [row for row in rows if row is not None]
+
+
+def _end_ids(loaded: LoadedModel) -> set[int]:
+    """Tokens that end a text: the tokenizer's EOS and those of the model's generation settings."""
+    settings = getattr(loaded.model.generation_config, "eos_token_id", None)
+    listed = settings if isinstance(settings, list) else [settings]
+    return {token for token in [*listed, loaded.tokenizer.eos_token_id] if token is not None}
+
+
+def _shown(rows: Sequence[Row]) -> str:
+    total = sum(row["n"] for row in rows)
+    return f"{sum(row['value'] * row['n'] for row in rows) / total:.0%} of {total}"
 
 
 def summary_table(rows: Sequence[Row]) -> str:

@@ -57,6 +57,17 @@ def bootstrap(sums: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], seed
     return float(low), float(high)
 
 
+def mean_interval(scores: Sequence[float], seed: Sequence[int]) -> Interval:
+    """95 % interval of the mean of scores between 0 and 1: prompts are resampled; the same for the same seed."""
+    values = np.asarray(scores, dtype=np.float64)
+    if not len(values):
+        raise ValueError("mean of no scores")
+    units = len(values)
+    weights = np.random.default_rng(list(seed)).multinomial(units, np.full(units, 1 / units), size=RESAMPLES)  # (R, U)
+    low, high = np.quantile(weights @ values / units, [0.025, 0.975])
+    return Interval(float(low), float(high), "bootstrap 95%")
+
+
 def block_size(tokens: int) -> int:
     """Tokens in a block: 32, fewer where that leaves under 8 blocks, more where it gives over 256 of them."""
     return max(min(32, tokens // 8), math.ceil(tokens / MAX_BLOCKS), 1)

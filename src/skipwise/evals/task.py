@@ -1,0 +1,264 @@
+"""What a retrieval task is, and how one is measured: a declaration and a way to answer flow in, rows flow out.
+
+A task says how its prompts are made for a budget of tokens and how an answer is scored; everything else (reading long
+prompts fast, batches, intervals, rows that are not measured twice) is done for it. To add one, write a file with a
+`TASK = Task(...)` and name it in `evals/run.py`; `evals/passkey.py` is the shortest example.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skipwise import corpus
+from skipwise.config import EvaluationConfig
+from skipwise.errors import SkipwiseError
+from skipwise.evals import statistics
+
+Row = dict[str, Any]
+
+
+class TooShortError(SkipwiseError):
+    """A length that cannot hold a task's prompt."""
+
+
+class Cell(NamedTuple):
+    """One place in a task's grid: `n` prompts of at most `length` tokens, room for the answer included.
+
+    Prompts are drawn from (seed, length, depth_index, trial), so they are the same for every model with one tokenizer.
+    """
+
+    length: int
+    n: int
+    answer_tokens: int
+    """Most tokens of an answer."""
+    depth: float | None = None
+    """Where what is asked for stands, 0 (start) to 1 (end)."""
+    depth_index: int | None = None
+    protocol: str | None = None
+    """Variant of the task, such as RULER's `niah_single_1`."""
+
+
+class Question(NamedTuple):
+    ids: list[int]
+    """The prompt."""
+    draft: list[int]
+    """Tokens that a right answer would begin with (`Inputs.draft`); wrong ones cost time, never a verdict."""
+    truth: list[str]
+    """What `score` and `ended` compare an answer with."""
+
+
+@dataclass
+class Inputs:
+    """What prompts are made from: a tokenizer, the settings of the evaluation and, where a task wants them, texts."""
+
+    tokenizer: Any
+    settings: EvaluationConfig
+    _texts: dict[tuple[str, ...], list[tuple[str, str]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.settings.chat and not getattr(self.tokenizer, "chat_template", None):
+            raise SkipwiseError("evaluation.chat is on and the tokenizer has no chat template; leave it off")
+
+    def encode(self, body: str, lead: str = "") -> list[int]:
+        """Token ids of a prompt: `body` and the words `lead` that begin the answer.
+
+        Plain: one text, with the special tokens that the tokenizer puts before a text by default. Under
+        `evaluation.chat`: `body` is the user's turn in the model's chat template and `lead` begins the reply.
+        """
+        if self.settings.chat:
+            turn = [{"role": "user", "content": body}]
+            text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            ids: list[int] = self.tokenizer(text + lead.lstrip(), add_special_tokens=False, verbose=False)["input_ids"]
+            return ids
+        ids = self.tokenizer(body + lead, verbose=False)["input_ids"]
+        return ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
+
+    def count(self, text: str) -> int:
+        """Tokens of a piece of text, without special tokens."""
+        return len(self._plain(text))
+
+    def draft(self, lead: str, answer: str) -> list[int]:
+        """Tokens of `answer` as it would follow `lead`, the last words of a prompt."""
+        before, both = self._plain(lead), self._plain(lead + answer)
+        return both[len(before) :] if both[: len(before)] == before else self._plain(answer)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of an answer, without special tokens."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def texts(self, paths: Sequence[str]) -> list[tuple[str, str]]:
+        """(name, text) of every document of files, folders or packaged names, in order; read once."""
+        key = tuple(paths)
+        if key not in self._texts:
+            found = corpus.documents(corpus.sources(list(paths)))
+            self._texts[key] = [(document.name, document.text) for document in found]
+        if not self._texts[key]:
+            raise SkipwiseError(f"no documents in {', '.join(paths)}")
+        return self._texts[key]
+
+    def _plain(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+
+def _never(answer: str, question: Question) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Task:
+    """A declaration. Raise `version` with every change of prompts or scores: rows of two versions are never mixed."""
+
+    name: str
+    version: int
+    metric: str
+    """`accuracy` for scores that are 0 or 1 (Wilson's interval), else a name for scores between (bootstrap)."""
+    cells: Callable[[Inputs, int], list[Cell]]
+    """The grid at one length. Errors: SkipwiseError for a length or a setting that cannot work."""
+    question: Callable[[Inputs, Cell, int], Question]
+    """The prompt of one trial: at most `cell.length - cell.answer_tokens` tokens, never cut."""
+    score: Callable[[str, Question], float]
+    """How right an answer is, 0 to 1."""
+    ended: Callable[[str, Question], bool] = _never
+    """Whether nothing that follows can change the score of an answer that begins so."""
+    summarise: Callable[[list[Row]], list[Row]] | None = None
+    """Further rows from all rows of a model, such as an average over variants; without the model's columns."""
+
+
+def fit(make: Callable[[int], list[int]], room: int, hint: int = 0) -> tuple[int, list[int]]:
+    """(n, make(n)) for the largest n at which the prompt has at most `room` tokens; (-1, []) where not even n = 0 has.
+
+    `make(n)` must not shrink as n grows. A few calls, so the time is linear in the length; fewer with a good `hint`.
+    """
+    best, found = -1, list[int]()
+    above: tuple[int, int] | None = None  # the smallest n known to be too many, and its tokens
+    size = 0
+    n = max(hint, 0)
+    while above is None or above[0] > best + 1:
+        ids = make(n)
+        if len(ids) <= room:
+            best, found, size = n, ids, len(ids)
+        else:
+            above = (n, len(ids))
+        if above is None:  # grow in proportion, at least twofold until the slope is known
+            n = best + 1 if n == hint and hint else max(2 * best, best + 1, int(best * room / max(size, 1)))
+        elif best < 0:
+            n = 0 if above[0] <= 1 else int(above[0] * room / above[1] * 0.9)
+            n = min(n, above[0] - 1)
+        else:
+            share = (room - size) / max(above[1] - size, 1)
+            n = best + min(max(int(share * (above[0] - best)), 1), above[0] - best - 1)
+        if above is not None and above[0] == 0:
+            return -1, []
+    return best, found
+
+
+Answerer = Callable[
+    [Sequence[Question], int, Callable[[int, list[int]], bool], Callable[[int], None]], Iterator[tuple[int, list[int]]]
+]
+"""(questions, most tokens, whether an answer has ended, progress) → (index, tokens of the answer), as finished."""
+
+
+def header(task: Task, inputs: Inputs, cell: Cell, questions: Sequence[Question]) -> Row:
+    """What is known of a row before it is measured. `data` is a digest of the prompts and their right answers."""
+    state = hashlib.sha256()
+    for question in questions:
+        state.update(np.asarray(question.ids, dtype="<i8").tobytes())
+        state.update(json.dumps([len(question.ids), question.truth]).encode())
+    return {
+        "task": task.name,
+        "task_version": task.version,
+        "protocol": cell.protocol,
+        "length": cell.length,
+        "depth": cell.depth,
+        "depth_index": cell.depth_index,
+        "metric": task.metric,
+        "n": len(questions),
+        "seed": inputs.settings.seed,
+        "chat": inputs.settings.chat,
+        "data": state.hexdigest()[:16],
+    }
+
+
+def measure(
+    task: Task,
+    inputs: Inputs,
+    cells: Sequence[tuple[Cell, Row, Sequence[Question]]],
+    answer: Answerer,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> Iterator[tuple[int, Row]]:
+    """(index, row) of every cell of one length as it is finished; `cells` are (cell, header, questions).
+
+    `tokens` is the mean length of the prompts, `scores` the score of each, `answers` holds pairs (truth, answer).
+    `seconds` is the time since the row before, since the cells of a length share what is read.
+    """
+    places = [(c, trial) for c, (_, _, questions) in enumerate(cells) for trial in range(len(questions))]
+    questions = [cells[c][2][trial] for c, trial in places]
+    limits = {cells[c][0].answer_tokens for c, _ in places}
+
+    def ended(i: int, tokens: list[int]) -> bool:
+        cell = cells[places[i][0]][0]
+        return len(tokens) >= cell.answer_tokens or task.ended(inputs.decode(tokens), questions[i])
+
+    said: list[dict[int, str]] = [{} for _ in cells]
+    started = time.monotonic()
+    for i, tokens in answer(questions, max(limits), ended, advance):
+        c, trial = places[i]
+        said[c][trial] = inputs.decode(tokens)
+        if len(said[c]) == len(cells[c][2]):
+            now = time.monotonic()
+            yield c, _row(task, cells[c][1], cells[c][2], said[c], now - started)
+            started = now
+
+
+def _row(task: Task, head: Row, questions: Sequence[Question], said: dict[int, str], seconds: float) -> Row:
+    scores = [task.score(said[trial], question) for trial, question in enumerate(questions)]
+    return (
+        head
+        | scored(task.metric, scores, head["seed"], head["length"])
+        | {
+            "tokens": round(sum(len(question.ids) for question in questions) / len(questions)),
+            "seconds": round(seconds, 3),
+            "answers": [[question.truth, said[trial]] for trial, question in enumerate(questions)],
+        }
+    )
+
+
+def scored(metric: str, scores: Sequence[float], seed: int, length: int) -> Row:
+    """Value, interval and the scores themselves, which comparisons are paired on."""
+    if metric == "accuracy":
+        interval = statistics.wilson(round(sum(scores)), len(scores))
+    else:
+        interval = statistics.mean_interval(scores, [seed, length])
+    value = sum(scores) / len(scores)
+    return {"value": value, "low": interval.low, "high": interval.high, "interval": interval.name, "scores": scores}
+
+
+def overall(rows: Sequence[Row]) -> list[Row]:
+    """A row over all depths for each variant and length that has depths: `depth` None, all their trials together."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row["depth"] is not None:
+            groups.setdefault((row["protocol"], row["length"]), []).append(row)
+    return [_overall(group) for group in groups.values()]
+
+
+def _overall(rows: Sequence[Row]) -> Row:
+    n = sum(row["n"] for row in rows)
+    scores = [score for row in rows for score in row["scores"]]
+    data = hashlib.sha256(json.dumps([row["data"] for row in rows]).encode()).hexdigest()[:16]
+    shared = {key: value for key, value in rows[0].items() if key not in ("depth_index", "answers")}
+    return (
+        shared
+        | {"depth": None, "depths": [row["depth"] for row in rows], "n": n, "data": data}
+        | scored(rows[0]["metric"], scores, rows[0]["seed"], rows[0]["length"])
+        | {
+            "tokens": round(sum(row["tokens"] * row["n"] for row in rows) / n),
+            "seconds": round(sum(row["seconds"] for row in rows), 3),
+        }
+    )
