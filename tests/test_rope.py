@@ -316,9 +316,7 @@ LONGROPE = {
         ({"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}, "yarn", "scale it twice: extend it with 'linear'"),
         (LLAMA3, "yarn", "already carries 'llama3'"),
         (LLAMA3, "ntk", "already carries 'llama3'"),
-        ({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "yarn", "change with the length of the input"),
-        ({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "none", "change with the length of the input"),
-        (LONGROPE, "ntk", "change with the length of the input"),
+        (LONGROPE, "ntk", "scale it twice: give the factors of the longer window"),
         (rope.Yarn().to_hf(16, 1e4, 2048, 8192), "ntk", "scale it twice: extend it with 'yarn'"),
     ],
 )
@@ -360,7 +358,7 @@ def test_parameters_that_do_not_fit_are_named(given, reason):
 
 def test_an_unknown_method_is_an_error():
     with pytest.raises(SkipwiseError, match="method"):
-        rope.scale(llama_config(), "dynamic", target_length=8192)
+        rope.scale(llama_config(), "dynamics", target_length=8192)
 
 
 def test_describe():

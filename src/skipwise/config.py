@@ -5,6 +5,7 @@ one. A field's description is its help text; a default is written here and nowhe
 """
 
 import difflib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -27,6 +28,27 @@ def parse_length(value: object) -> object:
             return value
         return int(tokens) if tokens == int(tokens) else value
     return value
+
+
+def read_factors(value: object) -> object:
+    """The numbers of a file: a JSON list, a JSON object with `factors`, or one number a line. Anything but text is left
+    for pydantic to judge."""
+    if not isinstance(value, str):
+        return value
+    try:
+        text = Path(value).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read this file of factors ({getattr(error, 'strerror', None) or error})") from error
+    try:
+        found: Any = json.loads(text)
+    except json.JSONDecodeError:
+        found = text.split()
+    found = found.get("factors") if isinstance(found, dict) else found
+    try:
+        return [float(number) for number in found]
+    except (TypeError, ValueError) as error:
+        expected = "a JSON list, a JSON object with 'factors', or one number a line"
+        raise ValueError(f"this file holds no list of numbers ({error}); expected {expected}") from error
 
 
 T = TypeVar("T", bound=BaseModel)
@@ -57,16 +79,33 @@ class ModelConfig(Stage):
 
 
 class ScalingConfig(Stage):
-    method: Literal["linear", "ntk", "yarn", "theta", "none"] = "yarn"
-    """How RoPE frequencies change."""
+    method: Literal[
+        "linear", "ntk", "yarn", "yarn_revised", "critical", "llama3", "longrope", "dynamic", "theta", "none"
+    ] = "yarn"
+    """How RoPE frequencies change. `dynamic` is for inference: nothing can be trained under it."""
     theta: float | None = None
     """`theta`: the new base."""
     beta_fast: float | None = None
-    """`yarn`: dimensions that turn more often than this inside the original window are kept."""
+    """`yarn` and its kin: dimensions that turn more often than this inside the original window are kept; 32 when
+    absent."""
     beta_slow: float | None = None
-    """`yarn`: dimensions that turn less often than this are interpolated fully."""
+    """`yarn` and its kin: dimensions that turn less often than this are interpolated fully; 1 when absent, 2.75 for
+    `critical`."""
     attention_factor: float | None = None
-    """`yarn`: factor on cos and sin; 0.1·ln(factor) + 1 when absent, which every loader computes by itself."""
+    """`yarn` and its kin, `longrope`: factor on cos and sin. When absent 0.1·ln(factor) + 1, which every loader
+    computes by itself; √(1 + ln(factor) / ln(original)) for `longrope`."""
+    mscale: float | None = None
+    """`yarn`, `critical`: DeepSeek's weights of the attention factor, together with `mscale_all_dim`."""
+    mscale_all_dim: float | None = None
+    truncate: bool | None = None
+    """`yarn` and its kin: round the borders of the blend to whole dimensions; done when absent."""
+    low_freq_factor: float | None = None
+    """`llama3`: dimensions that turn less often than this are interpolated fully; 1 when absent."""
+    high_freq_factor: float | None = None
+    """`llama3`: dimensions that turn more often than this are kept; 4 when absent."""
+    factors: Annotated[list[float], BeforeValidator(read_factors)] | None = None
+    """`longrope`: what each wavelength is multiplied by, the fastest first; a list, or a file with one (JSON, or a
+    number a line)."""
 
 
 class PositionsConfig(Stage):

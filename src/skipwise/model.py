@@ -117,7 +117,7 @@ def _device(name: str) -> torch.device:
 
 def _check_rope(model: PreTrainedModel, tables: dict[str, Tensor], config: PreTrainedConfig) -> None:
     """SkipwiseError unless these tables of a model hold the frequencies that a scaled configuration asks for."""
-    wanted = torch.from_numpy(rope.inv_freq(config)).float()
+    wanted = torch.from_numpy(rope.inv_freq(config, 1)).float()  # a fresh model has met no long input
     if rope.is_nested(config.get_text_config().rope_parameters):
         tables = {name: table for name, table in tables.items() if "full_attention" in name}
     same = [t.shape == wanted.shape and torch.allclose(t.float().cpu(), wanted, rtol=1e-4) for t in tables.values()]
@@ -167,6 +167,11 @@ def apply(
     _check_rope(model, {f"{name}.{k}": t for name, module in built.items() for k, t in _tables(module).items()}, scaled)
     for name, module in built.items():
         decoder.set_submodule(name, module.train(model.training))
+    if rope.parameters(scaled).get("mscale_all_dim"):  # DeepSeek's attention scores depend on the factor as well
+        for module in decoder.modules():
+            if hasattr(module, "scaling") and hasattr(module, "layer_idx"):
+                with torch.device("meta"):
+                    module.scaling = type(module)(new, module.layer_idx).scaling
     # The old objects may belong to other models too, so they are replaced wherever this one holds them.
     renewed = {id(model.config): scaled, id(text): new}
     for module in model.modules():
@@ -175,12 +180,24 @@ def apply(
     return model
 
 
+def _forget_length(model: PreTrainedModel) -> None:
+    """Put `dynamic` RoPE back to plain: transformers keeps the frequencies of the longest input for the next one."""
+    if not rope.changes_with_length(model.config):
+        return
+    for module in model.get_decoder().modules():
+        for name in [name for name in module._buffers if name.endswith("original_inv_freq")]:
+            prefix = name.removesuffix("original_inv_freq")  # of the layer type, where there are several
+            setattr(module, f"{prefix}inv_freq", getattr(module, name).clone())
+            setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+
+
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
     """Hidden states that the head reads: input_ids (B, T) → (B, T, H).
 
     The mask of ones says that a row is one sequence; without it (and without a cache) transformers takes every jump of
     `position_ids` for the border of a packed one, and a chunk would not see those before it.
     """
+    _forget_length(model)
     output = model.get_decoder()(
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),
@@ -234,6 +251,7 @@ def greedy(
     model: PreTrainedModel, input_ids: Tensor, max_new_tokens: int, stop: Callable[[list[int]], bool]
 ) -> list[int]:
     """The most probable continuation of input_ids (1, T), token by token with a cache, until `stop` of them is true."""
+    _forget_length(model)
     decoder = model.get_decoder()
     tokens: list[int] = []
     step, cache = input_ids, None

@@ -1,168 +1,74 @@
-"""RoPE scaling: a model's configuration and a target length flow in, a scaled configuration flows out.
+"""A model's RoPE: its configuration flows in; what it carries, or a copy scaled to a longer window, flows out.
 
-One frozen dataclass a method: `inv_freq` gives its frequencies (for plots and tests), `to_hf` the `rope_parameters`
-that make transformers compute the same ones. NumPy only; angles in float64.
+The methods themselves are in `scalings`. A configuration that already carries one is read here, in the old form
+(`rope_scaling`) and the new one (`rope_parameters`), and is never scaled twice.
 """
 
 import copy
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skipwise.config import ScalingConfig, validate
 from skipwise.errors import SkipwiseError
+from skipwise.scalings import (
+    METHODS,
+    Critical,
+    Dynamic,
+    Frequencies,
+    Linear,
+    Llama3,
+    Longrope,
+    Ntk,
+    Theta,
+    Unscaled,
+    Yarn,
+    YarnRevised,
+    from_config,
+    given,
+    plain_inv_freq,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-Frequencies = NDArray[np.float64]
+__all__ = [
+    "Carried",
+    "Critical",
+    "Dynamic",
+    "Linear",
+    "Llama3",
+    "Longrope",
+    "Ntk",
+    "Theta",
+    "Unscaled",
+    "Yarn",
+    "YarnRevised",
+    "attention_factor",
+    "carried",
+    "changes_with_length",
+    "describe",
+    "factors",
+    "from_config",
+    "inv_freq",
+    "is_nested",
+    "parameters",
+    "plain_inv_freq",
+    "refuse_training",
+    "rotary_dim",
+    "scale",
+    "true_original_length",
+    "window",
+]
 
 # Keys that belong to a scaling; all others (partial_rotary_factor, mrope_section …) are the model's and stay.
 _SCALING_KEYS = {"type", "rope_type", "rope_theta", "factor", "original_max_position_embeddings", "attention_factor"}
-_SCALING_KEYS |= {"beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"}
+_SCALING_KEYS |= {"beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "low_freq_factor"}
+_SCALING_KEYS |= {"high_freq_factor", "short_factor", "long_factor", "short_mscale", "long_mscale", "finetuned"}
 
-
-def plain_inv_freq(dim: int, theta: float) -> Frequencies:
-    """Radians a position of each pair of dimensions, theta^(-2i/dim); (dim/2,). RoFormer, arXiv 2104.09864, eq. 15."""
-    return np.asarray(theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim))
-
-
-@dataclass(frozen=True)
-class Unscaled:
-    """No change of frequencies: the model meets positions beyond its original window as they are."""
-
-    def inv_freq(self, dim: int, theta: float, original: int, target: int) -> Frequencies:
-        return plain_inv_freq(dim, theta)
-
-    def attention_scaling(self, original: int, target: float) -> float:
-        """Factor on cos and sin."""
-        return 1.0
-
-    def to_hf(self, dim: int, theta: float, original: int, target: int) -> dict[str, Any]:
-        return {"rope_type": "default", "rope_theta": theta}
-
-
-@dataclass(frozen=True)
-class Linear(Unscaled):
-    """Position Interpolation: every frequency divided by the factor (arXiv 2306.15595, eq. 4)."""
-
-    def inv_freq(self, dim: int, theta: float, original: int, target: int) -> Frequencies:
-        return plain_inv_freq(dim, theta) * (original / target)
-
-    def to_hf(self, dim: int, theta: float, original: int, target: int) -> dict[str, Any]:
-        return {"rope_type": "linear", "rope_theta": theta, "factor": target / original}
-
-
-@dataclass(frozen=True)
-class Ntk(Unscaled):
-    """NTK-aware: base theta·factor^(d/(d−2)), so that the slowest pair is interpolated by the factor and the fastest
-    not at all (arXiv 2309.00071, eq. 16). Written as a plain new base, which every loader understands."""
-
-    def base(self, dim: int, theta: float, original: int, target: int) -> float:
-        if dim <= 2:
-            raise SkipwiseError(f"ntk needs a rotary dimension above 2, not {dim}; use linear")
-        return float(theta * (target / original) ** (dim / (dim - 2)))
-
-    def inv_freq(self, dim: int, theta: float, original: int, target: int) -> Frequencies:
-        return plain_inv_freq(dim, self.base(dim, theta, original, target))
-
-    def to_hf(self, dim: int, theta: float, original: int, target: int) -> dict[str, Any]:
-        return {"rope_type": "default", "rope_theta": self.base(dim, theta, original, target)}
-
-
-@dataclass(frozen=True)
-class Theta(Unscaled):
-    """A new base, whatever the factor."""
-
-    theta: float
-
-    def inv_freq(self, dim: int, theta: float, original: int, target: int) -> Frequencies:
-        return plain_inv_freq(dim, self.theta)
-
-    def to_hf(self, dim: int, theta: float, original: int, target: int) -> dict[str, Any]:
-        return {"rope_type": "default", "rope_theta": self.theta}
-
-
-@dataclass(frozen=True)
-class Yarn(Unscaled):
-    """YaRN: pairs that turn often inside the original window are kept, slow ones interpolated, the rest blended by
-    pair index; cos and sin scaled by 0.1·ln(factor) + 1 (arXiv 2309.00071, eq. 17–22, as transformers computes it)."""
-
-    beta_fast: float | None = None
-    """Turns in the original window above which a pair is kept; 32 when absent."""
-    beta_slow: float | None = None
-    """Turns below which a pair is interpolated fully; 1 when absent."""
-    attention_factor: float | None = None
-    """Factor on cos and sin when given."""
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    truncate: bool = True
-    """Round the borders of the blend outwards to whole pairs."""
-
-    def inv_freq(self, dim: int, theta: float, original: int, target: int) -> Frequencies:
-        low, high = (self._pair(turns, dim, theta, original) for turns in (self.beta_fast or 32, self.beta_slow or 1))
-        if self.truncate:
-            low, high = math.floor(low), math.ceil(high)
-        low, high = max(low, 0), min(high, dim - 1)
-        width = high - low if high != low else 0.001
-        interpolated = np.clip((np.arange(dim // 2) - low) / width, 0, 1)
-        plain = plain_inv_freq(dim, theta)
-        return np.asarray(plain * (1 - interpolated) + plain * (original / target) * interpolated)
-
-    @staticmethod
-    def _pair(turns: float, dim: int, theta: float, original: int) -> float:
-        """Index (a real number) of the pair that makes `turns` full turns in `original` positions."""
-        return dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
-
-    def attention_scaling(self, original: int, target: float) -> float:
-        def scale(weight: float) -> float:
-            return 0.1 * weight * math.log(target / original) + 1 if target > original else 1.0
-
-        if self.attention_factor is not None:
-            return self.attention_factor
-        if self.mscale and self.mscale_all_dim:
-            return scale(self.mscale) / scale(self.mscale_all_dim)
-        return scale(1.0)
-
-    def to_hf(self, dim: int, theta: float, original: int, target: int) -> dict[str, Any]:
-        """`attention_factor` is left out unless given: transformers, vLLM and llama.cpp then compute the same one."""
-        parameters = {
-            "rope_type": "yarn",
-            "rope_theta": theta,
-            "factor": target / original,
-            "original_max_position_embeddings": original,
-        }
-        for key in ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"):
-            if getattr(self, key) is not None:
-                parameters[key] = getattr(self, key)
-        return parameters if self.truncate else {**parameters, "truncate": False}
-
-
-Scaling = Unscaled | Linear | Ntk | Theta | Yarn
-
-_METHODS: dict[str, type[Unscaled]] = {"none": Unscaled, "linear": Linear, "ntk": Ntk, "theta": Theta, "yarn": Yarn}
-_TAKES = {"theta": ("theta",), "yarn": ("beta_fast", "beta_slow", "attention_factor")}
-
-
-def from_config(config: ScalingConfig) -> Scaling:
-    """The scaling that a configuration asks for. Errors: a parameter that the method does not take, or out of range."""
-    given = {key: value for key, value in config.model_dump(exclude={"method"}).items() if value is not None}
-    extra = sorted(set(given) - set(_TAKES.get(config.method, ())))
-    if extra:
-        takes = ", ".join(_TAKES.get(config.method, ())) or "no parameters"
-        raise SkipwiseError(f"scaling {config.method!r} does not take {', '.join(extra)}; it takes {takes}")
-    if config.method == "theta" and "theta" not in given:
-        raise SkipwiseError("scaling 'theta' needs the new base, e.g. scaling.theta=500000")
-    for key, value in given.items():
-        least = 1 if key == "theta" else 0
-        if not (math.isfinite(value) and value > least):
-            raise SkipwiseError(f"scaling.{key} = {value}: expected a number above {least}")
-    if given.get("beta_fast", 32) <= given.get("beta_slow", 1):
-        raise SkipwiseError(f"scaling.beta_fast ({given.get('beta_fast', 32)}) must be above beta_slow (default 1)")
-    return _METHODS[config.method](**given)
+_YARN_KEYS = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
 
 
 def parameters(config: "PreTrainedConfig") -> dict[str, Any]:
@@ -201,8 +107,7 @@ def rotary_dim(config: "PreTrainedConfig") -> int:
     return int(head * (parameters(config).get("partial_rotary_factor") or 1.0))
 
 
-def window(config: "PreTrainedConfig") -> int:
-    """Window as configured now, tokens. Errors: SkipwiseError when the configuration does not say."""
+def _configured(config: "PreTrainedConfig") -> int:
     text = config.get_text_config()
     length = getattr(text, "max_position_embeddings", None)
     if not length:
@@ -214,7 +119,125 @@ def true_original_length(config: "PreTrainedConfig") -> int:
     """Window before any scaling that the configuration carries, tokens; the configured one where it does not say."""
     text = config.get_text_config()
     length = parameters(config).get("original_max_position_embeddings")
-    return int(length or getattr(text, "original_max_position_embeddings", None) or window(config))
+    return int(length or getattr(text, "original_max_position_embeddings", None) or _configured(config))
+
+
+def window(config: "PreTrainedConfig") -> int:
+    """Window as configured now, tokens: `max_position_embeddings`, or what the scaling reaches from its original window
+    where that is more (Qwen's YaRN leaves the former as it was). Errors: SkipwiseError where neither is said."""
+    configured = _configured(config)
+    try:
+        found = parameters(config)
+    except SkipwiseError:
+        return configured
+    if found["rope_type"] not in ("yarn", "dynamic"):  # Llama 3.2's factor is more than its window's share
+        return configured
+    return max(configured, round(true_original_length(config) * (found.get("factor") or 1)))
+
+
+class Carried(NamedTuple):
+    """The scaling that a configuration carries."""
+
+    method: str
+    scaling: Unscaled
+    original: int
+    """Window before it, tokens."""
+    target: float
+    """Original window times factor, tokens."""
+
+
+def carried(config: "PreTrainedConfig") -> Carried:
+    """What a configuration carries, `none` for plain RoPE. Errors: SkipwiseError for a type that is not known here."""
+    found = parameters(config)
+    kind, original = found["rope_type"], true_original_length(config)
+    target = original * (found.get("factor") or _configured(config) / original)
+    target = round(target) if math.isclose(target, round(target), rel_tol=1e-9) else target
+    scaling: Unscaled
+    if kind == "default":
+        return Carried("none", Unscaled(), original, original)
+    if kind == "linear":
+        scaling = Linear()
+    elif kind == "dynamic" and "alpha" not in found:
+        scaling = Dynamic()
+    elif kind == "yarn":
+        # transformers looks for `truncate` at the top, where parameters by layer type have none.
+        nested = is_nested(getattr(config.get_text_config(), "rope_parameters", None) or {})
+        truncate = None if nested else found.get("truncate")
+        scaling = Yarn(**{key: found.get(key) for key in _YARN_KEYS}, truncate=truncate)
+    elif kind == "llama3":
+        scaling = Llama3(found["low_freq_factor"], found["high_freq_factor"], found["factor"])
+    elif kind == "longrope":
+        scaling = _listed(config, found, original, target)
+    else:
+        said = f"{kind!r} with alpha" if kind == "dynamic" else repr(kind)
+        raise SkipwiseError(f"RoPE type {said} is not known here: its frequencies cannot be computed or continued")
+    return Carried(next(name for name, method in METHODS.items() if type(scaling) is method), scaling, original, target)
+
+
+def _listed(config: "PreTrainedConfig", found: dict[str, Any], original: int, target: float) -> Longrope | YarnRevised:
+    """The lists of a configuration; `yarn_revised` where they are its own."""
+    attention = found.get("attention_factor") or found.get("long_mscale")
+    scaling = Longrope(tuple(found["long_factor"]), tuple(found["short_factor"]), attention)
+    revised = YarnRevised()
+    if scaling.short == scaling.long and target > original:
+        own = revised.factors(rotary_dim(config), found["rope_theta"], original, target)
+        usual = revised.attention_scaling(original, target)
+        if len(own) == len(scaling.long) and np.allclose([*scaling.long, attention or 0], [*own, usual], rtol=1e-6):
+            return revised
+    return scaling
+
+
+def describe(config: "PreTrainedConfig") -> dict[str, Any] | None:
+    """The scaling that a configuration carries, e.g. `{"method": "yarn", "factor": 4.0, …}`; None for plain RoPE."""
+    found = parameters(config)
+    if found["rope_type"] == "default":
+        return None
+    has = carried(config)
+    keys = ("factor", *_YARN_KEYS, "truncate", "low_freq_factor", "high_freq_factor")
+    kept = {key: found[key] for key in keys if found.get(key) is not None}
+    told = {"method": has.method, "factor": has.target / has.original, **kept}
+    return {**told, "theta": found["rope_theta"], "original_length": has.original}
+
+
+def inv_freq(config: "PreTrainedConfig", length: int | None = None) -> Frequencies:
+    """Radians a position that a configuration gives each pair; (rotary_dim / 2,).
+
+    `length`: tokens of the input, for `dynamic` and `longrope`, whose frequencies depend on it; the whole window when
+    absent. Errors: SkipwiseError for a RoPE type that is not known here.
+    """
+    has, dim, theta = carried(config), rotary_dim(config), parameters(config)["rope_theta"]
+    if length is None:
+        return has.scaling.inv_freq(dim, theta, has.original, has.target)
+    return has.scaling.inv_freq_at(dim, theta, has.original, has.target, length)
+
+
+def factors(config: "PreTrainedConfig", length: int | None = None) -> Frequencies:
+    """What the wavelength of each pair is multiplied by, beside plain RoPE of the same base; (rotary_dim / 2,)."""
+    return plain_inv_freq(rotary_dim(config), parameters(config)["rope_theta"]) / inv_freq(config, length)
+
+
+def attention_factor(config: "PreTrainedConfig") -> float:
+    """Factor on cos and sin that a configuration gives."""
+    has = carried(config)
+    return has.scaling.attention_scaling(has.original, has.target)
+
+
+def changes_with_length(config: "PreTrainedConfig") -> bool:
+    """Whether the frequencies depend on the length of the input: `dynamic`, and `longrope` with two different lists."""
+    found = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    parts = [part for part in found.values() if part] if is_nested(found) else [found]
+    return any(
+        part.get("rope_type") == "dynamic" or part.get("short_factor") != part.get("long_factor") for part in parts
+    )
+
+
+def refuse_training(config: "PreTrainedConfig") -> None:
+    """SkipwiseError for RoPE that changes with the length of the input: a jump of positions would switch it."""
+    if changes_with_length(config):
+        raise SkipwiseError(
+            f"{parameters(config)['rope_type']!r} RoPE changes with the length of the input, so nothing can be trained "
+            "under it with skipped positions; choose another scaling.method, or training.steps=0 to only evaluate"
+        )
 
 
 def scale(
@@ -226,9 +249,10 @@ def scale(
 ) -> "PreTrainedConfig":
     """A copy of `config` whose RoPE is scaled from `original_length` to `target_length` tokens.
 
-    A configuration that carries a scaling is extended from its true original window where that is exact (yarn by yarn,
-    linear by linear), or refused; nothing is ever scaled twice. Nested parameters: `full_attention` only. Errors:
-    SkipwiseError for a target within the original window, no RoPE, or a scaling that cannot be continued.
+    A configuration that carries a scaling is continued from its true original window by the same method, or its
+    frequencies replaced by a list of factors (`longrope`); anything else is refused, so nothing is ever scaled twice.
+    `dynamic` is dropped, since it leaves the original window as it was. Nested parameters: `full_attention` only.
+    Errors: SkipwiseError for a target within the original window, no RoPE, or a scaling that cannot be continued.
     """
     wanted = method if isinstance(method, ScalingConfig) else validate(ScalingConfig, {"method": method}, "scaling")
     scaling = from_config(wanted)
@@ -236,51 +260,73 @@ def scale(
     original = original_length or true_original_length(config)
     if target_length <= original:
         raise SkipwiseError(f"target_length ({target_length}) must be above the original window ({original} tokens)")
-    scaling = _continued(scaling, wanted.method, found, config, original_length)
-    written = found
-    if wanted.method != "none":
+    if wanted.method == "none":
+        # Phi-3 does not say its factor; a new window would change it.
+        unsaid = found["rope_type"] in ("yarn", "longrope") and not found.get("factor")
+        written = {**found, "factor": _configured(config) / original} if unsaid else found
+    else:
+        scaling = _continued(scaling, wanted, config, original_length, target_length)
         kept = {key: value for key, value in found.items() if key not in _SCALING_KEYS}
         written = {**kept, **scaling.to_hf(rotary_dim(config), found["rope_theta"], original, target_length)}
     return _rewritten(config, written, original, target_length, wanted.method)
 
 
+_CONTINUES = {"critical": "yarn", **{name: name for name in ("linear", "yarn", "yarn_revised", "llama3")}}
+
+
 def _continued(
-    scaling: Scaling, name: str, found: dict[str, Any], config: "PreTrainedConfig", original_length: int | None
-) -> Scaling:
-    """`scaling` as it continues the one that `found` carries. Errors: SkipwiseError where that would scale twice."""
-    carried = found["rope_type"]
-    if carried == "default" or (name == "none" and carried in ("linear", "yarn", "llama3")):
+    scaling: Unscaled, wanted: ScalingConfig, config: "PreTrainedConfig", original_length: int | None, target: int
+) -> Unscaled:
+    """`scaling` as it continues what `config` carries. Errors: SkipwiseError where that would scale twice."""
+    has, name = carried(config), wanted.method
+    if has.method in ("none", "dynamic"):
         return scaling
-    if carried in ("dynamic", "longrope"):
+    if name != "longrope" and _CONTINUES.get(name) != has.method:
+        way = "give the factors of the longer window" if has.method == "longrope" else f"extend it with {has.method!r}"
         raise SkipwiseError(
-            f"the model carries {carried!r} RoPE, whose frequencies change with the length of the input; "
-            "training with skipped positions under it is not supported"
+            f"the model already carries {has.method!r} scaling; {name!r} would scale it twice: {way}, "
+            "or replace its frequencies by a list (scaling.method=longrope scaling.factors=…)"
         )
-    if carried != name or not isinstance(scaling, Linear | Yarn):
-        again = f"extend it with {carried!r}" if carried in ("linear", "yarn") else "start from a model without it"
-        raise SkipwiseError(f"the model already carries {carried!r} scaling; {name!r} would scale it twice: {again}")
-    if isinstance(scaling, Linear):
-        known = original_length or getattr(config.get_text_config(), "original_max_position_embeddings", None)
-        if not known:
-            raise SkipwiseError(
-                f"the model carries 'linear' scaling by {found.get('factor')} and does not say from which window; "
-                "give model.original_length"
-            )
-        return scaling
-    return _merged(scaling, _yarn_of(found), found["factor"])
+    known = original_length or getattr(config.get_text_config(), "original_max_position_embeddings", None)
+    if has.method == "linear" and not known:
+        raise SkipwiseError(
+            f"the model carries 'linear' scaling by {has.target / has.original:g} and does not say from which window; "
+            "give model.original_length"
+        )
+    if isinstance(scaling, Llama3):
+        return _further(wanted, has, window(config), target)
+    if isinstance(has.scaling, Yarn | Longrope):
+        _ask_for_attention(has, scaling)
+    if isinstance(has.scaling, Yarn) and isinstance(scaling, Yarn) and not isinstance(scaling, YarnRevised):
+        said = {**given(wanted), **({"beta_slow": scaling.beta_slow} if name == "critical" else {})}
+        return replace(has.scaling, **{"attention_factor": None, **said})
+    return scaling
 
 
-def _merged(new: Yarn, old: Yarn, factor: float) -> Yarn:
-    """The parameters that the user gave over those that the model was made with."""
-    if old.attention_factor is not None and new.attention_factor is None:
-        usual = replace(old, attention_factor=None).attention_scaling(1, factor)
-        if not math.isclose(old.attention_factor, usual, rel_tol=1e-3):
-            raise SkipwiseError(
-                f"the model carries YaRN with its own attention_factor {old.attention_factor}; "
-                "say which one the longer window shall have: scaling.attention_factor"
-            )
-    given = {key: getattr(new, key) for key in _TAKES["yarn"] if getattr(new, key) is not None}
-    return replace(old, **{"attention_factor": None, **given})
+def _further(wanted: ScalingConfig, has: Carried, reached: int, target: int) -> Llama3:
+    """Llama 3's scaling for a longer window: its factor grows with the window, whatever share of it that was.
+
+    (Llama 3.1 divides by 8 for 16 times its window, Llama 3.2 by 32.) So the slowest pairs turn no further than before.
+    """
+    if target <= reached:
+        raise SkipwiseError(f"target_length ({target}) must be above the model's present window ({reached} tokens)")
+    assert isinstance(has.scaling, Llama3)
+    factor = has.target / has.original * target / reached
+    return replace(has.scaling, **given(wanted), factor=factor)
+
+
+def _ask_for_attention(has: Carried, new: Unscaled) -> None:
+    """SkipwiseError where the model was made with an attention factor of its own and none is given for the next."""
+    old = has.scaling
+    assert isinstance(old, Yarn | Longrope)
+    if old.attention_factor is None or getattr(new, "attention_factor", None) is not None:
+        return
+    usual = replace(old, attention_factor=None).attention_scaling(has.original, has.target)
+    if not math.isclose(old.attention_factor, usual, rel_tol=1e-3):
+        raise SkipwiseError(
+            f"the model carries {has.method!r} with its own attention_factor {old.attention_factor}; "
+            "say which one the longer window shall have: scaling.attention_factor"
+        )
 
 
 def _rewritten(
@@ -290,52 +336,28 @@ def _rewritten(
     scaled = copy.deepcopy(config)
     text = scaled.get_text_config()
     current = getattr(text, "rope_parameters", None) or {}
+    if is_nested(current) and written.get("truncate") is False and method != "none":
+        raise SkipwiseError(
+            f"scaling.truncate=false: transformers does not read it for model type {text.model_type!r}, "
+            "whose RoPE parameters are written by layer type"
+        )
     text.rope_parameters = {**current, "full_attention": written} if is_nested(current) else written
     if hasattr(text, "rope_theta"):
         text.rope_theta = written["rope_theta"]
-    text.max_position_embeddings = int(target)
+    if written["rope_type"] != "dynamic":  # which is computed from the original window
+        text.max_position_embeddings = int(target)
     if getattr(text, "head_dim", 0) is None:  # Mixtral: transformers' own YaRN would multiply by None
         text.head_dim = text.hidden_size // text.num_attention_heads
     marked = hasattr(text, "original_max_position_embeddings")
     if method == "linear" or (marked and method != "none"):
         # A new base (ntk, theta) is the model's own, so its window is whole; a factor has to be told apart from it.
-        text.original_max_position_embeddings = original if method in ("linear", "yarn") else int(target)
+        text.original_max_position_embeddings = int(target) if written["rope_type"] == "default" else original
     refused = f"model type {text.model_type!r} does not take {method!r} scaling"
+    instead = "use ntk" if written["rope_type"] == "longrope" else "use ntk or yarn_revised"
     try:
         back = parameters(type(scaled).from_dict(scaled.to_dict()))
     except Exception as error:  # each family raises what it likes
-        raise SkipwiseError(f"{refused} ({' '.join(str(error).split())}); use ntk") from error
+        raise SkipwiseError(f"{refused} ({' '.join(str(error).split())}); {instead}") from error
     if back != written:
-        raise SkipwiseError(f"{refused}: it comes back as {back['rope_type']!r}; use ntk")
+        raise SkipwiseError(f"{refused}: it comes back as {back['rope_type']!r}; {instead}")
     return scaled
-
-
-def describe(config: "PreTrainedConfig") -> dict[str, Any] | None:
-    """The scaling that a configuration carries, e.g. `{"method": "yarn", "factor": 4.0, …}`; None for plain RoPE."""
-    found = parameters(config)
-    if found["rope_type"] == "default":
-        return None
-    keys = ("factor", "beta_fast", "beta_slow", "attention_factor")
-    kept = {key: found[key] for key in keys if found.get(key) is not None}
-    return {
-        "method": found["rope_type"],
-        **kept,
-        "theta": found["rope_theta"],
-        "original_length": true_original_length(config),
-    }
-
-
-def inv_freq(config: "PreTrainedConfig") -> Frequencies:
-    """Frequencies of a configuration that is plain or was scaled by `scale`; (rotary_dim / 2,)."""
-    found = parameters(config)
-    original = true_original_length(config)
-    target = round(original * found.get("factor", 1.0))
-    kinds: dict[str, Scaling] = {"default": Unscaled(), "linear": Linear(), "yarn": _yarn_of(found)}
-    if found["rope_type"] not in kinds:
-        raise SkipwiseError(f"the frequencies of RoPE type {found['rope_type']!r} are not computed here")
-    return kinds[found["rope_type"]].inv_freq(rotary_dim(config), found["rope_theta"], original, target)
-
-
-def _yarn_of(found: dict[str, Any]) -> Yarn:
-    keys = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
-    return Yarn(**{key: found.get(key) for key in keys}, truncate=found.get("truncate", True))

@@ -97,6 +97,11 @@ def resolve(config: RunConfig, loaded: LoadedModel) -> RunConfig:
         )
     if not config.data.paths and config.training.steps:
         raise SkipwiseError("no text to train on: give files or folders with --data, or training.steps=0")
+    scaled = rope.scale(
+        loaded.model.config, config.scaling, target_length=target, original_length=config.model.original_length
+    )
+    if config.training.steps:
+        rope.refuse_training(scaled)
     precision = str(loaded.model.dtype).removeprefix("torch.")
     found = {
         "model": {"original_length": original, "precision": precision},

@@ -16,7 +16,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from skipwise import progress
+from skipwise import progress, rope
 from skipwise.config import TrainingConfig
 from skipwise.errors import SkipwiseError
 from skipwise.examples import SkippedPositions
@@ -174,8 +174,11 @@ def train(
 
     validation: datasets for the losses at `skipped` and at `plain` positions. folder: the run folder; checkpoints go
     to `checkpoints/`, figures to `log.jsonl`. precision: "bfloat16" computes under autocast over fp32 master weights.
-    resume: go on from the last whole checkpoint, if there is one. Errors: SkipwiseError for a non-finite loss.
+    resume: go on from the last whole checkpoint, if there is one. Errors: SkipwiseError for a non-finite loss, and for
+    RoPE that nothing can be trained under.
     """
+    if config.steps:
+        rope.refuse_training(model.config)
     checkpoints = folder / "checkpoints"
     start = last_checkpoint(checkpoints) if resume else None
     for partial in checkpoints.glob(".step-*") if checkpoints.is_dir() else []:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
+from skipwise import rope
 from skipwise.errors import SkipwiseError
 from skipwise.evals import statistics
 from skipwise.model import LoadedModel, token_nll
@@ -194,10 +195,7 @@ def _require_finite(losses: statistics.Losses, name: str) -> None:
 
 def _passes(model: PreTrainedModel, lengths: Sequence[int]) -> list[list[int]]:
     """The lengths that one forward pass may share: all of them, unless RoPE depends on the length of the input."""
-    rope = model.config.get_text_config().rope_parameters
-    nested = [value for value in rope.values() if isinstance(value, dict)]
-    kinds = {part.get("rope_type", "default") for part in nested or [rope]}
-    return [[length] for length in lengths] if kinds & {"dynamic", "longrope"} else [list(lengths)]
+    return [[length] for length in lengths] if rope.changes_with_length(model.config) else [list(lengths)]
 
 
 def _digest(documents: Sequence[Document], tokens: int, bos: int | None) -> str:

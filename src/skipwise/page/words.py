@@ -150,7 +150,9 @@ def _scaling(run: Run) -> str:
     if run.config.scaling.method == "none":
         return "none"
     method = run.config.scaling.method + (f" ×{factor:.4g}" if factor else "")
-    return ", ".join([method, *(f"{key} {value:,g}" for key, value in values.items())])
+    listed = values.pop("factors", None)
+    shown = [f"{key} {value:,g}" for key, value in values.items()]
+    return ", ".join([method, *([f"factors {listed[0]:g} to {listed[-1]:g}"] if listed else []), *shown])
 
 
 def commands(run: Run) -> list[dict[str, str]]:
