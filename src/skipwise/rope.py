@@ -66,7 +66,7 @@ __all__ = [
 # Keys that belong to a scaling; all others (partial_rotary_factor, mrope_section …) are the model's and stay.
 _SCALING_KEYS = {"type", "rope_type", "rope_theta", "factor", "original_max_position_embeddings", "attention_factor"}
 _SCALING_KEYS |= {"beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "low_freq_factor"}
-_SCALING_KEYS |= {"high_freq_factor", "short_factor", "long_factor", "short_mscale", "long_mscale", "finetuned"}
+_SCALING_KEYS |= {"high_freq_factor", "short_factor", "long_factor", "short_mscale", "long_mscale", "attn_factor"}
 
 _YARN_KEYS = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
 
