@@ -1,12 +1,17 @@
 """Intervals against scipy, against numbers worked out by hand, and their identity cases."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from skipwise.evals import statistics
+
+
+def interval_of(losses: Any, seed: list[int]) -> statistics.Interval:
+    return statistics.perplexity_interval(statistics.units(losses), seed)
 
 
 def documents(*lengths: int, seed: int = 0) -> list[np.ndarray]:
@@ -60,7 +65,7 @@ def test_documents_are_resampled_as_scipy_does() -> None:
         method="percentile",
         rng=np.random.default_rng(1),
     ).confidence_interval
-    low, high, name = statistics.perplexity_interval(losses, [0])
+    low, high, name = interval_of(losses, [0])
     width = expected.high - expected.low
     assert abs(low - expected.low) < 0.1 * width
     assert abs(high - expected.high) < 0.1 * width
@@ -71,16 +76,16 @@ def test_documents_are_resampled_as_scipy_does() -> None:
 def test_two_documents_by_hand() -> None:
     # Draws of two: (a, a), (a, b), (b, b) with chances 1/4, 1/2, 1/4, so the 95 % ends are the documents' own values.
     losses = [np.full(10, math.log(2), np.float32), np.full(10, math.log(8), np.float32)]
-    assert statistics.perplexity_interval(losses, [0])[:2] == pytest.approx((2, 8), rel=1e-5)
+    assert interval_of(losses, [0])[:2] == pytest.approx((2, 8), rel=1e-5)
 
 
 def test_one_document_resamples_blocks_and_says_so() -> None:
-    low, high, name = statistics.perplexity_interval(documents(4000), [0])
+    low, high, name = interval_of(documents(4000), [0])
     assert name == "block bootstrap 95%"
     assert low < statistics.perplexity(documents(4000)) < high
     # Losses that come in runs vary more than a token-wise resampling would show: 125 blocks of 32 at ln 2 or ln 8.
     runs = np.repeat(np.where(np.random.default_rng(0).random(125) < 0.5, math.log(2), math.log(8)), 32)
-    low, high, _ = statistics.perplexity_interval([runs.astype(np.float32)], [0])
+    low, high, _ = interval_of([runs.astype(np.float32)], [0])
     mean = float(runs.mean())
     half = 1.96 * float(runs[::32].std()) / math.sqrt(125)
     assert (math.log(low), math.log(high)) == pytest.approx((mean - half, mean + half), abs=0.15 * half)
@@ -93,19 +98,19 @@ def test_block_sizes(tokens: int, size: int) -> None:
 
 def test_blocks_cover_every_token_once() -> None:
     # 261 tokens: eight blocks of 32 and one of 5; an equal loss everywhere gives a point.
-    assert statistics.perplexity_interval([np.full(261, math.log(5), np.float32)], [0])[:2] == pytest.approx((5, 5))
+    assert interval_of([np.full(261, math.log(5), np.float32)], [0])[:2] == pytest.approx((5, 5))
     spike = np.zeros(261, np.float32)
     spike[-1] = 261.0
-    assert statistics.perplexity_interval([spike], [0]).high > math.exp(1)
+    assert interval_of([spike], [0]).high > math.exp(1)
 
 
 def test_intervals_repeat_with_their_seed() -> None:
     losses = documents(*range(40, 60))
-    assert statistics.perplexity_interval(losses, [3, 8]) == statistics.perplexity_interval(losses, [3, 8])
-    assert statistics.perplexity_interval(losses, [3, 8]) != statistics.perplexity_interval(losses, [4, 8])
-    assert statistics.perplexity_interval(documents(4000), [1]) != statistics.perplexity_interval(documents(4000), [2])
+    assert interval_of(losses, [3, 8]) == interval_of(losses, [3, 8])
+    assert interval_of(losses, [3, 8]) != interval_of(losses, [4, 8])
+    assert interval_of(documents(4000), [1]) != interval_of(documents(4000), [2])
 
 
 def test_equal_documents_give_a_point() -> None:
     losses = [np.full(50, math.log(7), np.float32)] * 4
-    assert statistics.perplexity_interval(losses, [0])[:2] == pytest.approx((7, 7), rel=1e-5)
+    assert interval_of(losses, [0])[:2] == pytest.approx((7, 7), rel=1e-5)

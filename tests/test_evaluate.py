@@ -67,7 +67,8 @@ def test_rows_follow_the_contract_and_are_written(llama: LoadedModel, tmp_path: 
     assert all(row.keys() >= set(CONTRACT) for row in rows)
     told = [(row["task"], row["length"], row["depth"], row["n"]) for row in rows]
     cells = [("passkey", length, depth, n) for length in (200, 400) for depth, n in ((0.0, 1), (1.0, 1), (None, 2))]
-    assert told == [("perplexity", length, None, 2) for length in LENGTHS] + cells
+    stretches = [("perplexity_by_position", length, None, 2) for length in LENGTHS[1:]]
+    assert told == [("perplexity", length, None, 2) for length in LENGTHS] + stretches + cells
     assert {row["beyond_window"] for row in rows if row["length"] <= 256} == {False}
     assert {row["beyond_window"] for row in rows if row["length"] > 256} == {True}
     first = {"model": "original", "window": 256, "original_length": 256, "dtype": "float32", "scaling": None}
@@ -107,8 +108,8 @@ def test_longer_lengths_reuse_the_shorter_ones(llama: LoadedModel, tmp_path: Pat
     config = CONFIG.model_copy(update={"tasks": ["perplexity"]})
     rows, _ = run(llama, tmp_path / "results.jsonl", config, lengths=[64, 200])
     longer, _ = run(llama, tmp_path / "results.jsonl", config, lengths=[64, 200, 400])
-    assert longer[:2] == rows
-    assert len(read_jsonl(tmp_path / "results.jsonl")) == 3
+    assert [longer[0], longer[1], longer[3]] == rows
+    assert len(read_jsonl(tmp_path / "results.jsonl")) == 5
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_other_settings_are_measured_anew(llama: LoadedModel, tmp_path: Path, ch
     rows, passes = run(llama, tmp_path / "results.jsonl", config)
     others, more = run(llama, tmp_path / "results.jsonl", config.model_copy(update=changed))
     assert more >= passes / 2
-    assert len(read_jsonl(tmp_path / "results.jsonl")) == 6
+    assert len(read_jsonl(tmp_path / "results.jsonl")) == (8 if "protocol" in changed else 10)
     assert run(llama, tmp_path / "results.jsonl", config) == (rows, 0)
     assert run(llama, tmp_path / "results.jsonl", config.model_copy(update=changed)) == (others, 0)
 
@@ -151,7 +152,7 @@ def test_rows_of_other_models_texts_and_labels_are_not_mixed(llama: LoadedModel,
         news, more = run(loaded, out, config, **change)
         assert more == passes
         assert [row["value"] for row in news] != [row["value"] for row in rows] or "label" in change
-    assert len(read_jsonl(out)) == 15
+    assert len(read_jsonl(out)) == 25
     assert run(llama, out, config) == (rows, 0)
 
 

@@ -13,9 +13,20 @@ from skipwise.errors import SkipwiseError
 from skipwise.evals import perplexity
 from skipwise.evals.perplexity import Protocol
 from skipwise.model import LoadedModel
+from skipwise.reading import Reader
 from tiny import llama_config, tiny_model
 
 VOCABULARY = 32
+
+
+def measure(found, documents, lengths, protocol=Protocol(), advance=lambda tokens: None):  # noqa: B008
+    """Rows of whole lengths."""
+    wanted = [(0, length) for length in lengths]
+    return perplexity.measure(found, Reader(found.model), documents, wanted, protocol, advance)
+
+
+def measure_parts(found, documents, wanted, protocol):
+    return perplexity.measure(found, Reader(found.model), documents, wanted, protocol)
 
 
 def loaded(model: PreTrainedModel, window: int = 4096) -> LoadedModel:
@@ -61,17 +72,17 @@ def plain_loss(model: PreTrainedModel, context: list[int], token: int) -> float:
 @pytest.mark.parametrize("protocol", [Protocol("prefix"), Protocol("sliding", stride=4, span=40, bos_id=0)])
 def test_equal_chances_give_the_size_of_the_vocabulary(protocol: Protocol) -> None:
     model = bigram_llama(np.full((VOCABULARY, VOCABULARY), 1 / VOCABULARY))
-    rows = list(perplexity.measure(loaded(model), text(40, 50), [8, 40], protocol))
+    rows = list(measure(loaded(model), text(40, 50), [8, 40], protocol))
     assert values(rows) == pytest.approx({8: VOCABULARY, 40: VOCABULARY}, rel=1e-5)
     assert all(row["low"] == pytest.approx(VOCABULARY, rel=1e-5) == row["high"] for row in rows)
 
 
 def test_prefix_by_hand() -> None:
     documents = [("a", np.array([1, 2, 1, 2, 1]))]
-    rows = list(perplexity.measure(loaded(hand_model()), documents, [3, 5], Protocol("prefix")))
+    rows = list(measure(loaded(hand_model()), documents, [3, 5], Protocol("prefix")))
     assert values(rows) == pytest.approx({3: 2**1.5, 5: 2**1.5}, rel=1e-5)  # 1 and 2 bits in turn
     assert [row["tokens"] for row in rows] == [2, 4]
-    rows = list(perplexity.measure(loaded(hand_model()), documents, [3, 5], Protocol("prefix", bos_id=0)))
+    rows = list(measure(loaded(hand_model()), documents, [3, 5], Protocol("prefix", bos_id=0)))
     # The BOS takes a place: it predicts 1 with 3 bits, then 1, 2, 1 bits follow.
     assert values(rows) == pytest.approx({3: 2 ** (4 / 2), 5: 2 ** (7 / 4)}, rel=1e-5)
     assert [row["tokens"] for row in rows] == [2, 4]
@@ -82,7 +93,7 @@ def test_sliding_by_hand() -> None:
 
     def bits(stride: int) -> float:
         protocol = Protocol("sliding", stride=stride, span=5, bos_id=0)
-        [row] = perplexity.measure(loaded(hand_model()), documents, [3], protocol)
+        [row] = measure(loaded(hand_model()), documents, [3], protocol)
         assert row["tokens"] == 4
         return math.log2(row["value"]) * 4
 
@@ -94,7 +105,7 @@ def test_sliding_by_hand() -> None:
 def test_documents_are_pooled_by_tokens() -> None:
     # Sliding without span limits: 4 tokens at 1, 2, 1, 2 bits and 8 tokens (of which 7 scored) at 3 bits each.
     documents = [("a", np.array([1, 2, 1, 2, 1])), ("b", np.array([0] * 9))]
-    [row] = perplexity.measure(loaded(hand_model()), documents, [5], Protocol("sliding", stride=5, span=9))
+    [row] = measure(loaded(hand_model()), documents, [5], Protocol("sliding", stride=5, span=9))
     assert row["tokens"] == 4 + 4 + 3  # the second window of b has no context for its first token
     assert math.log2(row["value"]) == pytest.approx((6 + 7 * 3) / 11, rel=1e-5)
 
@@ -102,7 +113,7 @@ def test_documents_are_pooled_by_tokens() -> None:
 @pytest.mark.parametrize("bos", [None, 0])
 def test_prefix_equals_a_pass_for_every_length(bos: int | None) -> None:
     model, documents = random_llama(), text(48, 60, 51)
-    rows = list(perplexity.measure(loaded(model), documents, [2, 7, 32, 48], Protocol("prefix", bos_id=bos)))
+    rows = list(measure(loaded(model), documents, [2, 7, 32, 48], Protocol("prefix", bos_id=bos)))
     for row in rows:
         losses = []
         for _, tokens in documents:
@@ -120,7 +131,7 @@ def test_prefix_equals_a_pass_for_every_length(bos: int | None) -> None:
 def test_sliding_equals_a_plain_implementation(window: int, stride: int, bos: int | None) -> None:
     model, documents, span = random_llama(), text(23, 30), 23
     protocol = Protocol("sliding", stride=stride, span=span, bos_id=bos)
-    [row] = perplexity.measure(loaded(model), documents, [window], protocol)
+    [row] = measure(loaded(model), documents, [window], protocol)
     losses = []
     start_token = [] if bos is None else [bos]
     for _, tokens in documents:
@@ -138,8 +149,8 @@ def test_sliding_equals_a_plain_implementation(window: int, stride: int, bos: in
 @pytest.mark.parametrize("bos", [None, 0])
 def test_a_sliding_window_as_long_as_the_text_is_the_prefix(bos: int | None) -> None:
     model, documents = loaded(random_llama()), text(47, 60)
-    [prefix] = perplexity.measure(model, documents, [47], Protocol("prefix", bos_id=bos))
-    [sliding] = perplexity.measure(model, documents, [47], Protocol("sliding", stride=5, span=47, bos_id=bos))
+    [prefix] = measure(model, documents, [47], Protocol("prefix", bos_id=bos))
+    [sliding] = measure(model, documents, [47], Protocol("sliding", stride=5, span=47, bos_id=bos))
     assert sliding["value"] == pytest.approx(prefix["value"], rel=1e-6)
     assert sliding["tokens"] == prefix["tokens"]
 
@@ -147,14 +158,14 @@ def test_a_sliding_window_as_long_as_the_text_is_the_prefix(bos: int | None) -> 
 def test_frequencies_that_depend_on_the_length_get_a_pass_each() -> None:
     rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
     model, documents = random_llama(window=16, rope_parameters=rope), text(64)
-    rows = values(perplexity.measure(loaded(model), documents, [16, 64], Protocol("prefix")))
+    rows = values(measure(loaded(model), documents, [16, 64], Protocol("prefix")))
     fresh = random_llama(window=16, rope_parameters=rope)
-    alone = values(perplexity.measure(loaded(fresh), documents, [16], Protocol("prefix")))
+    alone = values(measure(loaded(fresh), documents, [16], Protocol("prefix")))
     assert rows[16] == pytest.approx(alone[16], rel=1e-5)
 
 
 def test_a_length_beyond_the_window_is_run_and_flagged() -> None:
-    rows = list(perplexity.measure(loaded(random_llama(window=16), 16), text(40), [16, 17, 40], Protocol("prefix")))
+    rows = list(measure(loaded(random_llama(window=16), 16), text(40), [16, 17, 40], Protocol("prefix")))
     assert [row["beyond_window"] for row in rows] == [False, True, True]
     assert [row["tokens"] for row in rows] == [15, 16, 39]
 
@@ -162,29 +173,50 @@ def test_a_length_beyond_the_window_is_run_and_flagged() -> None:
 @pytest.mark.parametrize("bos", [None, 0])
 @pytest.mark.parametrize("name", ["prefix", "sliding"])
 def test_the_model_never_reads_more_than_the_length(name: Any, bos: int | None) -> None:
-    model, seen = random_llama(), []
-    model.get_decoder().embed_tokens.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[1]))
+    found, seen = loaded(random_llama()), list[int]()
+    reader = Reader(found.model, chunk=7)
+    found.model.get_decoder().embed_tokens.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[1]))
     protocol = Protocol(name, stride=5, span=40, bos_id=bos)
-    list(perplexity.measure(loaded(model), text(60), [16], protocol))
-    assert max(seen) == 16
+    list(perplexity.measure(found, reader, text(60), [(0, 16)], protocol))
+    assert max(seen) == 16  # 16 is the least that a chunk holds
+
+
+def test_stretches_between_lengths_are_scored_from_the_same_pass() -> None:
+    found, documents = loaded(random_llama()), text(40, 50)
+    protocol = Protocol("prefix", bos_id=0)
+    wanted = perplexity.parts([40, 8, 20], found.model, protocol)
+    assert wanted == [(0, 8), (0, 20), (0, 40), (8, 20), (20, 40)]
+    rows = {(row["start"], row["length"]): row for row in measure_parts(found, documents, wanted, protocol)}
+    assert {row["task"] for row in rows.values()} == {"perplexity", "perplexity_by_position"}
+    for start, stop in ((0, 8), (8, 20), (20, 40)):
+        assert rows[start, stop]["tokens"] == 2 * (stop - max(start, 1))
+    whole = [sum(rows[part]["sums"]) for part in ((0, 8), (8, 20), (20, 40))]
+    assert sum(whole) == pytest.approx(sum(rows[0, 40]["sums"]), rel=1e-6)
+    assert rows[8, 20]["value"] == pytest.approx(math.exp(whole[1] / 24), rel=1e-5)
+
+
+def test_stretches_are_of_one_way_of_reading() -> None:
+    assert perplexity.parts([8, 20], random_llama(), Protocol("sliding")) == [(0, 8), (0, 20)]
+    dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    assert perplexity.parts([8, 20], random_llama(rope_parameters=dynamic), Protocol()) == [(0, 8), (0, 20)]
 
 
 def test_rows_say_how_they_were_measured() -> None:
     documents = text(20, 30)
-    [row] = perplexity.measure(loaded(random_llama()), documents, [20], Protocol("prefix", bos_id=0, seed=3))
+    [row] = measure(loaded(random_llama()), documents, [20], Protocol("prefix", bos_id=0, seed=3))
     known = {"task": "perplexity", "protocol": "prefix", "length": 20, "n": 2, "seed": 3, "bos": True, "depth": None}
     assert row.items() >= known.items()
     assert row["documents"] == ["0.txt", "1.txt"]
     assert row["interval"] == "bootstrap 95%"
     protocol = Protocol("sliding", stride=4, span=20)
-    [row] = perplexity.measure(loaded(random_llama()), documents[:1], [10], protocol)
+    [row] = measure(loaded(random_llama()), documents[:1], [10], protocol)
     assert row.items() >= {"protocol": "sliding", "stride": 4, "span": 20, "bos": False, "n": 1}.items()
     assert row["interval"] == "block bootstrap 95%"
 
 
 def test_intervals_repeat_with_the_seed() -> None:
     model = loaded(random_llama())
-    lows = [next(perplexity.measure(model, text(80), [80], Protocol(seed=seed)))["low"] for seed in (0, 0, 1)]
+    lows = [next(measure(model, text(80), [80], Protocol(seed=seed)))["low"] for seed in (0, 0, 1)]
     assert lows[0] == lows[1] != lows[2]
 
 
@@ -193,7 +225,7 @@ def test_the_digest_is_that_of_the_scored_text() -> None:
     changed[0][1][15] ^= 1
 
     def data(which: list[perplexity.Document], length: int, protocol: Protocol) -> str:
-        return str(perplexity.header(which, length, protocol)["data"])
+        return str(perplexity.header(which, 0, length, protocol)["data"])
 
     prefix, sliding = Protocol("prefix"), Protocol("sliding", span=20)
     assert data(documents, 15, prefix) == data(changed, 15, prefix)
@@ -207,7 +239,7 @@ def test_the_digest_is_that_of_the_scored_text() -> None:
 @pytest.mark.parametrize("protocol", [Protocol("prefix"), Protocol("sliding", stride=5, span=40, bos_id=0)])
 def test_progress_ends_at_its_total(protocol: Protocol) -> None:
     model, documents, moved = random_llama(), text(41, 60), []
-    list(perplexity.measure(loaded(model), documents, [8, 40], protocol, moved.append))
+    list(measure(loaded(model), documents, [8, 40], protocol, moved.append))
     assert sum(moved) == perplexity.total_tokens(documents, [8, 40], model, protocol)
 
 
@@ -248,7 +280,7 @@ def test_losses_that_are_no_numbers_are_refused() -> None:
     with torch.no_grad():
         model.lm_head.weight[5] = float("nan")
     with pytest.raises(SkipwiseError, match=r"loss on '0.txt' is nan at scored token 0"):
-        list(perplexity.measure(loaded(model), text(20), [20], Protocol("prefix")))
+        list(measure(loaded(model), text(20), [20], Protocol("prefix")))
 
 
 class NoBos:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from skipwise import attention, head
+from skipwise import attention, head, rope
 from skipwise.memory import chunk_tokens
 
 
@@ -90,7 +90,7 @@ class Reader:
         self.layers = int(text.num_hidden_layers)
         self.chunk = chunk or chunk_tokens(model)
         self.own = model.config._attn_implementation
-        self.whole = depends_on_length(model) or not self._agrees(self.own)
+        self.whole = rope.changes_with_length(model.config) or not self._agrees(self.own)
         self.batches = not self.whole and _sees_all(text)
         """Whether rows of different lengths can be decoded together: sliding windows count places, padding included."""
         self.maskless = self.batches and self.own == "sdpa" and self._agrees(attention.register())
@@ -198,21 +198,6 @@ class _Implementation:
     def __exit__(self, *exception: object) -> None:
         if self.name != self.before:
             self.model.set_attn_implementation(self.before)
-
-
-def depends_on_length(model: PreTrainedModel) -> bool:
-    """Whether the model's frequencies change with the length of its input, so that a prefix is not what it was."""
-    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    nested = [value for value in rope.values() if isinstance(value, dict)]
-    return any(
-        part.get("rope_type", "default") in ("dynamic", "longrope") and not _same_lists(part)
-        for part in nested or [rope]
-    )
-
-
-def _same_lists(part: dict[str, Any]) -> bool:
-    """Whether `longrope` parameters have one list for short and long inputs."""
-    return part.get("rope_type") == "longrope" and part.get("short_factor") == part.get("long_factor")
 
 
 def _sees_all(text: Any) -> bool:

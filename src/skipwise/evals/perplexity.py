@@ -9,9 +9,13 @@ never sees a position beyond `length - 1`.
 - `sliding`: windows of n tokens moved by `stride` (Press et al., arXiv 2108.12409; Position Interpolation, arXiv
   2306.15595): the first window scores all its tokens, a later one its last `stride`, each document to its end or to
   `span` tokens.
+
+Beside `prefix` comes, at no cost, the perplexity of the tokens between one length and the next, as a task of its own
+(`perplexity_by_position`): the average over a prefix hides where a model breaks.
 """
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -24,9 +28,10 @@ from transformers import PreTrainedModel
 from skipwise import rope
 from skipwise.errors import SkipwiseError
 from skipwise.evals import statistics
-from skipwise.model import LoadedModel, token_nll
+from skipwise.model import LoadedModel
+from skipwise.reading import Reader
 
-VERSION = 1
+VERSION = 2
 
 Tokens = npt.NDArray[Any]
 Document = tuple[str, Tokens]
@@ -79,14 +84,25 @@ def select(documents: Sequence[Document], lengths: Sequence[int], protocol: Prot
     return chosen[:limit]
 
 
-def header(documents: Sequence[Document], length: int, protocol: Protocol) -> dict[str, Any]:
+def parts(lengths: Sequence[int], model: PreTrainedModel, protocol: Protocol) -> list[tuple[int, int]]:
+    """(start, length) of every row: the lengths from 0 and, under `prefix`, the stretches between them.
+
+    No stretches where frequencies depend on the length of the input: their tokens were read in several ways.
+    """
+    ordered = sorted(lengths)
+    between = list(itertools.pairwise(ordered)) if protocol.name == "prefix" and not rope.changes_with_length(model.config) else []
+    return [(0, length) for length in ordered] + between
+
+
+def header(documents: Sequence[Document], start: int, length: int, protocol: Protocol) -> dict[str, Any]:
     """What is known of a row before it is measured. Rows with equal headers and models have equal values.
 
-    `data` is a digest of the text that the row scores, so that other documents never pass for these.
+    `start` above 0 is that of a stretch. `data` is a digest of the text that the row scores, so that other documents
+    never pass for these.
     """
     sliding = protocol.name == "sliding"
     row = {
-        "task": "perplexity",
+        "task": "perplexity_by_position" if start else "perplexity",
         "task_version": VERSION,
         "protocol": protocol.name,
         "length": length,
@@ -98,7 +114,7 @@ def header(documents: Sequence[Document], length: int, protocol: Protocol) -> di
         "documents": [name for name, _ in documents],
         "data": _digest(documents, protocol.span if sliding else length, protocol.bos_id),
     }
-    return row | {"stride": protocol.stride, "span": protocol.span} if sliding else row
+    return row | ({"stride": protocol.stride, "span": protocol.span} if sliding else {"start": start})
 
 
 def total_tokens(documents: Sequence[Document], lengths: Sequence[int], model: PreTrainedModel, how: Protocol) -> int:
@@ -111,29 +127,34 @@ def total_tokens(documents: Sequence[Document], lengths: Sequence[int], model: P
 
 def measure(
     loaded: LoadedModel,
+    reader: Reader,
     documents: Sequence[Document],
-    lengths: Sequence[int],
+    wanted: Sequence[tuple[int, int]],
     protocol: Protocol,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> Iterator[dict[str, Any]]:
-    """Rows for `lengths`, from `select`ed documents, as they are finished; the model's own columns are left to `run`.
+    """Rows for `wanted` (start, length), from `select`ed documents, as they are finished, without the model's columns.
 
-    `tokens` is how many tokens were scored, all documents together. `seconds` is the time of the forward passes that
-    gave the row; under `prefix` rows share their passes, so their seconds do not add up. A length beyond the configured
-    window is run and flagged. Only the losses are kept. Errors: SkipwiseError for a loss that is not finite.
+    `tokens` is how many tokens were scored, all documents together; `sums` and `counts` are losses (nats) and tokens of
+    the units that the interval resamples. `seconds` is the time of the forward passes that gave the row; under `prefix`
+    rows share their passes, so their seconds do not add up. A length beyond the configured window is run and flagged.
+    Only the losses are kept. Errors: SkipwiseError for a loss that is not finite.
     """
+    lengths = sorted({length for _, length in wanted})
     groups = _passes(loaded.model, lengths) if protocol.name == "prefix" else [[length] for length in lengths]
     for group in groups:
         started = time.monotonic()
         losses = []
         for name, tokens in documents:
-            losses.append(_document_losses(loaded.model, tokens, max(group), protocol, advance))
+            losses.append(_document_losses(reader, tokens, max(group), protocol, advance))
             _require_finite(losses[-1], name)
         seconds = time.monotonic() - started
-        for length in group:
-            scored = [part[: length - 1] for part in losses] if protocol.name == "prefix" else losses
-            interval = statistics.perplexity_interval(scored, [protocol.seed, length])
-            yield header(documents, length, protocol) | {
+        for start, length in [part for part in wanted if part[1] in group]:
+            first = max(start - 1, 0)
+            scored = [part[first : length - 1] for part in losses] if protocol.name == "prefix" else losses
+            units = statistics.units(scored)
+            interval = statistics.perplexity_interval(units, [protocol.seed, length])
+            yield header(documents, start, length, protocol) | {
                 "value": statistics.perplexity(scored),
                 "low": interval.low,
                 "high": interval.high,
@@ -141,6 +162,8 @@ def measure(
                 "tokens": sum(len(part) for part in scored),
                 "seconds": round(seconds, 3),
                 "beyond_window": length > loaded.window,
+                "sums": [round(value, 4) for value in units.sums.tolist()],
+                "counts": units.counts.tolist(),
             }
 
 
@@ -160,28 +183,32 @@ def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, i
 
 
 def _document_losses(
-    model: PreTrainedModel, tokens: Tokens, length: int, protocol: Protocol, advance: Callable[[int], None]
+    reader: Reader, tokens: Tokens, length: int, protocol: Protocol, advance: Callable[[int], None]
 ) -> statistics.Losses:
     """Losses of the scored tokens of one document, in their order, fp32."""
     bos = [] if protocol.bos_id is None else [protocol.bos_id]
     if protocol.name == "prefix":
-        losses = _losses(model, [*bos, *tokens[: length - len(bos)].tolist()])
-        advance(length)
-        return losses
-    parts = []
+        ids = torch.tensor([[*bos, *tokens[: length - len(bos)].tolist()]], device=reader.model.device)
+        found = []
+        for losses in reader.token_nll(ids):
+            found.append(losses[0].cpu().numpy())
+            advance(losses.shape[1])
+        advance(1)  # the last token is read and has no successor
+        return np.concatenate(found)
     text = tokens[: protocol.span - len(bos)].tolist()
     # Each window starts with a BOS of its own, which takes one of its places.
-    for start, stop, scored in windows(len(text), length - len(bos), protocol.stride):
-        losses = _losses(model, [*bos, *text[start:stop]])
-        parts.append(losses[max(len(losses) - scored, 0) :])
-        advance(stop - start + len(bos))
-    return np.concatenate(parts)
-
-
-def _losses(model: PreTrainedModel, ids: list[int]) -> statistics.Losses:
-    """-log p of every token but the first, given those before it: (T,) ids → (T - 1,) fp32."""
-    losses = token_nll(model, torch.tensor([ids], device=model.device))[0]  # (T - 1,)
-    return losses.cpu().numpy()
+    todo = list(windows(len(text), length - len(bos), protocol.stride))
+    rows = max(reader.chunk // length, 1)
+    found = []
+    while todo:
+        batch = [part for part in todo[:rows] if part[1] - part[0] == todo[0][1] - todo[0][0]]
+        todo = todo[len(batch) :]
+        ids = torch.tensor([[*bos, *text[start:stop]] for start, stop, _ in batch], device=reader.model.device)
+        scored = [min(part[2], ids.shape[1] - 1) for part in batch]
+        rows_of = torch.cat(list(reader.token_nll(ids, scored=scored)), dim=1).cpu().numpy()  # (B, T - 1)
+        found += [row[len(row) - count :] for row, count in zip(rows_of, scored, strict=True)]
+        advance(ids.numel())
+    return np.concatenate(found)
 
 
 def _require_finite(losses: statistics.Losses, name: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipwise import corpus, progress
+from skipwise import corpus, progress, rope
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals import answers, passkey, perplexity
@@ -21,7 +21,7 @@ from skipwise.evals.task import Cell, Inputs, Question, Row, Task, TooShortError
 from skipwise.files import append_jsonl, read_jsonl
 from skipwise.memory import check_memory, chunk_tokens
 from skipwise.model import LoadedModel
-from skipwise.reading import Reader, depends_on_length
+from skipwise.reading import Reader
 from skipwise.tokens import tokenise
 
 
@@ -97,16 +97,15 @@ def evaluate(
     chosen = _perplexity_plan(loaded, config, documents, lengths) if "perplexity" in config.tasks else None
     grids = {name: _grid(TASKS[name], inputs, lengths) for name in config.tasks if name in TASKS}
     longest = max([*(lengths if chosen else []), *(length for grid in grids.values() for length in grid)], default=0)
-    check_memory(loaded.model, longest, chunk=None if depends_on_length(loaded.model) else chunk_tokens(loaded.model))
+    check_memory(loaded.model, longest, chunk=None if rope.changes_with_length(loaded.model.config) else chunk_tokens(loaded.model))
 
     finished = {}
     for row in read_jsonl(out):
         finished[_identity(row)] = row
-    rows: list[Row] = []
-    if chosen:
-        rows += _perplexity(loaded, columns, *chosen, lengths, finished, out)
+    run = _Run(loaded, inputs, columns, finished, out)
+    rows = _perplexity(run, *chosen, lengths) if chosen else []
     for name, grid in grids.items():
-        rows += _retrieval(_Run(loaded, inputs, columns, finished, out), TASKS[name], grid)
+        rows += _retrieval(run, TASKS[name], grid)
     return rows
 
 
@@ -155,7 +154,7 @@ def _model_columns(loaded: LoadedModel, label: str) -> Row:
 _HEADER = (
     *("model", "fingerprint", "window", "original_length", "scaling", "quantised_from", "dtype"),
     *("task", "task_version", "protocol", "length", "depth", "depth_index", "metric", "n", "seed"),
-    *("bos", "chat", "data", "stride", "span", "depths"),
+    *("bos", "chat", "data", "start", "stride", "span", "depths"),
 )
 
 
@@ -173,25 +172,20 @@ def _perplexity_plan(
 
 
 def _perplexity(
-    loaded: LoadedModel,
-    columns: Row,
-    documents: list[perplexity.Document],
-    protocol: perplexity.Protocol,
-    lengths: list[int],
-    finished: dict[str, Row],
-    out: Path,
+    run: _Run, documents: list[perplexity.Document], protocol: perplexity.Protocol, lengths: list[int]
 ) -> list[Row]:
-    headers = {length: columns | perplexity.header(documents, length, protocol) for length in lengths}
-    rows = {length: finished[key] for length in lengths if (key := _identity(headers[length])) in finished}
-    missing = [length for length in lengths if length not in rows]
+    parts = perplexity.parts(lengths, run.loaded.model, protocol)
+    headers = {part: run.columns | perplexity.header(documents, *part, protocol) for part in parts}
+    rows = {part: run.finished[key] for part in parts if (key := _identity(headers[part])) in run.finished}
+    missing = [part for part in parts if part not in rows]
     if missing:
-        total = perplexity.total_tokens(documents, missing, loaded.model, protocol)
-        with progress.bar(f"{columns['model']}: perplexity", total=total, unit="tok") as bar:
-            for result in perplexity.measure(loaded, documents, missing, protocol, bar.advance):
-                rows[result["length"]] = row = columns | result
-                append_jsonl(out, row)
+        ends = sorted({length for _, length in missing})
+        total = perplexity.total_tokens(documents, ends, run.loaded.model, protocol)
+        with progress.bar(f"{run.columns['model']}: perplexity", total=total, unit="tok") as bar:
+            for result in perplexity.measure(run.loaded, run.reader, documents, missing, protocol, bar.advance):
+                rows[result.get("start", 0), result["length"]] = row = run.append(run.columns | result)
                 bar.note(f"{row['value']:.2f} at {row['length']}")
-    return [rows[length] for length in lengths]
+    return [rows[part] for part in parts]
 
 
 def _grid(task: Task, inputs: Inputs, lengths: list[int]) -> dict[int, list[Cell]]:

@@ -73,18 +73,27 @@ def block_size(tokens: int) -> int:
     return max(min(32, tokens // 8), math.ceil(tokens / MAX_BLOCKS), 1)
 
 
-def perplexity_interval(losses: Sequence[Losses], seed: Sequence[int]) -> Interval:
-    """95 % interval of `perplexity(losses)`, the same for the same seed.
+class Units(NamedTuple):
+    """What a perplexity's interval resamples: the loss (nats) and the tokens of each document, or block of one."""
 
-    Two documents or more: whole documents are resampled, since tokens of one document depend on each other; with a
-    handful of documents such an interval is narrow by nature. One document: blocks of consecutive tokens are resampled,
-    which tells about this document only; the interval's name says so.
+    sums: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.int64]
+    blocks: bool
+
+
+def units(losses: Sequence[Losses]) -> Units:
+    """Whole documents where there are two or more, since tokens of one document depend on each other; with a handful of
+    documents an interval is narrow by nature. Of one document, blocks of consecutive tokens, which tell about it only.
     """
     if len(losses) > 1:
         sums = np.array([part.sum(dtype=np.float64) for part in losses])
-        counts = np.array([len(part) for part in losses])
-        return Interval(*bootstrap(sums, counts, seed), "bootstrap 95%")
+        return Units(sums, np.array([len(part) for part in losses]), blocks=False)
     values = losses[0].astype(np.float64)
     starts = np.arange(0, len(values), block_size(len(values)))
-    counts = np.diff(np.append(starts, len(values)))
-    return Interval(*bootstrap(np.add.reduceat(values, starts), counts, seed), "block bootstrap 95%")
+    return Units(np.add.reduceat(values, starts), np.diff(np.append(starts, len(values))), blocks=True)
+
+
+def perplexity_interval(found: Units, seed: Sequence[int]) -> Interval:
+    """95 % interval of a perplexity from its units, the same for the same seed; the name says what was resampled."""
+    name = "block bootstrap 95%" if found.blocks else "bootstrap 95%"
+    return Interval(*bootstrap(found.sums, found.counts, seed), name)
