@@ -15,7 +15,7 @@ ORDER = """
 errors files progress config
 assets corpus tokens recall
 positions coverage examples
-scalings rope architectures kv_cache gguf_file source head memory model attention reading
+scalings rope architectures kv_cache gguf_file twins source head memory model attention reading
 train
 evals.statistics evals.perplexity evals.answers evals.task evals.passkey evals.run
 hf_fields card gguf_tokenizer gguf_writer export page.render page.run page.words page report

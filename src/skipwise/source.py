@@ -1,21 +1,26 @@
 """Where a model comes from: a configured path flows in; its configuration, tokenizer and weights flow out.
 
-Folders and hub ids hold safetensors, which run no code; a GGUF file is dequantised. Whatever the libraries raise
-becomes one line.
+Folders and hub ids hold safetensors, which run no code; a GGUF file is dequantised, a checkpoint that has a twin
+(`twins`) is read as that. Whatever the libraries raise becomes one line.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerFast as FastTokenizer
 
-from skipwise import assets, gguf_file, rope
+from skipwise import assets, gguf_file, rope, twins
 from skipwise.config import ModelConfig
 from skipwise.errors import SkipwiseError
 
@@ -64,8 +69,15 @@ def find(config: ModelConfig, *, weights: bool = True) -> Source:
     return Source(config.path, config.path, None, {**options, "revision": config.revision or "main"})
 
 
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a folder, or the pickled files of one that has none."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
 def _check_files(folder: Path) -> None:
-    if not any(folder.glob("*.safetensors")):
+    said = (folder / "config.json").read_text(encoding="utf-8", errors="replace")
+    foreign = re.search(rf'"model_type":\s*"({"|".join(twins.TWINS)})"', said)
+    if not any(folder.glob("*.safetensors")) and not (foreign and _weight_files(folder)):
         old = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
         hint = "; only pickled ones, which can run code: convert them to safetensors first" if old else ""
         raise SkipwiseError(f"{folder} has no .safetensors weights{hint}")
@@ -82,7 +94,7 @@ def _read(source: Source, what: str, from_pretrained: Callable[..., Any], **opti
         options["gguf_file"] = source.gguf
     try:
         return from_pretrained(source.place, **source.options, **options)
-    except (KeyboardInterrupt, MemoryError, torch.OutOfMemoryError):
+    except (KeyboardInterrupt, MemoryError, torch.OutOfMemoryError, SkipwiseError):
         raise
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError, SafetensorError, TypeError …
         where = str(source.file) if source.gguf else source.place
@@ -91,8 +103,20 @@ def _read(source: Source, what: str, from_pretrained: Callable[..., Any], **opti
         raise SkipwiseError(f"cannot read the {what} of {where}: {one_line(error)}") from error
 
 
+def told(source: Source) -> dict[str, Any] | None:
+    """config.json of a checkpoint that is read as its twin; None for any other."""
+    if source.gguf:
+        return None
+    found, _ = _read(source, "configuration", PreTrainedConfig.get_config_dict)
+    return found if found.get("model_type") in twins.TWINS else None
+
+
 def configuration(source: Source) -> PreTrainedConfig:
     """The configuration as it was saved, with the RoPE scaling that transformers leaves in a GGUF file's header."""
+    foreign = told(source)
+    if foreign is not None:
+        twin: PreTrainedConfig = _read(source, "configuration", lambda *_, **__: twins.configuration(foreign))
+        return twin
     config: PreTrainedConfig = _read(source, "configuration", AutoConfig.from_pretrained)
     carried = gguf_file.rope_scaling(source.file) if source.gguf else None
     if carried is not None:
@@ -107,7 +131,9 @@ def configuration(source: Source) -> PreTrainedConfig:
 
 def tokenizer(source: Source) -> Any:
     """The fast tokenizer that comes with the model. Errors: SkipwiseError when there is none."""
-    found = _read(source, "tokenizer", AutoTokenizer.from_pretrained)
+    # Baichuan's tokenizer class is code in its repository; the file beside it is enough.
+    bare = (told(source) or {}).get("model_type") == "baichuan"
+    found = _read(source, "tokenizer", (FastTokenizer if bare else AutoTokenizer).from_pretrained)
     if not found.is_fast:
         raise SkipwiseError(f"{source.place}: its tokenizer has no fast form (tokenizer.json), which is needed")
     return found
@@ -116,18 +142,45 @@ def tokenizer(source: Source) -> Any:
 def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: torch.dtype) -> PreTrainedModel:
     """The model with every weight read from safetensors or GGUF, as a plain dense model in evaluation mode."""
     options: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": attention}
+    options["output_loading_info"] = True
+    foreign = told(source)
     gguf_config = getattr(transformers, "GgufConfig", None)
-    if source.gguf is None:
-        options["use_safetensors"] = True
-    elif gguf_config is not None:
-        # Otherwise the model counts as quantised, and can neither be trained nor saved.
-        options["quantization_config"] = gguf_config(dequantize=True)
-    read = AutoModelForCausalLM.from_pretrained
-    model, found = _read(source, "weights", read, output_loading_info=True, **options)
+    if foreign is not None:
+        model, found = _read(source, "weights", lambda *_, **__: twins.load(foreign, _reader(source), **options))
+    else:
+        if source.gguf is None:
+            options["use_safetensors"] = True
+        elif gguf_config is not None:
+            # Otherwise the model counts as quantised, and can neither be trained nor saved.
+            options["quantization_config"] = gguf_config(dequantize=True)
+        model, found = _read(source, "weights", AutoModelForCausalLM.from_pretrained, **options)
     missing = sorted(found["missing_keys"])
     if missing:
         raise SkipwiseError(f"{source.place} lacks {len(missing)} weights of its model, e.g. {missing[0]}")
     return model
+
+
+def _reader(source: Source) -> Callable[[str], Tensor]:
+    """Gives a saved tensor by its name. Pickled files are read as data only: code in them is refused."""
+    folder = Path(source.place)
+    if not folder.is_dir():
+        revision = source.options["revision"]
+        folder = Path(snapshot_download(source.place, revision=revision, allow_patterns=["*.safetensors", "*.bin"]))
+    found: dict[str, Callable[[], Tensor]] = {}
+    for path in _weight_files(folder):
+        if path.suffix == ".safetensors":
+            file = safe_open(path, "pt")
+            found |= {name: partial(file.get_tensor, name) for name in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
+        else:
+            held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            found |= {name: partial(held.__getitem__, name) for name in held}
+
+    def read(name: str) -> Tensor:
+        if name not in found:
+            raise SkipwiseError(f"{source.place} lacks weights of its model, e.g. {name}")
+        return found[name]()
+
+    return read
 
 
 def fingerprint(source: Source, config: PreTrainedConfig) -> str:
@@ -137,7 +190,7 @@ def fingerprint(source: Source, config: PreTrainedConfig) -> str:
     folder = Path(source.place)
     if not folder.is_dir():
         digest.update(str(getattr(config, "_commit_hash", None)).encode())
-    for path in sorted(folder.glob("*.safetensors")) if source.gguf is None else [source.file]:
+    for path in _weight_files(folder) if source.gguf is None else [source.file]:
         size = path.stat().st_size
         digest.update(f"{size}".encode())
         with path.open("rb") as file:
