@@ -1,7 +1,11 @@
-"""What a model family's positions allow: a configuration flows in, facts for the user and refusals flow out."""
+"""What a model family's positions allow: a configuration flows in, facts for the user and refusals flow out.
+
+FAMILIES is what is known, and held by tests against transformers' own classes. A model type that is not in it is
+judged by its configuration here, and by its behaviour when it is loaded (`model.probe`).
+"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from skipwise import rope
 from skipwise.errors import SkipwiseError
@@ -9,9 +13,67 @@ from skipwise.errors import SkipwiseError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# Families whose code multiplies queries and keys by RoPE in sliding layers only, whatever their configuration says.
-_ROTATES_SLIDING_ONLY = {"cohere2", "cohere2_moe", "exaone4", "exaone_moe"}
-_FIXED_TABLE = {"gptj", "codegen"}
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the table: what the code behind a model type does with positions."""
+
+    models: str
+    """Names that users know."""
+    turns: Literal["head", "share", "latent"] = "head"
+    """The rotated part of a head: all, the share `partial_rotary_factor`, or `qk_rope_head_dim` of latent attention."""
+    pairs: Literal["halves", "neighbours"] = "halves"
+    """Which dimensions turn together: i and i + d/2, or 2i and 2i + 1."""
+    layers: Literal["full", "window", "shared", "own", "nope", "local"] = "full"
+    """full: all see everything. window: all slide when `sliding_window` is set. Some slide and share the RoPE of the
+    others (shared), or have one of their own (own). nope: some have no RoPE. local: only sliding ones have RoPE."""
+    refuses: tuple[str, ...] = ()
+    """Scaling methods that its configuration cannot express."""
+    sdpa: bool = True
+    """Whether its attention runs in torch's fused kernel; else `eager` is used."""
+    twin: str | None = None
+    """The model type that it is read as."""
+    note: str = ""
+    """What the user should know before extending the window."""
+
+
+_LATENT = "only the rotary part of multi-head latent attention is scaled"
+
+FAMILIES = {
+    "llama": Family("Llama 1, 2, 3 and everything of that shape"),
+    "mistral": Family("Mistral", layers="window"),
+    "mixtral": Family("Mixtral", layers="window"),
+    "qwen2": Family("Qwen 2, 2.5", layers="shared"),
+    "qwen2_moe": Family("Qwen 2 MoE", layers="shared"),
+    "qwen3": Family("Qwen 3", layers="shared"),
+    "qwen3_moe": Family("Qwen 3 MoE", layers="window"),
+    "gemma": Family("Gemma 1"),
+    "gemma2": Family("Gemma 2", layers="shared", sdpa=False),
+    "gemma3_text": Family("Gemma 3", layers="own"),
+    "phi": Family("Phi 1, 1.5, 2", turns="share"),
+    "phi3": Family("Phi 3, Phi 3.5, Phi 4", turns="share", layers="window", refuses=("linear", "yarn")),
+    "gpt_neox": Family("GPT-NeoX, Pythia", turns="share"),
+    "gptj": Family("GPT-J", turns="share", pairs="neighbours", twin="phi"),
+    "baichuan": Family("Baichuan 7B, Baichuan 2 7B", twin="llama"),
+    "olmo2": Family("OLMo 2"),
+    "olmo3": Family("OLMo 3", layers="own"),
+    "smollm3": Family("SmolLM 3", layers="nope"),
+    "stablelm": Family("StableLM", turns="share"),
+    "falcon": Family("Falcon 7B, 40B, 180B"),
+    "granite": Family("Granite 3"),
+    "glm4": Family("GLM 4", turns="share", pairs="neighbours"),
+    "starcoder2": Family("StarCoder 2", layers="window"),
+    "gpt_oss": Family("gpt-oss", layers="shared", sdpa=False),
+    "deepseek_v3": Family("DeepSeek V3, R1", turns="latent", pairs="neighbours", note=_LATENT),
+    "internlm3": Family("InternLM 3"),
+    "exaone4": Family("EXAONE 4", layers="local"),
+    "cohere2": Family("Command A, Command R7B", pairs="neighbours", layers="local"),
+}
+
+# Families that rotate sliding layers only: always, or where they have such layers.
+_LOCAL_ALWAYS = {"cohere2", "cohere2_moe"}
+_LOCAL = {"exaone4", "exaone_moe"}
+_FIXED_TABLE = {"codegen"}
 _ALIBI = {"bloom", "mpt"}
 _STATE_SPACE = {"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"}
 
@@ -32,6 +94,8 @@ class Architecture:
     """Attention layers without RoPE."""
     notes: tuple[str, ...]
     """What the user should know before extending the window."""
+    row: Family | None
+    """What is known of the family; None for one that is not in the table."""
 
 
 def inspect(config: "PreTrainedConfig") -> Architecture:
@@ -57,6 +121,7 @@ def inspect(config: "PreTrainedConfig") -> Architecture:
         linear_layers=linear,
         nope_layers=nope,
         notes=_notes(count, sliding, window, linear, nope, config),
+        row=FAMILIES.get(text.model_type),
     )
 
 
@@ -90,8 +155,9 @@ def _notes(
         notes.append(f"{len(nope)} of {count} layers have no RoPE and see no positions; skipping does not reach them")
     if linear:
         notes.append(f"{len(linear)} of {count} layers are no softmax attention and see no positions")
-    if (config.get_text_config().model_type or "").startswith("deepseek"):
-        notes.append("only the rotary part of multi-head latent attention is scaled")
+    row = FAMILIES.get(config.get_text_config().model_type)
+    if row and row.note:
+        notes.append(row.note)
     return tuple(notes)
 
 
@@ -107,12 +173,14 @@ def refusal(config: "PreTrainedConfig") -> str | None:
         return (
             f"model type {family!r} is a state-space or recurrent model without RoPE; there are no positions to scale"
         )
-    if family in _FIXED_TABLE:
+    if family in _FIXED_TABLE or (family in FAMILIES and FAMILIES[family].twin):
+        hint = "; load it from its folder, which reads it as another model type" if family in FAMILIES else ""
         return (
             f"model type {family!r} has RoPE with base 10,000 and a table of n_positions rows fixed in its code; "
-            "a configuration cannot express a scaling"
+            f"a configuration cannot express a scaling{hint}"
         )
-    if family in _ROTATES_SLIDING_ONLY and "sliding_attention" in (getattr(text, "layer_types", None) or ()):
+    kinds = getattr(text, "layer_types", None) or ()
+    if family in _LOCAL_ALWAYS or (family in _LOCAL and "sliding_attention" in kinds):
         return (
             f"model type {family!r} rotates only its sliding-window layers; its full-attention layers have no RoPE, "
             "so scaling it does not extend the window"
@@ -125,8 +193,45 @@ def refusal(config: "PreTrainedConfig") -> str | None:
     except SkipwiseError as error:
         learned = getattr(text, "n_positions", None) or getattr(text, "max_position_embeddings", None)
         return f"{error} (its positions are learned or absent)" if learned else str(error)
-    layers = getattr(text, "layer_types", None)
-    local = layers and "sliding_attention" in layers and not {"full_attention", "hybrid"} & set(layers)
+    local = "sliding_attention" in kinds and not {"full_attention", "hybrid"} & set(kinds)
     if local or family == "recurrent_gemma":  # which names its layers otherwise in transformers 5.17
         return f"model type {family!r} has no full-attention layer; its reach is that of its sliding window"
+    has_rope = getattr(text, "no_rope_layers", None) or ()
+    if has_rope and not any(rope for rope, kind in zip(has_rope, kinds, strict=False) if kind == "full_attention"):
+        return (
+            f"model type {family!r} has no RoPE in any full-attention layer, so scaling it does not extend the window"
+        )
     return None
+
+
+_TURNS = {"head": "head", "share": "a share of the head", "latent": "`qk_rope_head_dim`"}
+_LAYERS = {
+    "full": "all see everything",
+    "window": "all slide where `sliding_window` is set",
+    "shared": "some may slide, with the same RoPE",
+    "own": "some slide, with a RoPE of their own that stays",
+    "nope": "some have no RoPE",
+    "local": "where some slide, only those have RoPE",
+}
+
+
+def table() -> str:
+    """FAMILIES as Markdown."""
+    lines = [
+        "| model type | models | RoPE turns | layers | `rope_parameters` | cannot express | Skipwise |",
+        "|---" * 7 + "|",
+    ]
+    for family, row in FAMILIES.items():
+        written = "not read" if row.twin else "by layer type" if row.layers == "own" else "flat"
+        does = "extends" if row.layers != "local" else "refuses" + (" hybrids" if family == "exaone4" else "")
+        cells = [
+            f"`{family}`",
+            row.models,
+            f"{_TURNS[row.turns]}, {row.pairs}",
+            _LAYERS[row.layers],
+            written,
+            ", ".join(row.refuses) or "–",
+            f"reads as `{row.twin}`" if row.twin else does,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from skipwise import architectures, gguf_file, head, rope, source
 from skipwise.config import ModelConfig, ScalingConfig
 from skipwise.errors import SkipwiseError
+from skipwise.progress import say
 
 __all__ = ["LoadedModel", "apply", "greedy", "hidden_states", "load", "loss", "token_nll"]
 
@@ -53,11 +54,12 @@ def load(
 
     `dtype`: how weights are stored (float32 to train); `config.precision` when absent. Errors: SkipwiseError in one
     line for an unknown model, missing or corrupt weights, no tokenizer, no RoPE, or a scaling that does not apply.
+    A model type that is not in `architectures.FAMILIES` is probed, and used with a warning.
     """
     found = source.find(config)
     device = _device(config.device)
     read = source.configuration(found)
-    architectures.inspect(read)
+    facts = architectures.inspect(read)
     original = config.original_length or rope.true_original_length(read)
     carried, configured = rope.describe(read), read
     if scaling is not None and target_length is not None:
@@ -70,7 +72,11 @@ def load(
         }
     tokenizer = source.tokenizer(found)
     stored = dtype or arithmetic(config.precision, device)
-    model = source.weights(found, configured, config.attention, stored).to(device)
+    # Fused attention that the family's code does not have (soft caps, sinks) gives way to its own.
+    fused = facts.row is None or facts.row.sdpa or config.attention != "sdpa"
+    model = source.weights(found, configured, config.attention if fused else "eager", stored).to(device)
+    if facts.row is None:
+        probe(model)
     if scaling is not None and scaling.method != "none" and target_length is not None:
         _check_rope(model, _tables(model.get_decoder()), configured)
     _check_head(model)
@@ -135,6 +141,36 @@ def _tables(module: torch.nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+def probe(model: PreTrainedModel) -> None:
+    """Warn that a model's family is not among the tested ones; it has passed these checks of its behaviour.
+
+    A shift of all positions changes nothing and a skip does (so positions are relative, and those given are used), and
+    the last token sees the first across the skip. Errors: SkipwiseError for a model that fails one.
+    """
+    family = model.config.get_text_config().model_type
+    ids = torch.arange(16, device=model.device)[None] % (model.config.get_text_config().vocab_size - 1)
+    plain = torch.arange(16, device=model.device)[None]
+    skipped = plain + (plain >= 8) * min(rope.window(model.config) // 2, 1024)
+
+    def last(tokens: Tensor, positions: Tensor) -> Tensor:
+        return hidden_states(model, tokens, positions)[:, -1].float()
+
+    base = last(ids, plain)
+    shift, skip = ((last(ids, moved) - base).norm() for moved in (plain + 8, skipped))
+    if not skip > 2 * shift:
+        raise SkipwiseError(
+            f"model type {family!r} is not among the tested ones, and its code does not take position_ids as RoPE does "
+            f"(a shift of all positions changes the last state by {shift:.2g}, a skip by {skip:.2g})"
+        )
+    other = torch.cat([ids[:, :1] + 1, ids[:, 1:]], dim=1)
+    if not (last(other, skipped) - last(ids, skipped)).abs().max() > 0:
+        raise SkipwiseError(
+            f"model type {family!r} is not among the tested ones, and its tokens do not see those before a skip"
+        )
+    say(f"model type {family!r} is not among the tested ones; its use of positions was probed and looks like RoPE")
+
+
+@torch.no_grad()
 def _check_head(model: PreTrainedModel) -> None:
     """SkipwiseError unless our logits are the model's own, which proves that we know all its head does."""
     tokens = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
@@ -158,7 +194,7 @@ def apply(
 
     The same as loading it with the scaled configuration. Errors: SkipwiseError as `rope.scale`, before any change.
     """
-    architectures.inspect(model.config)
+    facts = architectures.inspect(model.config)
     scaled = rope.scale(model.config, method, target_length=target_length, original_length=original_length)
     text, new = model.config.get_text_config(), scaled.get_text_config()
     decoder = model.get_decoder()
@@ -177,6 +213,8 @@ def apply(
     for module in model.modules():
         if id(getattr(module, "config", None)) in renewed:
             module.config = renewed[id(module.config)]
+    if facts.row is None:
+        probe(model)
     return model
 
 
