@@ -207,7 +207,9 @@ def test_the_documentation_shows_the_table():
 
 def test_an_unknown_family_is_probed_and_used_with_a_warning(tmp_path, capsys):
     strange = ArceeConfig(**families.GROUPED)
-    assert architectures.inspect(strange).row is None
+    facts = architectures.inspect(strange)
+    assert (facts.row, len(facts.notes)) == (None, 1)
+    assert "'arcee' is not among the tested ones" in facts.notes[0]
     tiny_model(strange, tmp_path)
     tiny_tokenizer(tmp_path)
     loaded = model.load(ModelConfig(path=str(tmp_path), device="cpu"), target_length=TARGET, scaling=ScalingConfig())

@@ -155,9 +155,11 @@ def _notes(
         notes.append(f"{len(nope)} of {count} layers have no RoPE and see no positions; skipping does not reach them")
     if linear:
         notes.append(f"{len(linear)} of {count} layers are no softmax attention and see no positions")
-    row = FAMILIES.get(config.get_text_config().model_type)
-    if row and row.note:
-        notes.append(row.note)
+    family = config.get_text_config().model_type
+    if family not in FAMILIES:
+        notes.append(f"model type {family!r} is not among the tested ones; it is probed when it is loaded")
+    elif FAMILIES[family].note:
+        notes.append(FAMILIES[family].note)
     return tuple(notes)
 
 

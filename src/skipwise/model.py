@@ -72,9 +72,7 @@ def load(
         }
     tokenizer = source.tokenizer(found)
     stored = dtype or arithmetic(config.precision, device)
-    # Fused attention that the family's code does not have (soft caps, sinks) gives way to its own.
-    fused = facts.row is None or facts.row.sdpa or config.attention != "sdpa"
-    model = source.weights(found, configured, config.attention if fused else "eager", stored).to(device)
+    model = source.weights(found, configured, config.attention, stored).to(device)
     if facts.row is None:
         probe(model)
     if scaling is not None and scaling.method != "none" and target_length is not None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
-from skipwise import assets, gguf_file, rope, twins
+from skipwise import architectures, assets, gguf_file, rope, twins
 from skipwise.config import ModelConfig
 from skipwise.errors import SkipwiseError
 
@@ -140,7 +140,13 @@ def tokenizer(source: Source) -> Any:
 
 
 def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with every weight read from safetensors or GGUF, as a plain dense model in evaluation mode."""
+    """The model with every weight read from safetensors or GGUF, as a plain dense model in evaluation mode.
+
+    `attention` "sdpa" becomes "eager" for a family whose attention torch's fused kernel cannot compute.
+    """
+    row = architectures.FAMILIES.get(config.get_text_config().model_type)
+    if attention == "sdpa" and row and not row.sdpa:
+        attention = "eager"
     options: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": attention}
     options["output_loading_info"] = True
     foreign = told(source)

@@ -60,6 +60,7 @@ def _phi_configuration(told: dict[str, Any]) -> PreTrainedConfig:
         pad_token_id=own.pad_token_id,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": share},
         architectures=["PhiForCausalLM"],
+        dtype=own.dtype,
     )
 
 
@@ -101,6 +102,7 @@ def _llama_configuration(told: dict[str, Any]) -> PreTrainedConfig:
         max_position_embeddings=window,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         architectures=["LlamaForCausalLM"],
+        dtype=told.get("dtype") or told.get("torch_dtype"),
     )
 
 
