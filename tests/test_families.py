@@ -21,12 +21,11 @@ from tiny import tiny_model, tiny_tokenizer
 TARGET = 256
 SKIPPED = torch.cat([torch.arange(8), torch.arange(90, 98), torch.arange(TARGET - 8, TARGET)])[None]
 EXTENDED = [family for family in CONFIGS if family != "cohere2"]
-YARN = ScalingConfig(method="yarn", beta_fast=4.0)
-"""With the usual 32 turns, no pair of these small heads is kept whole."""
 
 
 def method(row: architectures.Family) -> ScalingConfig:
-    return ScalingConfig(method="ntk") if "yarn" in row.refuses else YARN
+    """With the usual 32 turns, no pair of these small heads is kept whole."""
+    return ScalingConfig(method="yarn_revised" if "yarn" in row.refuses else "yarn", beta_fast=4.0)
 
 
 def tokens(length: int = 24) -> Tensor:
@@ -38,8 +37,11 @@ def logits(small: Any, ids: Tensor, positions: Tensor) -> Tensor:
         return small(ids, position_ids=positions, attention_mask=torch.ones_like(ids), use_cache=False).logits
 
 
-def yarn(dim: int, theta: float) -> tuple[Tensor, float]:
-    """YaRN from its paper, for WINDOW to TARGET with β 4 and 1: frequencies and the factor on cos and sin."""
+def yarn(dim: int, theta: float, *, revised: bool) -> tuple[Tensor, float]:
+    """YaRN from its paper, for WINDOW to TARGET with β 4 and 1: frequencies and the factor on cos and sin.
+
+    `revised` blends wavelengths instead of frequencies.
+    """
     plain = theta ** (-np.arange(0, dim, 2) / dim)
 
     def pair(turns: float) -> float:
@@ -47,12 +49,9 @@ def yarn(dim: int, theta: float) -> tuple[Tensor, float]:
 
     low, high = max(math.floor(pair(4)), 0), min(math.ceil(pair(1)), dim - 1)
     ramp = np.clip((np.arange(dim // 2) - low) / (high - low), 0, 1)
-    return torch.from_numpy(plain / (TARGET / WINDOW) * ramp + plain * (1 - ramp)), 0.1 * math.log(TARGET / WINDOW) + 1
-
-
-def ntk(dim: int, theta: float) -> tuple[Tensor, float]:
-    base = theta * (TARGET / WINDOW) ** (dim / (dim - 2))
-    return torch.from_numpy(base ** (-np.arange(0, dim, 2) / dim)), 1.0
+    factor = TARGET / WINDOW
+    scaled = plain / (1 + (factor - 1) * ramp) if revised else plain / factor * ramp + plain * (1 - ramp)
+    return torch.from_numpy(scaled), 0.1 * math.log(factor) + 1
 
 
 @pytest.mark.parametrize("family", EXTENDED)
@@ -60,14 +59,13 @@ def test_a_scaled_model_is_what_rope_computed_independently_makes(family):
     row = architectures.FAMILIES[family]
     plain = families.config(family)
     facts = architectures.inspect(plain)
-    formula = ntk if "yarn" in row.refuses else yarn
     scaled = tiny_model(rope.scale(plain, method(row), target_length=TARGET))
     turns = {}
     for layer in range(facts.layers):
         if layer in facts.sliding_layers and row.layers == "own":
             turns[layer] = torch.from_numpy(rope.plain_inv_freq(facts.rotary_dim, 500.0)), 1.0
         elif layer not in facts.nope_layers:
-            turns[layer] = formula(facts.rotary_dim, 10_000.0)
+            turns[layer] = yarn(facts.rotary_dim, 10_000.0, revised="yarn" in row.refuses)
     assert len(turns) > 0
     wanted = families.independent_logits(family, plain, tokens(), SKIPPED, turns, neighbours=row.pairs == "neighbours")
     torch.testing.assert_close(logits(scaled, tokens(), SKIPPED), wanted, rtol=1e-3, atol=1e-3)
@@ -136,9 +134,6 @@ def test_a_step_trains_and_the_checkpoint_is_plain(family, tmp_path):
     torch.testing.assert_close(logits(again, ids, SKIPPED), logits(small, ids, SKIPPED))
 
 
-GIVEN: dict[str, dict[str, Any]] = {"theta": {"theta": 1e6}, "longrope": {"factors": [2.0]}, "dynamic": {}}
-
-
 @pytest.mark.parametrize("family", EXTENDED)
 def test_scalings_that_a_configuration_cannot_express(family):
     """Held by `rope.scale`, which reads every result back from its saved form."""
@@ -146,7 +141,7 @@ def test_scalings_that_a_configuration_cannot_express(family):
     pairs = architectures.inspect(plain).rotary_dim // 2
     refused = []
     for name in get_args(ScalingConfig.model_fields["method"].annotation):
-        given = {**GIVEN.get(name, {}), **({"factors": [2.0] * pairs} if name == "longrope" else {})}
+        given = {"theta": {"theta": 1e6}, "longrope": {"factors": [2.0] * pairs}}.get(name, {})
         try:
             rope.scale(plain, ScalingConfig(method=name, **given), target_length=TARGET)
         except SkipwiseError as error:

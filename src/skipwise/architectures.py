@@ -37,6 +37,7 @@ class Family:
     """What the user should know before extending the window."""
 
 
+_ONLY_LISTS = ("linear", "yarn", "critical", "llama3", "dynamic")
 _LATENT = "only the rotary part of multi-head latent attention is scaled"
 
 FAMILIES = {
@@ -51,7 +52,7 @@ FAMILIES = {
     "gemma2": Family("Gemma 2", layers="shared", sdpa=False),
     "gemma3_text": Family("Gemma 3", layers="own"),
     "phi": Family("Phi 1, 1.5, 2", turns="share"),
-    "phi3": Family("Phi 3, Phi 3.5, Phi 4", turns="share", layers="window", refuses=("linear", "yarn")),
+    "phi3": Family("Phi 3, Phi 3.5, Phi 4", turns="share", layers="window", refuses=_ONLY_LISTS),
     "gpt_neox": Family("GPT-NeoX, Pythia", turns="share"),
     "gptj": Family("GPT-J", turns="share", pairs="neighbours", twin="phi"),
     "baichuan": Family("Baichuan 7B, Baichuan 2 7B", twin="llama"),
