@@ -12,6 +12,7 @@ from skipwise.errors import SkipwiseError
 if TYPE_CHECKING:
     from skipwise.config import ModelConfig, RunConfig
 
+CHECK_FAILED = 1
 USER_ERROR = 2
 
 
@@ -68,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--shard-size", default="5GB", help="hf: split the weights into files of this size (5GB)")
     export.add_argument("--push", metavar="REPO", help="hf: also upload to this hub repository, private when new")
     export.set_defaults(action=_export)
+
+    verify = commands.add_parser("verify", help="check an export with plain transformers in a clean process")
+    verify.add_argument("model", metavar="MODEL_OR_RUN", help="model folder or run folder")
+    verify.add_argument("--against", metavar="MODEL_OR_RUN", help="whose logits it must have; its run's when absent")
+    verify.add_argument("--length", help="tokens of the passkey prompts; the window when absent")
+    verify.add_argument("--json", action="store_true", help="print the checks as JSON")
+    verify.set_defaults(action=_verify)
 
     assets = commands.add_parser("assets", help="models and texts that public packages carry")
     what = assets.add_subparsers(dest="what", required=True, metavar="list|get")
@@ -211,6 +219,20 @@ def _export(args: argparse.Namespace) -> None:
         print(export.push(args.out, args.push))
 
 
+def _verify(args: argparse.Namespace) -> int:
+    import json
+
+    from skipwise import verify
+    from skipwise.config import parse_length
+
+    length = parse_length(args.length) if args.length else None
+    if length is not None and not (isinstance(length, int) and length > 0):
+        raise SkipwiseError(f"--length {args.length}: expected tokens, e.g. 8k")
+    checks = verify.verify(args.model, against=args.against, length=length)
+    print(json.dumps([check._asdict() for check in checks], indent=2) if args.json else verify.table(checks))
+    return CHECK_FAILED if any(check.state == "failed" for check in checks) else 0
+
+
 def _assets(args: argparse.Namespace) -> None:
     from skipwise import assets
 
@@ -254,11 +276,11 @@ def _quiet() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code comes back: 0, or 2 for what the user can mend."""
+    """Run one command; the exit code comes back: 0, 1 for a failed check, or 2 for what the user can mend."""
     args = _parser().parse_args(argv)
     _quiet()
     try:
-        args.action(args)
+        return args.action(args) or 0
     except BrokenPipeError:
         return 0
     except (Exception, KeyboardInterrupt) as error:
@@ -267,7 +289,6 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"skipwise: {line}", file=sys.stderr)
         return USER_ERROR
-    return 0
 
 
 if __name__ == "__main__":

@@ -55,40 +55,53 @@ def _relative_attention(found: Fields) -> Fields:
     return {} if math.isclose(given, usual, rel_tol=1e-6) else {"attn_factor": given / usual}
 
 
-def add_to_config(folder: Path, config: PreTrainedConfig) -> bool:
-    """Write the older fields into the config.json of `folder`; False where transformers would then read it differently.
+def language_part(saved: Fields) -> Fields:
+    """The part of a config.json that describes the language model: `text_config` where there is one."""
+    text = saved.get("text_config")
+    part: Fields = text if isinstance(text, dict) and "rope_parameters" in text else saved
+    return part
 
-    `config`: the configuration that was saved there; its class reads both forms back. In that case nothing is changed.
+
+def with_older_fields(saved: Fields, config: PreTrainedConfig) -> Fields | None:
+    """A config.json with the older fields; None where transformers would then read it differently.
+
+    `config`: of the class that reads it.
     """
-    path = folder / "config.json"
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    part = saved["text_config"] if "rope_parameters" in saved.get("text_config", {}) else saved
+    both: Fields = json.loads(json.dumps(saved))
+    part = language_part(both)
     if not part.get("rope_parameters"):
-        return False
-    before = _as_read(saved, config)
+        return None
     part |= older_fields(part)
-    if "dtype" in saved:
-        saved["torch_dtype"] = saved["dtype"]
+    if "dtype" in both:
+        both["torch_dtype"] = both["dtype"]
     try:
-        same = _as_read(saved, config) == before
+        return both if _as_read(both, config) == _as_read(saved, config) else None
     except Exception:  # each family refuses unknown fields in its own way
-        same = False
-    if same:
-        write_text(path, json.dumps(saved, indent=2, sort_keys=True) + "\n")
-    return same
+        return None
+
+
+def add_to_config(folder: Path, config: PreTrainedConfig) -> bool:
+    """Write the older fields into the config.json of `folder`; False, and no change, where it would be misread."""
+    path = folder / "config.json"
+    both = with_older_fields(json.loads(path.read_text(encoding="utf-8")), config)
+    if both is not None:
+        write_text(path, json.dumps(both, indent=2, sort_keys=True) + "\n")
+    return both is not None
+
+
+def without_marks(found: Fields) -> Fields:
+    """`rope_parameters` as transformers 5 writes them: without the keys that only older loaders read."""
+    if rope.is_nested(found):
+        return {kind: without_marks(part or {}) for kind, part in found.items()}
+    return {key: value for key, value in found.items() if key not in ("type", "attn_factor")}
 
 
 def _as_read(saved: Fields, config: PreTrainedConfig) -> Fields:
-    """What transformers makes of a config.json, without the keys that only older loaders read."""
+    """What transformers makes of a config.json, as far as positions go."""
     read = type(config).from_dict(json.loads(json.dumps(saved)))
     text = read.get_text_config()
-    found = text.rope_parameters
-    parts = found if rope.is_nested(found) else {"": found}
-    plain = {
-        kind: {key: value for key, value in (part or {}).items() if key not in ("type", "attn_factor")}
-        for kind, part in parts.items()
-    }
-    return {"rope": plain, "window": text.max_position_embeddings, "original": rope.true_original_length(read)}
+    window, original = text.max_position_embeddings, rope.true_original_length(read)
+    return {"rope": without_marks(text.rope_parameters), "window": window, "original": original}
 
 
 def mend_tokenizer(folder: Path) -> None:

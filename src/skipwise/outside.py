@@ -1,0 +1,72 @@
+"""Run as a script in a process of its own, where Skipwise cannot be imported: what plain transformers makes of a model.
+
+A request (JSON file: model, probes, prompts, new_tokens) flows in; `facts.json` and `logits.npy` flow out beside it.
+"""
+
+import importlib.abc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class NoSkipwise(importlib.abc.MetaPathFinder):
+    """Makes Skipwise unimportable, installed or not."""
+
+    def find_spec(self, fullname: str, *rest: Any) -> None:
+        if fullname.split(".")[0] == "skipwise":
+            raise ImportError("Skipwise is not to be used here")
+
+
+def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Load the model, compute the probes' logits and the prompts' continuations; facts about it come back.
+
+    Probes hold `ids` and `positions`, each (T,) and of one length; their logits (probe, T, V) are written to `folder`.
+    """
+    import numpy as np
+    import torch
+    import transformers
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    model = load(request["model"], dtype=torch.float32).to(device).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(request["model"])
+    logits = []
+    with torch.no_grad():
+        for probe in request["probes"]:
+            ids = torch.tensor([probe["ids"]], device=device)  # (1, T)
+            positions = torch.tensor([probe["positions"]], device=device)
+            output = model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False)
+            logits.append(output.logits[0].float().cpu().numpy())
+    np.save(folder / "logits.npy", np.stack(logits))
+    # After the probe with the farthest positions, which is the last: some frequencies depend on them.
+    frequencies = {
+        name: buffer.float().cpu().tolist()
+        for name, buffer in model.named_buffers()
+        if name.endswith("inv_freq") and "original" not in name
+    }
+    attention = [module.attention_scaling for module in model.modules() if hasattr(module, "attention_scaling")]
+    settings = {"max_new_tokens": request["new_tokens"], "do_sample": False}
+    answers = []
+    for prompt in request["prompts"]:
+        ids = torch.tensor([prompt], device=device)
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        answers.append(made[0, len(prompt) :].tolist())
+    text = model.config.get_text_config()
+    return {
+        "transformers": transformers.__version__,
+        "rope_parameters": text.rope_parameters,
+        "max_position_embeddings": text.max_position_embeddings,
+        "model_max_length": tokenizer.model_max_length,
+        "frequencies": frequencies,
+        "attention_scaling": attention,
+        "answers": answers,
+    }
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, NoSkipwise())
+    at = Path(sys.argv[1])
+    facts = answer(json.loads(at.read_text(encoding="utf-8")), at.parent)
+    assert not [name for name in sys.modules if name.split(".")[0] == "skipwise"]
+    (at.parent / "facts.json").write_text(json.dumps(facts), encoding="utf-8")

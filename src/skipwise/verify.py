@@ -1,0 +1,216 @@
+"""An exported model flows in; what plain transformers makes of it in a clean process is held against what it should be.
+
+One `Check` for each: it loads, the configuration agrees with itself, the frequencies are those of the training, the
+logits those of a reference, and a passkey is found at the far end of the window.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedConfig
+
+from skipwise import hf_fields, rope, source
+from skipwise.config import RunConfig, read_yaml, validate
+from skipwise.errors import SkipwiseError
+from skipwise.evals import passkey
+from skipwise.export import Origin
+
+Logits = npt.NDArray[np.float32]
+
+DEPTHS = (0.1, 0.4, 0.7, 1.0)
+_PROBE = 64
+_SAME, _ROUNDED = 1e-4, 0.05
+"""Relative differences allowed: of frequencies and of logits of equal weights; of logits of weights in another dtype."""
+
+
+class Check(NamedTuple):
+    name: str
+    state: Literal["ok", "failed", "skipped"]
+    detail: str
+
+
+def verify(path: str, *, against: str | None = None, length: int | None = None) -> list[Check]:
+    """Check the Hugging Face folder or run at `path`.
+
+    against: run or model whose logits are the reference; the run that made the model when absent and known. length:
+    tokens of the passkey prompts, the window when absent. Errors: SkipwiseError for a path that is no model folder.
+    """
+    origin = Origin(path)
+    if origin.source.gguf or not Path(origin.source.place).is_dir():
+        raise SkipwiseError(f"{path}: expected a Hugging Face folder; GGUF files are llama.cpp's, hub ids come first")
+    reference = Origin(against) if against else origin if origin.run else None
+    probes = _probes(origin.config)
+    expected = _logits(reference, probes) if reference else None
+    keys, prompts = _needles(origin, length)
+    request = {"model": origin.source.place, "probes": probes, "prompts": prompts, "new_tokens": passkey.ANSWER_TOKENS}
+    with tempfile.TemporaryDirectory() as folder:
+        at = Path(folder) / "request.json"
+        at.write_text(json.dumps(request), encoding="utf-8")
+        # -P: the script's own folder, which holds modules of ours, is kept off the path.
+        command = [sys.executable, "-P", str(Path(__file__).with_name("outside.py")), str(at)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            return [Check("loads without Skipwise", "failed", last[:300])]
+        facts = json.loads((at.parent / "facts.json").read_text(encoding="utf-8"))
+        found = np.load(at.parent / "logits.npy")
+    return [
+        Check("loads without Skipwise", "ok", f"transformers {facts['transformers']}"),
+        _window(origin, facts),
+        _spellings(origin, facts),
+        _frequencies(origin, reference, facts),
+        *_compared(origin, reference, expected, found),
+        _retrieved(origin, keys, prompts, facts),
+    ]
+
+
+def table(checks: list[Check]) -> str:
+    width = max(len(check.name) for check in checks)
+    return "\n".join(f"{check.name:<{width}}  {check.state:<7}  {check.detail}" for check in checks)
+
+
+def _probes(config: PreTrainedConfig) -> list[dict[str, list[int]]]:
+    """Random tokens at the first positions, and at both ends of the window."""
+    window, vocabulary = rope.window(config), config.get_text_config().vocab_size
+    ids = np.random.default_rng(0).integers(0, vocabulary, _PROBE).tolist()
+    half = _PROBE // 2
+    far = [*range(half), *range(max(window, _PROBE) - half, max(window, _PROBE))]
+    return [{"ids": ids, "positions": list(range(_PROBE))}, {"ids": ids, "positions": far}]
+
+
+@torch.no_grad()
+def _logits(reference: Origin, probes: list[dict[str, list[int]]]) -> Logits:
+    model = reference.load(torch.float32).to("cuda" if torch.cuda.is_available() else "cpu")
+    found = []
+    for probe in probes:
+        ids = torch.tensor([probe["ids"]], device=model.device)  # (1, T)
+        positions = torch.tensor([probe["positions"]], device=model.device)
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False)
+        found.append(output.logits[0].float().cpu().numpy())
+    return np.stack(found)
+
+
+def _needles(origin: Origin, length: int | None) -> tuple[list[str], list[list[int]]]:
+    """Keys and prompts of the passkey task; none where they do not fit."""
+    tokenizer = source.tokenizer(origin.source)
+    tokens = length or rope.window(origin.config)
+    if tokens < passkey.minimum_length(tokenizer):
+        return [], []
+    cells = [passkey.Cell(tokens, depth, index, 1, 0) for index, depth in enumerate(DEPTHS)]
+    keys = [cell.key(0) for cell in cells]
+    return keys, [passkey.build(tokenizer, key, cell.depth, tokens) for key, cell in zip(keys, cells, strict=True)]
+
+
+def _run_config(origin: Origin) -> RunConfig | None:
+    """The configuration of the run that made a model, from the run or from beside the weights."""
+    places = [origin.run / "config.yaml"] if origin.run else []
+    for place in [*places, Path(origin.source.place) / "skipwise.yaml"]:
+        if place.is_file():
+            return validate(RunConfig, read_yaml(place), str(place))
+    return None
+
+
+def _window(origin: Origin, facts: dict[str, Any]) -> Check:
+    """The window in the configuration, as transformers reads it, in the tokenizer, and as it was asked for."""
+    run = _run_config(origin)
+    told = {
+        "configuration": rope.window(origin.config),
+        "tokenizer": facts["model_max_length"],
+        **({"recipe": run.target_length} if run else {}),
+    }
+    agreed = len(set(told.values())) == 1
+    said = ", ".join(f"{name} {value:,}" for name, value in told.items())
+    return Check("window", "ok" if agreed else "failed", said)
+
+
+def _spellings(origin: Origin, facts: dict[str, Any]) -> Check:
+    """Whether old and new loaders read the same scaling from config.json."""
+    name = "both RoPE spellings"
+    saved = json.loads((Path(origin.source.place) / "config.json").read_text(encoding="utf-8"))
+    part = hf_fields.language_part(saved)
+    if not part.get("rope_parameters"):
+        return Check(name, "failed", "config.json has no rope_parameters, which transformers 5 writes")
+    wanted = hf_fields.older_fields(part)
+    if not set(wanted) & set(part) and hf_fields.with_older_fields(saved, origin.config) is None:
+        return Check(name, "skipped", "this family would misread the older fields, so they are left out")
+    wrong = [key for key, value in wanted.items() if part.get(key) != value]
+    if wrong:
+        return Check(name, "failed", "; ".join(f"{key} is {part.get(key)}, expected {wanted[key]}" for key in wrong))
+    read, written = (hf_fields.without_marks(found) for found in (facts["rope_parameters"], part["rope_parameters"]))
+    if read != written:
+        return Check(name, "failed", f"transformers reads {read}, rope_parameters are {written}")
+    return Check(name, "ok", ", ".join(sorted(["rope_parameters", *wanted])))
+
+
+def _trained_config(origin: Origin, reference: Origin | None) -> tuple[PreTrainedConfig, str]:
+    """A configuration with the training's RoPE that does not come from this export, if there is one, and its origin."""
+    run = _run_config(origin)
+    if run:
+        try:
+            base = source.configuration(source.find(run.model))
+            original = run.model.original_length
+            scaled = rope.scale(base, run.scaling, target_length=run.target_length, original_length=original)
+            return scaled, f"the recipe on {run.model.path}"
+        except SkipwiseError:  # the base model may be gone; the next best is compared then
+            pass
+    if reference and reference.source.place != origin.source.place:
+        return reference.config, f"the configuration of {reference.name}"
+    return origin.config, "its own configuration"
+
+
+def _frequencies(origin: Origin, reference: Origin | None, facts: dict[str, Any]) -> Check:
+    """Those that the loaded model computes with, against numbers worked out from what it was trained with."""
+    config, where = _trained_config(origin, reference)
+    name = "frequencies of the training" if config is not origin.config else "frequencies"
+    try:
+        wanted, attention = rope.inv_freq(config), rope.attention_factor(config)
+    except SkipwiseError as error:
+        return Check(name, "skipped", str(error))
+    tables = facts["frequencies"]
+    if rope.is_nested(facts["rope_parameters"]):
+        tables = {key: value for key, value in tables.items() if "full_attention" in key}
+    differences = [
+        float(np.max(np.abs(np.asarray(found) / wanted - 1))) if len(found) == len(wanted) else float("inf")
+        for found in tables.values()
+    ]
+    factors = [abs(factor / attention - 1) for factor in facts["attention_scaling"]]
+    worst = max([*differences, *factors], default=float("inf"))
+    detail = f"differ by {worst:.1e} at most from {where}" if differences else "the model has no table of them"
+    return Check(name, "ok" if worst < _SAME else "failed", detail)
+
+
+def _compared(
+    origin: Origin, reference: Origin | None, expected: Logits | None, found: Logits
+) -> Iterator[Check]:
+    """Logits at the first positions and at both ends of the window, against the reference's."""
+    names = ["logits at short positions", "logits at long positions"]
+    if reference is None or expected is None:
+        yield from (Check(name, "skipped", "no reference; give one with --against") for name in names)
+        return
+    limit = _SAME if origin.dtype(None) == reference.dtype(None) else _ROUNDED
+    for name, ours, theirs in zip(names, expected, found, strict=True):
+        if ours.shape != theirs.shape:
+            yield Check(name, "failed", f"{reference.name} has {ours.shape[-1]} tokens, this model {theirs.shape[-1]}")
+            continue
+        difference = float(np.linalg.norm(theirs - ours) / np.linalg.norm(ours))
+        said = f"differ by {difference:.1e} from {reference.name}'s, {limit:g} is allowed"
+        yield Check(name, "ok" if difference <= limit else "failed", said)
+
+
+def _retrieved(origin: Origin, keys: list[str], prompts: list[list[int]], facts: dict[str, Any]) -> Check:
+    name = "passkey at the target"
+    if not keys:
+        return Check(name, "skipped", "the window does not hold a passkey prompt")
+    tokenizer = source.tokenizer(origin.source)
+    answers = [tokenizer.decode(ids, skip_special_tokens=True) for ids in facts["answers"]]
+    right = sum(passkey.first_number(text) == key for key, text in zip(keys, answers, strict=True))
+    detail = f"{right} of {len(keys)} found in prompts of {max(map(len, prompts)):,} tokens"
+    return Check(name, "ok" if 2 * right >= len(keys) else "failed", detail)
