@@ -62,11 +62,13 @@ def _lengths_table(rows: list[Row]) -> list[str]:
     """Every task's figures by length, a column a model, with n and the 95 % interval."""
     lines = []
     whole = [row for row in rows if row["depth"] is None]
-    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in whole):
-        part = [row for row in whole if (row["task"], row["metric"]) == (task, metric)]
-        shown = "{:.0%}" if metric == "accuracy" else "{:.2f}"
+    kinds = dict.fromkeys((row["task"], row["protocol"], row["metric"]) for row in whole)
+    for kind in kinds:
+        part = [row for row in whole if (row["task"], row["protocol"], row["metric"]) == kind]
+        title = " ".join(kind[:2]) if kind[1] else f"{kind[0]}, {kind[2]}"
+        shown = "{:.0%}" if kind[2] == "accuracy" else "{:.2f}"
         models = list(dict.fromkeys(row["model"] for row in part))
-        lines += ["", f"| {task}, {metric} at | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
+        lines += ["", f"| {title} at | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
         for length in sorted({row["length"] for row in part}):
             found = {row["model"]: row for row in part if row["length"] == length}
             cells = [_cell(found[name], shown) if name in found else "–" for name in models]

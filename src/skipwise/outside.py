@@ -18,11 +18,12 @@ class NoSkipwise(importlib.abc.MetaPathFinder):
             raise ImportError("Skipwise is not to be used here")
 
 
-def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Load the model, compute the probes' logits and the prompts' continuations; facts about it come back.
+def answer(at: Path) -> None:
+    """Answer the request in the file `at`: load the model, compute the probes' logits and the prompts' continuations.
 
-    Probes hold `ids` and `positions`, each (T,) and of one length; their logits (probe, T, V) are written to `folder`.
+    Probes hold `ids` and `positions`, each (T,) and of one length; logits.npy holds their logits (probe, T, V) in fp32.
     """
+    request = json.loads(at.read_text(encoding="utf-8"))
     import numpy as np
     import torch
     import transformers
@@ -38,7 +39,7 @@ def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
             positions = torch.tensor([probe["positions"]], device=device)
             output = model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False)
             logits.append(output.logits[0].float().cpu().numpy())
-    np.save(folder / "logits.npy", np.stack(logits))
+    np.save(at.with_name("logits.npy"), np.stack(logits))
     # After the probe with the farthest positions, which is the last: some frequencies depend on them.
     frequencies = {
         name: buffer.float().cpu().tolist()
@@ -53,7 +54,7 @@ def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         made = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
         answers.append(made[0, len(prompt) :].tolist())
     text = model.config.get_text_config()
-    return {
+    facts = {
         "transformers": transformers.__version__,
         "rope_parameters": text.rope_parameters,
         "max_position_embeddings": text.max_position_embeddings,
@@ -62,11 +63,10 @@ def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         "attention_scaling": attention,
         "answers": answers,
     }
+    at.with_name("facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, NoSkipwise())
-    at = Path(sys.argv[1])
-    facts = answer(json.loads(at.read_text(encoding="utf-8")), at.parent)
+    answer(Path(sys.argv[1]))
     assert not [name for name in sys.modules if name.split(".")[0] == "skipwise"]
-    (at.parent / "facts.json").write_text(json.dumps(facts), encoding="utf-8")

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,17 +18,18 @@ import torch
 from transformers import PreTrainedConfig
 
 from skipwise import hf_fields, rope, source
-from skipwise.config import RunConfig, read_yaml, validate
+from skipwise.config import EvaluationConfig, RunConfig, read_yaml, validate
 from skipwise.errors import SkipwiseError
 from skipwise.evals import passkey
+from skipwise.evals.task import Inputs, Question, TooShortError
 from skipwise.export import Origin
 
 Logits = npt.NDArray[np.float32]
 
-DEPTHS = (0.1, 0.4, 0.7, 1.0)
+DEPTHS = [0.1, 0.4, 0.7, 1.0]
 _PROBE = 64
 _SAME, _ROUNDED = 1e-4, 0.05
-"""Relative differences allowed: of frequencies and of logits of equal weights; of logits of weights in another dtype."""
+"""Relative differences allowed: of frequencies, and of logits of equal weights; of logits between two dtypes."""
 
 
 class Check(NamedTuple):
@@ -37,11 +38,27 @@ class Check(NamedTuple):
     detail: str
 
 
-def verify(path: str, *, against: str | None = None, length: int | None = None) -> list[Check]:
+def outside(request: Path) -> str | None:
+    """Have a request answered by plain transformers in a process of its own; the last line of its error, if any."""
+    # -P: the script's own folder, which holds modules of ours, is kept off the path.
+    command = [sys.executable, "-P", str(Path(__file__).with_name("outside.py")), str(request)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return said[-1][:300] if done.returncode else None
+
+
+def verify(
+    path: str,
+    *,
+    against: str | None = None,
+    length: int | None = None,
+    ask: Callable[[Path], str | None] = outside,
+) -> list[Check]:
     """Check the Hugging Face folder or run at `path`.
 
     against: run or model whose logits are the reference; the run that made the model when absent and known. length:
-    tokens of the passkey prompts, the window when absent. Errors: SkipwiseError for a path that is no model folder.
+    tokens of the passkey prompts, the window when absent. ask: who answers the request file.
+    Errors: SkipwiseError for a path that is no model folder.
     """
     origin = Origin(path)
     if origin.source.gguf or not Path(origin.source.place).is_dir():
@@ -49,17 +66,16 @@ def verify(path: str, *, against: str | None = None, length: int | None = None) 
     reference = Origin(against) if against else origin if origin.run else None
     probes = _probes(origin.config)
     expected = _logits(reference, probes) if reference else None
-    keys, prompts = _needles(origin, length)
+    inputs = Inputs(source.tokenizer(origin.source), EvaluationConfig(depths=DEPTHS, trials=1))
+    questions = _needles(inputs, length or rope.window(origin.config))
+    prompts = [question.ids for question in questions]
     request = {"model": origin.source.place, "probes": probes, "prompts": prompts, "new_tokens": passkey.ANSWER_TOKENS}
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder) / "request.json"
         at.write_text(json.dumps(request), encoding="utf-8")
-        # -P: the script's own folder, which holds modules of ours, is kept off the path.
-        command = [sys.executable, "-P", str(Path(__file__).with_name("outside.py")), str(at)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            return [Check("loads without Skipwise", "failed", last[:300])]
+        error = ask(at)
+        if error is not None:
+            return [Check("loads without Skipwise", "failed", error)]
         facts = json.loads((at.parent / "facts.json").read_text(encoding="utf-8"))
         found = np.load(at.parent / "logits.npy")
     return [
@@ -68,7 +84,7 @@ def verify(path: str, *, against: str | None = None, length: int | None = None) 
         _spellings(origin, facts),
         _frequencies(origin, reference, facts),
         *_compared(origin, reference, expected, found),
-        _retrieved(origin, keys, prompts, facts),
+        _retrieved(inputs, questions, facts),
     ]
 
 
@@ -98,15 +114,12 @@ def _logits(reference: Origin, probes: list[dict[str, list[int]]]) -> Logits:
     return np.stack(found)
 
 
-def _needles(origin: Origin, length: int | None) -> tuple[list[str], list[list[int]]]:
-    """Keys and prompts of the passkey task; none where they do not fit."""
-    tokenizer = source.tokenizer(origin.source)
-    tokens = length or rope.window(origin.config)
-    if tokens < passkey.minimum_length(tokenizer):
-        return [], []
-    cells = [passkey.Cell(tokens, depth, index, 1, 0) for index, depth in enumerate(DEPTHS)]
-    keys = [cell.key(0) for cell in cells]
-    return keys, [passkey.build(tokenizer, key, cell.depth, tokens) for key, cell in zip(keys, cells, strict=True)]
+def _needles(inputs: Inputs, length: int) -> list[Question]:
+    """Passkey prompts of `length` tokens; none where they do not fit."""
+    try:
+        return [passkey.question(inputs, cell, 0) for cell in passkey.cells(inputs, length)]
+    except TooShortError:
+        return []
 
 
 def _run_config(origin: Origin) -> RunConfig | None:
@@ -171,7 +184,7 @@ def _frequencies(origin: Origin, reference: Origin | None, facts: dict[str, Any]
     config, where = _trained_config(origin, reference)
     name = "frequencies of the training" if config is not origin.config else "frequencies"
     try:
-        wanted, attention = rope.inv_freq(config), rope.attention_factor(config)
+        wanted, attention = rope.inv_freq(config), _attention(config)
     except SkipwiseError as error:
         return Check(name, "skipped", str(error))
     tables = facts["frequencies"]
@@ -187,9 +200,7 @@ def _frequencies(origin: Origin, reference: Origin | None, facts: dict[str, Any]
     return Check(name, "ok" if worst < _SAME else "failed", detail)
 
 
-def _compared(
-    origin: Origin, reference: Origin | None, expected: Logits | None, found: Logits
-) -> Iterator[Check]:
+def _compared(origin: Origin, reference: Origin | None, expected: Logits | None, found: Logits) -> Iterator[Check]:
     """Logits at the first positions and at both ends of the window, against the reference's."""
     names = ["logits at short positions", "logits at long positions"]
     if reference is None or expected is None:
@@ -205,12 +216,19 @@ def _compared(
         yield Check(name, "ok" if difference <= limit else "failed", said)
 
 
-def _retrieved(origin: Origin, keys: list[str], prompts: list[list[int]], facts: dict[str, Any]) -> Check:
+def _retrieved(inputs: Inputs, questions: list[Question], facts: dict[str, Any]) -> Check:
     name = "passkey at the target"
-    if not keys:
+    if not questions:
         return Check(name, "skipped", "the window does not hold a passkey prompt")
-    tokenizer = source.tokenizer(origin.source)
-    answers = [tokenizer.decode(ids, skip_special_tokens=True) for ids in facts["answers"]]
-    right = sum(passkey.first_number(text) == key for key, text in zip(keys, answers, strict=True))
-    detail = f"{right} of {len(keys)} found in prompts of {max(map(len, prompts)):,} tokens"
-    return Check(name, "ok" if 2 * right >= len(keys) else "failed", detail)
+    answers = [inputs.decode(ids) for ids in facts["answers"]]
+    right = sum(passkey.TASK.score(text, question) for text, question in zip(answers, questions, strict=True))
+    longest = max(len(question.ids) for question in questions)
+    detail = f"{right:.0f} of {len(questions)} found in prompts of {longest:,} tokens"
+    return Check(name, "ok" if 2 * right >= len(questions) else "failed", detail)
+
+
+def _attention(config: PreTrainedConfig) -> float:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    kind = rope.parameters(config)["rope_type"]
+    return 1.0 if kind == "default" else float(ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))[1])
