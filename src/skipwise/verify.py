@@ -184,7 +184,7 @@ def _frequencies(origin: Origin, reference: Origin | None, facts: dict[str, Any]
     config, where = _trained_config(origin, reference)
     name = "frequencies of the training" if config is not origin.config else "frequencies"
     try:
-        wanted, attention = rope.inv_freq(config), _attention(config)
+        wanted, attention = rope.inv_freq(config), rope.attention_factor(config)
     except SkipwiseError as error:
         return Check(name, "skipped", str(error))
     tables = facts["frequencies"]
@@ -225,10 +225,3 @@ def _retrieved(inputs: Inputs, questions: list[Question], facts: dict[str, Any])
     longest = max(len(question.ids) for question in questions)
     detail = f"{right:.0f} of {len(questions)} found in prompts of {longest:,} tokens"
     return Check(name, "ok" if 2 * right >= len(questions) else "failed", detail)
-
-
-def _attention(config: PreTrainedConfig) -> float:
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    kind = rope.parameters(config)["rope_type"]
-    return 1.0 if kind == "default" else float(ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))[1])

@@ -90,7 +90,11 @@ def parts(lengths: Sequence[int], model: PreTrainedModel, protocol: Protocol) ->
     No stretches where frequencies depend on the length of the input: their tokens were read in several ways.
     """
     ordered = sorted(lengths)
-    between = list(itertools.pairwise(ordered)) if protocol.name == "prefix" and not rope.changes_with_length(model.config) else []
+    between = (
+        list(itertools.pairwise(ordered))
+        if protocol.name == "prefix" and not rope.changes_with_length(model.config)
+        else []
+    )
     return [(0, length) for length in ordered] + between
 
 
