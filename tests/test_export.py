@@ -169,6 +169,17 @@ def test_attention_factor_for_older_vllm() -> None:
     assert "attn_factor" not in hf_fields.older_fields({"rope_parameters": SCALINGS["yarn"]})["rope_scaling"]
 
 
+def test_a_window_that_only_the_factor_says(tmp_path: Path) -> None:
+    """As Qwen writes its YaRN."""
+    config = scaled(tmp_path / "model", **SCALINGS["yarn"])
+    config.max_position_embeddings = 64
+    config.save_pretrained(tmp_path / "model")
+    export.to_hf(str(tmp_path / "model"), tmp_path / "out")
+    assert json.loads((tmp_path / "out/config.json").read_text())["max_position_embeddings"] == 256
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 256
+    assert torch.equal(logits(tmp_path / "model"), logits(tmp_path / "out"))
+
+
 def test_dtype_and_shards(tmp_path: Path) -> None:
     tiny_llama(tmp_path / "model", hidden=128)
     export.to_hf(str(tmp_path / "model"), tmp_path / "out", dtype="bfloat16", shard_size="200KB")

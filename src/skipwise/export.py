@@ -105,10 +105,13 @@ def to_hf(path: str, out: Path, *, dtype: str | None = None, shard_size: str = S
         raise SkipwiseError(f"{out} is there already; give another --out")
     origin = Origin(path)
     tokenizer = source.tokenizer(origin.source)
+    text, window = origin.config.get_text_config(), rope.window(origin.config)
+    if rope.parameters(text)["rope_type"] == "yarn":  # Qwen's leaves its original window there
+        text.max_position_embeddings = window
     stored = origin.dtype(dtype)
     # float16 is reached from float32, so that what it cannot hold is seen.
     model = origin.load(torch.float32 if stored == torch.float16 else stored)
-    save(model, tokenizer, out, window=rope.window(origin.config), dtype=stored, shard_size=shard_size.upper())
+    save(model, tokenizer, out, window=window, dtype=stored, shard_size=shard_size.upper())
     origin.write_card(out)
     return out
 

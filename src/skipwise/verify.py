@@ -134,8 +134,10 @@ def _run_config(origin: Origin) -> RunConfig | None:
 def _window(origin: Origin, facts: dict[str, Any]) -> Check:
     """The window in the configuration, as transformers reads it, in the tokenizer, and as it was asked for."""
     run = _run_config(origin)
+    # The dynamic type takes max_position_embeddings for the original window.
+    dynamic = rope.parameters(origin.config)["rope_type"] == "dynamic"
     told = {
-        "configuration": rope.window(origin.config),
+        "configuration": rope.window(origin.config) if dynamic else facts["max_position_embeddings"],
         "tokenizer": facts["model_max_length"],
         **({"recipe": run.target_length} if run else {}),
     }
