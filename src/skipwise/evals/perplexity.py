@@ -90,12 +90,8 @@ def parts(lengths: Sequence[int], model: PreTrainedModel, protocol: Protocol) ->
     No stretches where frequencies depend on the length of the input: their tokens were read in several ways.
     """
     ordered = sorted(lengths)
-    between = (
-        list(itertools.pairwise(ordered))
-        if protocol.name == "prefix" and not rope.changes_with_length(model.config)
-        else []
-    )
-    return [(0, length) for length in ordered] + between
+    one_pass = protocol.name == "prefix" and not rope.changes_with_length(model.config)
+    return [(0, length) for length in ordered] + (list(itertools.pairwise(ordered)) if one_pass else [])
 
 
 def header(documents: Sequence[Document], start: int, length: int, protocol: Protocol) -> dict[str, Any]:

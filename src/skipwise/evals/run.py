@@ -97,11 +97,8 @@ def evaluate(
     chosen = _perplexity_plan(loaded, config, documents, lengths) if "perplexity" in config.tasks else None
     grids = {name: _grid(TASKS[name], inputs, lengths) for name in config.tasks if name in TASKS}
     longest = max([*(lengths if chosen else []), *(length for grid in grids.values() for length in grid)], default=0)
-    check_memory(
-        loaded.model,
-        longest,
-        chunk=None if rope.changes_with_length(loaded.model.config) else chunk_tokens(loaded.model),
-    )
+    whole = rope.changes_with_length(loaded.model.config)
+    check_memory(loaded.model, longest, chunk=None if whole else chunk_tokens(loaded.model))
 
     finished = {}
     for row in read_jsonl(out):
