@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from skipwise import recall as recall_module
 from skipwise.evals import passkey
 from skipwise.recall import Recall
 from tiny import tiny_tokenizer
@@ -32,6 +33,14 @@ def test_most_end_with_a_question_whose_answer_stands_before(recall: Recall) -> 
     found = [text.count(match[1]) >= 2 for text, match in zip(texts, answers, strict=True) if match]
     assert all(found)
     assert len(found) > 0.6 * len(texts)  # a quarter holds a repeated passage instead
+
+
+def test_every_second_number_repeats_its_digits() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [recall_module._decimal(rng, 8) for _ in range(1000)]
+    assert {len(number) for number in drawn} == {8}
+    few = sum(len(set(number)) <= 4 for number in drawn)
+    assert 500 < few < 650  # of ten digits, eight random ones are four or fewer different in about a tenth of the draws
 
 
 def test_nothing_of_the_passkey_evaluation(recall: Recall) -> None:
