@@ -169,8 +169,18 @@ class TrainingConfig(Stage):
     """Trackers, as transformers names them (`tensorboard`, `wandb` …), beside log.jsonl."""
 
 
+class KeyValueConfig(Stage):
+    protocols: list[Literal["lines", "json"]] = ["lines", "json"]
+    """`lines`: 'key' = 'value' of 8 and 4 hex digits, after h2oGPT; `json`: UUIDs in a JSON object, after Liu et al."""
+    pairs: int | None = Field(default=None, ge=2)
+    """Pairs in a list; as many as the length holds when absent."""
+    lists: int = Field(default=1, ge=1)
+    """Lists at each length. The questions about one list share the reading of it; 1 is the fastest, as many as
+    `evaluation.trials` gives every trial its own."""
+
+
 class EvaluationConfig(Stage):
-    tasks: list[Literal["perplexity", "passkey"]] = ["perplexity", "passkey"]
+    tasks: list[Literal["perplexity", "passkey", "key_value"]] = ["perplexity", "passkey"]
     lengths: list[Length] | None = None
     """Tokens; from a quarter of the original window to the target, doubling, when absent."""
     retrieval_lengths: list[Length] | None = None
@@ -191,6 +201,7 @@ class EvaluationConfig(Stage):
     """Where in the prompt stands what it asks for, 0 (start) to 1 (end)."""
     trials: int = Field(default=2, ge=1)
     """Prompts for each length and depth."""
+    key_value: KeyValueConfig = KeyValueConfig()
     seed: int = 0
 
 

@@ -8,9 +8,9 @@ prompts fast, batches, intervals, rows that are not measured twice) is done for 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from skipwise.errors import SkipwiseError
 from skipwise.evals import statistics
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 class TooShortError(SkipwiseError):
@@ -59,6 +60,7 @@ class Inputs:
     tokenizer: Any
     settings: EvaluationConfig
     _texts: dict[tuple[str, ...], list[tuple[str, str]]] = field(default_factory=dict)
+    _made: dict[Hashable, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.settings.chat and not getattr(self.tokenizer, "chat_template", None):
@@ -100,6 +102,13 @@ class Inputs:
         if not self._texts[key]:
             raise SkipwiseError(f"no documents in {', '.join(paths)}")
         return self._texts[key]
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()` the first time and its result after that: what the prompts of a length have in common."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
 
     def _plain(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
