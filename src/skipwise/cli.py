@@ -56,6 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("--json", action="store_true", help="print JSON instead of text")
     look.set_defaults(action=_inspect)
 
+    search = commands.add_parser("search", help="search RoPE factors for a longer window, without training")
+    search.add_argument("model", metavar="MODEL", help="folder, hub id, .gguf file or packaged name")
+    search.add_argument("--target", required=True, help="window that the factors are for, e.g. 32k")
+    search.add_argument("--data", nargs="+", metavar="PATH", required=True, help="texts of at least that length")
+    search.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. search.fitness=answers")
+    search.add_argument("--out", type=Path, default=Path("factors.json"), help="factors.json unless given")
+    search.set_defaults(action=_search)
+
     report = commands.add_parser("report", help="write one HTML page about one or more runs")
     report.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run folders")
     report.add_argument("--out", type=Path, help="the page; report.html in the run folder (one) or here (several)")
@@ -186,6 +194,27 @@ def _inspect(args: argparse.Namespace) -> None:
     if args.html:
         write_text(args.html, render(shown.page(facts), SHEET, "inspect"))
     print(json.dumps(asdict(facts), indent=2) if args.json else shown.text(facts))
+
+
+def _search(args: argparse.Namespace) -> None:
+    from skipwise.config import ModelConfig, RunConfig, SearchConfig, merge, parse_settings, validate
+
+    values = parse_settings(args.set)
+    unknown = sorted(set(values) - {"model", "search"})
+    if unknown:
+        raise SkipwiseError(f"--set {unknown[0]}: expected search.KEY=VALUE or model.KEY=VALUE")
+    model = validate(ModelConfig, merge(values.get("model") or {}, {"path": args.model}), "model")
+    settings = validate(SearchConfig, values.get("search") or {}, "search")
+    target = validate(RunConfig, {"target_length": args.target}).target_length
+
+    from skipwise.search import search
+
+    found = search(model, settings, target_length=target, data=args.data, out=args.out)
+    for name, value in sorted(found["perplexity_of_seeds"].items(), key=lambda item: item[1]):
+        print(f"{name:>14}  {value:.3f}")
+    print(f"{'searched':>14}  {found['perplexity']:.3f}   perplexity, untrained, {found['candidates']} candidates")
+    given = f" --set scaling.attention_factor={settings.attention_factor}" if settings.attention_factor else ""
+    print(f"\nuse it with  --set scaling.method=longrope --set scaling.factors={args.out}{given}")
 
 
 def _report(args: argparse.Namespace) -> None:

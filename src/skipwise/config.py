@@ -205,6 +205,32 @@ class EvaluationConfig(Stage):
     seed: int = 0
 
 
+class SearchConfig(Stage):
+    fitness: Literal["perplexity", "answers"] = "perplexity"
+    """What candidates are judged by: perplexity of long text, or of answers to questions about facts hidden in it."""
+    documents: int = Field(default=4, ge=1)
+    """Documents, the longest first."""
+    depths: int = Field(default=4, ge=1)
+    """`answers`: places, evenly spread, at which a fact is hidden in each document."""
+    population: int = Field(default=64, ge=1)
+    """Candidates of the first generation: the known scalings, and mutations of them."""
+    generations: int = Field(default=40, ge=0)
+    """How often the best have children. A finished search goes on with more of them."""
+    parents: int = Field(default=32, ge=1)
+    """Candidates that live on, and have children."""
+    mutations: int = Field(default=16, ge=0)
+    """Children of one parent in each generation."""
+    crossovers: int = Field(default=16, ge=0)
+    """Children of two parents in each generation."""
+    chance: float = Field(default=0.3, gt=0, le=1)
+    """Probability that a dimension is changed, or taken from the other parent."""
+    step: float = Field(default=0.01, gt=0)
+    """Distance of the values that a factor can take."""
+    attention_factor: float | None = Field(default=None, gt=0)
+    """Factor on cos and sin; √(1 + ln(factor) / ln(original)) when absent."""
+    seed: int = 0
+
+
 class RunConfig(Stage):
     target_length: Length
     """Window that the model shall have, tokens (`32k` = 32,768)."""

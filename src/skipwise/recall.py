@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from skipwise.errors import SkipwiseError
+
 Tokens = npt.NDArray[np.int64]
 
 ADJECTIVES = "secret magic hidden access special golden locker final launch master entry blue red lucky safe".split()
@@ -82,6 +84,22 @@ class Recall:
             parts += [padding[start:stop], fact]
         parts += [padding[cuts[-1] :], questions]
         return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+
+    def needle(self, rng: np.random.Generator, filler: Tokens, length: int, depth: float) -> tuple[Tokens, int]:
+        """A document of exactly `length` tokens with one fact at `depth`, 0 (start) to 1 (end), a question about it and
+        the answer at its end; the number of the answer's tokens comes too.
+
+        filler: at least `length` tokens. Errors: SkipwiseError for a length that does not hold fact and question.
+        """
+        key, value = _key(rng, code=False), str(rng.integers(10_000, 100_000))
+        fact = self.encode(f"\nThe {key} is {value}.\n")
+        question, answer = self.encode(f"\nWhat is the {key}? The {key} is"), self.encode(f" {value}")
+        room = length - len(fact) - len(question) - len(answer)
+        if room < 0:
+            raise SkipwiseError(f"{length} tokens do not hold a hidden fact and a question about it")
+        before = round(depth * room)
+        parts: list[Tokens | list[int]] = [filler[:before], fact, filler[before:room], question, answer]
+        return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]), len(answer)
 
     def _facts(self, rng: np.random.Generator, budget: int) -> tuple[list[list[int]], list[int]]:
         """Facts in their order of appearance and the questions about some of them, together at most `budget` long."""
