@@ -85,6 +85,16 @@ def test_other_attention_gives_the_same(kind):
     assert small.config._attn_implementation == kind
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_the_tree_and_the_batches(seed):
+    small = tiny_model(llama_config(window=512, layers=1, hidden=32))
+    places = np.random.default_rng(seed).integers(1, 190, size=6)
+    prompts = prompts_of(small, seed=seed, shared=places, each=4, spread=60)
+    wanted = {i: plain(small, prompt.ids) for i, prompt in enumerate(prompts)}
+    for chunk in (64, 256, 1000):
+        assert found_by(small, prompts, chunk=chunk)[1] == wanted
+
+
 def test_batches_are_used_and_change_nothing(monkeypatch):
     small = model_of("llama")
     prompts = prompts_of(small, right=0.3)

@@ -108,8 +108,8 @@ def answer(
                 trunk.cut(len(held))
                 for _ in _read(job, [first.text[len(held) : group.prefix]], trunk):
                     pass
-                held = first.text[: max(group.prefix, len(held))]
                 found = _batch(job, group, trunk)
+                held = first.text[: trunk.length]
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
