@@ -560,8 +560,6 @@ def test_the_scaling_of_a_gguf_file_is_not_lost(tmp_path):
     assert linear.scaling["factor"] == 2.0
     with pytest.raises(SkipwiseError, match="'longrope' RoPE scaling, which is not read"):
         load(tiny_gguf(tmp_path / "long.gguf", scaling={"type": "longrope", "factor": 2.0}))
-    with pytest.raises(SkipwiseError, match=r"as a table \(rope_freqs\.weight\)"):
-        load(tiny_gguf(tmp_path / "llama3.gguf", tables={"rope_freqs.weight": [1.0] * 8}))
 
 
 def test_a_file_that_is_no_gguf(tmp_path):

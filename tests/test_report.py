@@ -159,6 +159,13 @@ def test_scaling_without_training_has_no_curve_and_no_distances(tmp_path: Path) 
     assert now["missing"] == []
 
 
+def test_weights_that_were_quantised_are_told(run: Path, tmp_path: Path) -> None:
+    told = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps({**told, "quantised_from": "Q4_1"}))
+    (now,) = embedded(write_report([run], tmp_path / "report.html"))["runs"]
+    assert now["settings"][0]["rows"][0][1].endswith(", dequantised from Q4_1 GGUF")
+
+
 def test_one_side_of_the_comparison_alone_is_said(run: Path, tmp_path: Path) -> None:
     rows = read_jsonl(run / "results.jsonl")
     for kept, word in (("extended", "before"), ("original", "after")):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -108,11 +107,10 @@ def tiny_gguf(
     theta: float = 10000.0,
     seed: int = 0,
     scaling: dict[str, Any] | None = None,
-    tables: dict[str, list[float]] | None = None,
 ) -> Path:
     """`tiny_llama` as a GGUF file of llama.cpp's conventions, matrices quantised; norms in F32.
 
-    `scaling` holds keys of `llama.rope.scaling`, `tables` further F32 tensors.
+    `scaling` holds keys of `llama.rope.scaling`.
     """
     config = llama_config(window=window, theta=theta)
     weights = {name: value.numpy() for name, value in tiny_model(config, seed=seed).state_dict().items()}
@@ -137,8 +135,6 @@ def tiny_gguf(
     for key, value in (scaling or {}).items():
         add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)]
         add(f"llama.rope.scaling.{key}", value)
-    for key, values in (tables or {}).items():
-        writer.add_tensor(key, np.asarray(values, dtype=np.float32))
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, value in weights.items():
         if name == "lm_head.weight":  # tied: llama.cpp uses the embedding

@@ -17,7 +17,14 @@ import transformers
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from skipwise import architectures, assets, gguf_file, rope, twins
@@ -112,20 +119,29 @@ def told(source: Source) -> dict[str, Any] | None:
 
 
 def configuration(source: Source) -> PreTrainedConfig:
-    """The configuration as it was saved, with the RoPE scaling that transformers leaves in a GGUF file's header."""
+    """The configuration as it was saved, with what transformers leaves in a GGUF file's header."""
     foreign = told(source)
     if foreign is not None:
         twin: PreTrainedConfig = _read(source, "configuration", lambda *_, **__: twins.configuration(foreign))
         return twin
     config: PreTrainedConfig = _read(source, "configuration", AutoConfig.from_pretrained)
-    carried = gguf_file.rope_scaling(source.file) if source.gguf else None
+    if source.gguf is None:
+        return config
+    if config.model_type == "mistral":  # which gguf has as llama, without a sliding window
+        other = {"model_type", "sliding_window", "architectures"}
+        config = LlamaConfig.from_dict({key: value for key, value in config.to_dict().items() if key not in other})
+    for name, value in gguf_file.overlooked(source.file).items():
+        setattr(config, name, value)
+    carried = gguf_file.rope_scaling(source.file)
     if carried is not None:
-        original = carried.pop("original_max_position_embeddings", config.max_position_embeddings)
-        if carried["rope_type"] == "yarn":
-            carried["original_max_position_embeddings"] = original
-        else:
-            config.original_max_position_embeddings = original
-        config.rope_parameters = {**rope.parameters(config), **carried}
+        original = carried.get("original_max_position_embeddings")
+        if carried["rope_type"] == "yarn" and not original:
+            carried["original_max_position_embeddings"] = config.max_position_embeddings
+        elif carried["rope_type"] == "linear" and original:
+            config.original_max_position_embeddings = carried.pop("original_max_position_embeddings")
+        full = {**rope.parameters(config), **carried}
+        nested = rope.is_nested(config.rope_parameters)
+        config.rope_parameters = {**config.rope_parameters, "full_attention": full} if nested else full
     return config
 
 

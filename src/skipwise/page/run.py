@@ -33,6 +33,7 @@ class Environment(Row):
     peak_memory_bytes: int | None = None
     parameters: int | None = None
     original_length: int | None = None
+    quantised_from: str | None = None
     rope: dict[str, Any] = {}
 
 

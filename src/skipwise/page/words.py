@@ -92,13 +92,13 @@ def settings(run: Run) -> list[dict[str, Any]]:
     """Groups of (label, value) that say what was done; the same groups and labels for every run."""
     config, environment = run.config, run.environment or Environment()
     training, positions, evaluation = config.training, config.positions, config.evaluation
-    theta = environment.rope.get("theta")
+    theta, quantised = environment.rope.get("theta"), environment.quantised_from
     commit = (environment.commit or "")[:10] + (", changed" if environment.dirty else "")
     pose = f", {positions.chunks} chunks, {positions.text} text" if positions.sampler == "pose" else ""
     rate = f"{training.learning_rate:g}".replace("e-0", "e-")
     groups = {
         "Model": {
-            "Base": config.model.path,
+            "Base": config.model.path + (f", dequantised from {quantised} GGUF" if quantised else ""),
             "Parameters": f"{environment.parameters / 1e6:,.0f} million" if environment.parameters else "unknown",
             "Original window": length_text(run.original_length),
             "Target window": length_text(config.target_length),
