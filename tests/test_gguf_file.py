@@ -1,4 +1,4 @@
-"""GGUF files of several families, written by gguf's writer in llama.cpp's conventions, are the models they came from."""
+"""GGUF files of several families, written by gguf's writer as llama.cpp has them, are the models they came from."""
 
 import json
 import math
@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from skipwise import model, rope
+from skipwise import gguf_file, model, rope
 from skipwise.config import ModelConfig, ScalingConfig
 from skipwise.errors import SkipwiseError
 from tiny import VOCABULARY, _bpe, tiny_model
@@ -151,14 +151,20 @@ def test_a_file_is_the_model_that_it_was_made_of(family, tmp_path):
     assert found.tokenizer.decode(found.tokenizer("hello 123").input_ids) == "hello 123"
 
 
-def test_attention_of_the_largest_gemma_is_scaled_as_llama_cpp_does(tmp_path):
-    small = tiny_model(
-        config("gemma2", num_hidden_layers=46, query_pre_attn_scalar=64 // 4, attn_implementation="eager")
-    )
-    write(tmp_path / "m.gguf", small)
-    found = load(tmp_path / "m.gguf").model
-    assert found.config.query_pre_attn_scalar == 16
-    same(found, small)
+@pytest.mark.parametrize(
+    ("family", "layers", "scalar"), [("gemma2", 46, 144), ("gemma2", 42, 128), ("gemma3", 62, 144)]
+)
+def test_attention_of_the_largest_gemmas_is_scaled_as_llama_cpp_does(family, layers, scalar, tmp_path):
+    """By hidden_size / heads in the 27B models, by the size of a head in all others; no header says it."""
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", family)
+    writer.add_block_count(layers)
+    writer.add_embedding_length(4608)
+    writer.add_head_count(32)
+    writer.add_key_length(128)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert gguf_file.overlooked(tmp_path / "m.gguf")["query_pre_attn_scalar"] == scalar
 
 
 def test_soft_caps_are_taken_from_the_file(tmp_path):
