@@ -16,7 +16,8 @@ from skipwise.config import EvaluationConfig, ModelConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals import passkey
 from skipwise.evals.perplexity import Document
-from skipwise.evals.run import default_lengths, evaluate, load_documents, summary_table
+from skipwise.evals.run import default_lengths, evaluate, load_documents
+from skipwise.evals.tables import summary_table
 from skipwise.evals.task import Inputs
 from skipwise.files import read_jsonl
 from skipwise.model import LoadedModel, load

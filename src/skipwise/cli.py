@@ -118,7 +118,7 @@ def _run_config(args: argparse.Namespace) -> "RunConfig":
 def _extend(args: argparse.Namespace) -> None:
     config = _run_config(args)
     from skipwise import runs
-    from skipwise.evals.run import summary_table
+    from skipwise.evals.tables import summary_table
     from skipwise.files import read_jsonl
 
     folder = runs.extend(config, resume=args.resume)
@@ -143,6 +143,7 @@ def _eval(args: argparse.Namespace) -> None:
         raise SkipwiseError("perplexity needs documents: give them with --data, or choose --tasks passkey")
 
     from skipwise.evals import run
+    from skipwise.evals.tables import change_table, summary_table
     from skipwise.model import load
 
     rows = []
@@ -155,7 +156,8 @@ def _eval(args: argparse.Namespace) -> None:
         label = loaded.name if sum(Path(m.path).name == loaded.name for m in models) < 2 else model.path
         rows += run.evaluate(loaded, config, found, label=label, out=args.out, lengths=lengths)
         del loaded
-    print(f"\n{run.summary_table(rows)}\n\nrows    {args.out}")
+    print("\n".join(f"\n{table}" for table in (summary_table(rows), change_table(rows)) if table))
+    print(f"\nrows    {args.out}")
 
 
 def _length(text: str | None, option: str) -> int | None:

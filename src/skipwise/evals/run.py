@@ -15,7 +15,7 @@ from typing import Any
 from skipwise import corpus, progress, rope
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
-from skipwise.evals import answers, key_value, passkey, perplexity
+from skipwise.evals import answers, compare, key_value, passkey, perplexity
 from skipwise.evals.answers import Prompt
 from skipwise.evals.task import Cell, Inputs, Question, Row, Task, TooShortError, header, measure, overall
 from skipwise.files import append_jsonl, read_jsonl
@@ -151,17 +151,9 @@ def _model_columns(loaded: LoadedModel, label: str) -> Row:
     }
 
 
-# What is known of a row before it is measured; everything else in a row is a result.
-_HEADER = (
-    *("model", "fingerprint", "window", "original_length", "scaling", "quantised_from", "dtype"),
-    *("task", "task_version", "protocol", "length", "depth", "depth_index", "metric", "n", "seed"),
-    *("bos", "chat", "data", "start", "stride", "span", "depths"),
-)
-
-
 def _identity(row: Row) -> str:
-    """The header of a row as text, to look finished rows up by."""
-    return json.dumps([row.get(key) for key in _HEADER])
+    """What is known of a row before it is measured, as text, to look finished rows up by."""
+    return json.dumps([row.get(key) for key in (*compare.MODEL, *compare.SETUP)])
 
 
 def _perplexity_plan(
@@ -250,38 +242,3 @@ def _end_ids(loaded: LoadedModel) -> set[int]:
 def _shown(rows: Sequence[Row]) -> str:
     total = sum(row["n"] for row in rows)
     return f"{sum(row['value'] * row['n'] for row in rows) / total:.0%} of {total}"
-
-
-def summary_table(rows: Sequence[Row]) -> str:
-    """Perplexity and passkey accuracy (all depths together) by length as text, models side by side.
-
-    One part a task and protocol, each value with its interval and n. A value beyond the window that its model is
-    configured for has a `*`. Where a model has several rows for one place, the last one counts.
-    """
-    parts: dict[tuple[str, str | None], list[Row]] = {}
-    for row in rows:
-        if row["depth"] is None:
-            parts.setdefault((row["task"], row["protocol"]), []).append(row)
-    tables = [_table(part) for part in parts.values()]
-    note = "* beyond the window that the model is configured for"
-    return "\n\n".join([*tables, *([note] if any(row.get("beyond_window") for row in rows) else [])])
-
-
-def _table(rows: list[Row]) -> str:
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    cells = {(row["length"], row["model"]): _cell(row) for row in rows}
-    lines = [["length", *models]]
-    for length in sorted({row["length"] for row in rows}):
-        lines.append([str(length), *(cells.get((length, model), "-") for model in models)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    padded = ["  ".join(map(str.rjust, line, widths)).rstrip() for line in lines]
-    intervals = " or ".join(dict.fromkeys(row["interval"] for row in rows))
-    kind = rows[0]["protocol"] or rows[0]["metric"]
-    unit = "documents" if rows[0]["task"] == "perplexity" else "prompts"
-    return "\n".join([f"{rows[0]['task']} ({kind}), value [{intervals}], n {unit}", *padded])
-
-
-def _cell(row: Row) -> str:
-    shown = "{:.0%}" if row["metric"] == "accuracy" else "{:.2f}"
-    value, low, high = (shown.format(row[key]) for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}] n={row['n']}{'*' if row.get('beyond_window') else ' '}"

@@ -1,0 +1,149 @@
+"""Rows of all tasks flow in, tables of text flow out: values by length, and the change from model to model."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from skipwise.evals.compare import Change, change, pairs, unpaired
+
+Row = dict[str, Any]
+
+TOKENS = ("k_max", "effective_length", "tokens")
+"""Metrics whose values are tokens."""
+
+
+def value_text(metric: str, value: float | None) -> str:
+    """A value, or an end of its interval, as it is read: `31.04`, `75%`, `43.1%`, `8,192`; `-` for none."""
+    if value is None:
+        return "-"
+    if metric in TOKENS:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if metric == "perplexity" else f"{value:.0%}" if metric == "accuracy" else f"{value:.1%}"
+
+
+def change_text(found: Change, metric: str) -> str:
+    """`x0.93 [0.91, 0.95] better` for a perplexity, else `+12.5 [+3.1, +21.0] points better`."""
+    if metric == "perplexity":
+        return f"x{found.value:.3f} [{found.low:.3f}, {found.high:.3f}] {found.verdict}"
+    value, low, high = (f"{100 * share:+.1f}" for share in (found.value, found.low, found.high))
+    return f"{value} [{low}, {high}] points {found.verdict}"
+
+
+def summary_table(rows: Sequence[Row]) -> str:
+    """Values over all depths by length as text, models side by side, one part a task.
+
+    Each value with its interval and n; one beyond the window that its model is configured for has a `*`. Where a model
+    has several rows for one place, the last one counts.
+    """
+    tasks: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["depth"] is None:
+            tasks.setdefault(row["task"], []).append(row)
+    note = "* beyond the window that the model is configured for"
+    return "\n\n".join(
+        [*map(_task_table, tasks.values()), *([note] if any(row.get("beyond_window") for row in rows) else [])]
+    )
+
+
+def change_table(rows: Sequence[Row]) -> str:
+    """The change of every later model against the first one over all depths, with paired intervals; "" for one model.
+
+    Only what was measured on the same prompts or texts is compared; what was not is named as such.
+    """
+    models = _models(rows)
+    if len(models) < 2:
+        return ""
+    whole = [row for row in rows if row["depth"] is None]
+    first = [row for row in whole if _model(row) == models[0]]
+    places: dict[tuple[Any, ...], Row] = {}
+    cells: dict[tuple[Any, ...], str] = {}
+    apart = False
+    for model in models[1:]:
+        later = [row for row in whole if _model(row) == model]
+        for before, after in pairs(first, later):
+            places.setdefault(_place(after), after)
+            found = change(before, after)
+            cells[(model, *_place(after))] = change_text(found, after["metric"]) if found else _plain(before, after)
+        for _, after in unpaired(first, later):
+            places.setdefault(_place(after), after)
+            cells.setdefault((model, *_place(after)), "other prompts")
+            apart = True
+    if not places:
+        return "nothing was measured alike for two models, so no change is told"
+    lines = _grid(list(places.values()), models[1:], lambda model, row: cells.get((model, *_place(row)), "-"))
+    told = "; other prompts: the tokens differ (another tokenizer or text), so nothing is paired" if apart else ""
+    return "\n".join([f"change against {models[0][0]} [95%], paired over the same prompts or texts{told}", *lines])
+
+
+def _plain(before: Row, after: Row) -> str:
+    """Both values, for rows that hold nothing to pair."""
+    shown = (value_text(row["metric"], row["value"]) for row in (before, after))
+    return " -> ".join(shown)
+
+
+def _task_table(rows: list[Row]) -> str:
+    cells = {(_model(row), *_place(row)): _cell(row) for row in rows}
+    places = {_place(row): row for row in rows}
+    lines = _grid(
+        list(places.values()), _models(rows), lambda model, row: cells.get((model, *_place(row)), "-"), named=False
+    )
+    intervals = " or ".join(dict.fromkeys(row["interval"] for row in rows if row.get("interval")))
+    kinds = dict.fromkeys(row["protocol"] or row["metric"] for row in rows)
+    kind = f" ({next(iter(kinds))})" if len(kinds) == 1 else ""
+    unit = "documents" if rows[0]["metric"] == "perplexity" else "prompts"
+    return "\n".join([f"{rows[0]['task']}{kind}, value [{intervals}], n {unit}", *lines])
+
+
+def _cell(row: Row) -> str:
+    value, low, high = (value_text(row["metric"], row[key]) for key in ("value", "low", "high"))
+    ends = "" if row["low"] is None else f" [{low}, {high}]"
+    return f"{value}{ends} n={row['n']}{'*' if row.get('beyond_window') else ' '}"
+
+
+def _model(row: Row) -> tuple[str, str]:
+    return row["model"], row.get("fingerprint", "")
+
+
+def _models(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys(map(_model, rows)))
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    """What a row measures."""
+    return row["task"], row["protocol"], row["metric"], row.get("start") or 0, row["length"] or 0
+
+
+def _grid(
+    rows: list[Row], models: Sequence[tuple[str, str]], cell: Callable[[tuple[str, str], Row], str], named: bool = True
+) -> list[str]:
+    """Lines of a table: a line a place, in the order of tasks and variants and then by length; a column a model.
+
+    Columns that tell nothing (one variant, no lengths) are left out; the task's only stands where it is `named`.
+    """
+    order = {kind: i for i, kind in enumerate(dict.fromkeys(_place(row)[:3] for row in rows))}
+    rows = sorted(rows, key=lambda row: (order[_place(row)[:3]], _place(row)[3:]))
+    labels: list[tuple[str, Callable[[Row], str]]] = [
+        ("task", lambda row: str(row["task"])),
+        ("variant", lambda row: row["protocol"] or ""),
+        ("metric", lambda row: str(row["metric"])),
+    ]
+    several = [
+        (title, text) for title, text in labels if len({text(row) for row in rows}) > 1 or (named and title == "task")
+    ]
+    several.append(("length", _length))
+    names = [label for label, _ in models]
+    titles = [label if names.count(label) == 1 else f"{label} {fingerprint[:6]}" for label, fingerprint in models]
+    lines = [[title for title, _ in several] + titles]
+    lines += [[text(row) for _, text in several] + [cell(model, row) for model in models] for row in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    left = len(several) - 1
+    return [
+        "  ".join(
+            text.ljust(w) if i < left else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _length(row: Row) -> str:
+    start = f"{row['start']}-" if row.get("start") else ""
+    return f"{start}{row['length']}" if row["length"] else "-"
