@@ -113,6 +113,19 @@ def test_layers_out_of_reach_are_told() -> None:
     assert any("latent" in note for note in looked_at(DeepseekV3Config(), 10**6).notes)
 
 
+def test_a_carried_scaling_is_shown_and_recommended_as_it_is_continued() -> None:
+    """Llama 3.1 divides by 8, for twice its window by 16, though that is 32 times its original one."""
+    own = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    parameters = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, **own}
+    found = looked_at(llama_config(window=131_072, head_dim=128, rope_parameters=parameters), 262_144)
+    [method] = [method for method in found.methods if method.name == "llama3"]
+    assert method.stretch is not None
+    assert max(method.stretch) == pytest.approx(16)
+    assert found.recommendation is not None
+    assert found.recommendation.scaling == "llama3"
+    assert "scaling.method=llama3" in found.recommendation.command
+
+
 def test_what_is_recommended() -> None:
     near, far = (looked_at(llama_config(window=256), target).recommendation for target in (1024, 4096))
     assert (near.scaling, near.sampler, near.chunks, near.train_length) == ("yarn", "pose", 2, 256)

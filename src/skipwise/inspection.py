@@ -173,10 +173,12 @@ def _method(name: str, config: "PreTrainedConfig", model: ModelConfig, target: i
     except SkipwiseError as error:
         return Method(name, None, None, str(error))
     try:
-        rope.scale(config, wanted, target_length=target, original_length=model.original_length)
+        scaled = rope.scale(config, wanted, target_length=target, original_length=model.original_length)
     except SkipwiseError as error:
         return Method(name, stretch.tolist(), attention, str(error))
-    return Method(name, stretch.tolist(), attention, None)
+    # What continues a carried scaling keeps parts of it, such as the borders of its blend.
+    stretch = rope.plain_inv_freq(dim, theta) / rope.inv_freq(scaled)
+    return Method(name, stretch.tolist(), rope.attention_factor(scaled), None)
 
 
 def _dtype(config: "PreTrainedConfig") -> tuple[str, int]:
@@ -206,12 +208,13 @@ def _recommendation(
     critical: int,
     pairs: int,
 ) -> Recommendation | None:
-    """The first of yarn, ntk, linear that the model takes, with PoSE."""
+    """The scaling that the model carries, else the first of yarn, ntk, linear that it takes, with PoSE."""
     taken = {method.name: method for method in methods if method.refused is None}
-    scaling = next((name for name in ("yarn", "ntk", "linear") if name in taken), None)
+    factor, carried = target / original, rope.describe(config)
+    own = [carried["method"]] if carried and not rope.changes_with_length(config) else []
+    scaling = next((name for name in (*own, "yarn", "ntk", "linear") if name in taken), None)
     if scaling is None:
         return None
-    factor, carried = target / original, rope.describe(config)
     reasons = []
     if carried:
         reasons.append(
@@ -247,6 +250,8 @@ def _scaling_reason(name: str, method: Method, factor: float, critical: int, pai
         )
     if name == "ntk":
         return "ntk is a plain new base, which every loader understands; it keeps the fastest pair as it is"
+    if name != "linear":
+        return f"{name} is what the model was made with, and its only continuation beside a list of factors"
     return "linear divides every position by the factor; it needs more training steps than the others"
 
 

@@ -40,7 +40,7 @@ def text(facts: Facts) -> str:
     for i, (label, value) in enumerate(rows):
         named = "" if i and rows[i - 1][0] == label else label
         parts = [value] if label == "command" else textwrap.wrap(value, WIDTH)
-        lines += [f"{named:<16}{parts[0]}", *(" " * 16 + part for part in parts[1:])]
+        lines += [f"{named:<18}{parts[0]}", *(" " * 18 + part for part in parts[1:])]
     return "\n".join(lines)
 
 
