@@ -187,6 +187,13 @@ def test_fit_finds_the_longest_that_fits(slope: int, room: int, hint: int) -> No
     assert len(calls) < 20
 
 
+@pytest.mark.parametrize("most", [0, 1, 6, 30])
+@pytest.mark.parametrize("hint", [0, 3, 50])
+def test_fit_ends_where_there_is_no_more(most: int, hint: int) -> None:
+    best, ids = task.fit(lambda n: [0] * (10 + 5 * min(n, most)), 60, hint, most=most)
+    assert (best, len(ids)) == (min(most, 10), 10 + 5 * min(most, 10))
+
+
 def test_a_draft_continues_the_lead(tokenizer: Any) -> None:
     inputs = inputs_of(tokenizer)
     ids = inputs.encode("Some text." + passkey.LEAD)

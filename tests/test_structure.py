@@ -18,7 +18,8 @@ positions coverage examples
 scalings rope architectures kv_cache gguf_file twins source head memory model attention reading
 train
 evals.statistics evals.compare evals.tables evals.perplexity
-evals.answers evals.task evals.passkey evals.key_value evals.run
+evals.answers evals.task evals.passkey evals.key_value
+evals.document_qa evals.summarize evals.run
 evolution search
 hf_fields card gguf_tokenizer gguf_writer export outside verify page.render page.run page.words page report
 inspection page.inspection runs cli

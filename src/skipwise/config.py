@@ -179,8 +179,30 @@ class KeyValueConfig(Stage):
     `evaluation.trials` gives every trial its own."""
 
 
+class DocumentQAConfig(Stage):
+    data: list[str] = ["stdlib"]
+    """Documents that are asked about (files, folders, packaged texts); those that fill the length are used."""
+    documents: int = Field(default=8, ge=1)
+    """Documents for each length, drawn by the seed."""
+
+
+class SummarizeConfig(Stage):
+    data: list[str] = []
+    """Long documents with reference summaries: .jsonl(.gz|.zst), .parquet, `datasets` ids."""
+    document_field: str = "text"
+    summary_field: str = "summary"
+    split: str = "test"
+    """Split of a `datasets` source."""
+    documents: int = Field(default=16, ge=1)
+    """How many are summarised, from the first on."""
+    document_tokens: Length | None = None
+    """Most tokens of a document where the length leaves room for more; Position Interpolation used 15,000."""
+    output_tokens: int = Field(default=1000, ge=1)
+    """Most tokens of a summary."""
+
+
 class EvaluationConfig(Stage):
-    tasks: list[Literal["perplexity", "passkey", "key_value"]] = ["perplexity", "passkey"]
+    tasks: list[Literal["perplexity", "passkey", "key_value", "document_qa", "summarize"]] = ["perplexity", "passkey"]
     lengths: list[Length] | None = None
     """Tokens; from a quarter of the original window to the target, doubling, when absent."""
     retrieval_lengths: list[Length] | None = None
@@ -202,6 +224,8 @@ class EvaluationConfig(Stage):
     trials: int = Field(default=2, ge=1)
     """Prompts for each length and depth."""
     key_value: KeyValueConfig = KeyValueConfig()
+    document_qa: DocumentQAConfig = DocumentQAConfig()
+    summarize: SummarizeConfig = SummarizeConfig()
     seed: int = 0
 
 

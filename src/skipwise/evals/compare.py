@@ -20,7 +20,7 @@ MODEL = ("model", "fingerprint", "window", "original_length", "scaling", "quanti
 """Columns of a row that say which model was measured."""
 SETUP = (
     *("task", "task_version", "protocol", "length", "depth", "depth_index", "metric", "n", "seed"),
-    *("bos", "chat", "data", "start", "stride", "span", "depths"),
+    *("bos", "chat", "answer_tokens", "data", "start", "stride", "span", "depths"),
 )
 """Columns that say what was measured and how; rows in which one of them differs are not paired."""
 

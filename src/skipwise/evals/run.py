@@ -15,7 +15,7 @@ from typing import Any
 from skipwise import corpus, progress, rope
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
-from skipwise.evals import answers, compare, key_value, passkey, perplexity
+from skipwise.evals import answers, compare, document_qa, key_value, passkey, perplexity, summarize
 from skipwise.evals.answers import Prompt
 from skipwise.evals.task import Cell, Inputs, Question, Row, Task, TooShortError, header, measure, overall
 from skipwise.files import append_jsonl, read_jsonl
@@ -70,7 +70,7 @@ def load_documents(
     return found
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (passkey.TASK, key_value.TASK)}
+TASKS: dict[str, Task] = {task.name: task for task in (passkey.TASK, key_value.TASK, document_qa.TASK, summarize.TASK)}
 """The retrieval tasks by name; perplexity is measured otherwise."""
 
 

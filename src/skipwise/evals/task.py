@@ -51,6 +51,8 @@ class Question(NamedTuple):
     """Tokens that a right answer would begin with (`Inputs.draft`); wrong ones cost time, never a verdict."""
     truth: list[str]
     """What `score` and `ended` compare an answer with."""
+    variant: str | None = None
+    """Which of several scores of one answer is wanted, where a task's cells differ in nothing else."""
 
 
 @dataclass
@@ -139,16 +141,18 @@ class Task:
     """Further rows from all rows of a model, such as an average over variants; without the model's columns."""
 
 
-def fit(make: Callable[[int], list[int]], room: int, hint: int = 0) -> tuple[int, list[int]]:
+def fit(make: Callable[[int], list[int]], room: int, hint: int = 0, most: int | None = None) -> tuple[int, list[int]]:
     """(n, make(n)) for the largest n at which the prompt has at most `room` tokens; (-1, []) where not even n = 0 has.
 
-    `make(n)` must not shrink as n grows. A few calls, so the time is linear in the length; fewer with a good `hint`.
+    `make(n)` must not shrink as n grows, which it does up to `most` (without end when absent). A few calls, so the time
+    is linear in the length; fewer with a good `hint`.
     """
     best, found = -1, list[int]()
     above: tuple[int, int] | None = None  # the smallest n known to be too many, and its tokens
     size = 0
     n = max(hint, 0)
-    while above is None or above[0] > best + 1:
+    while best != most and (above is None or above[0] > best + 1):
+        n = n if most is None else min(n, most)
         ids = make(n)
         if len(ids) <= room:
             best, found, size = n, ids, len(ids)
@@ -188,6 +192,7 @@ def header(task: Task, inputs: Inputs, cell: Cell, questions: Sequence[Question]
         "depth_index": cell.depth_index,
         "metric": task.metric,
         "n": len(questions),
+        "answer_tokens": cell.answer_tokens,
         "seed": inputs.settings.seed,
         "chat": inputs.settings.chat,
         "data": state.hexdigest()[:16],
@@ -204,25 +209,31 @@ def measure(
     """(index, row) of every cell of one length as it is finished; `cells` are (cell, header, questions).
 
     `tokens` is the mean length of the prompts, `scores` the score of each, `answers` holds pairs (truth, answer).
-    `seconds` is the time since the row before, since the cells of a length share what is read.
+    `seconds` is the time since the row before, since the cells of a length share what is read. A prompt that several
+    cells ask, to score its answer in several ways, is answered once.
     """
-    places = [(c, trial) for c, (_, _, questions) in enumerate(cells) for trial in range(len(questions))]
-    questions = [cells[c][2][trial] for c, trial in places]
-    limits = {cells[c][0].answer_tokens for c, _ in places}
+    same: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
+    for c, (cell, _, asked) in enumerate(cells):
+        for trial, question in enumerate(asked):
+            key = (cell.answer_tokens, tuple(question.ids), tuple(question.truth))
+            same.setdefault(key, []).append((c, trial))
+    places = list(same.values())
+    questions = [cells[c][2][trial] for (c, trial), *_ in places]
+    limits = {cell.answer_tokens for cell, _, _ in cells}
 
     def ended(i: int, tokens: list[int]) -> bool:
-        cell = cells[places[i][0]][0]
+        cell = cells[places[i][0][0]][0]
         return len(tokens) >= cell.answer_tokens or task.ended(inputs.decode(tokens), questions[i])
 
     said: list[dict[int, str]] = [{} for _ in cells]
     started = time.monotonic()
     for i, tokens in answer(questions, max(limits), ended, advance):
-        c, trial = places[i]
-        said[c][trial] = inputs.decode(tokens)
-        if len(said[c]) == len(cells[c][2]):
-            now = time.monotonic()
-            yield c, _row(task, cells[c][1], cells[c][2], said[c], now - started)
-            started = now
+        for c, trial in places[i]:
+            said[c][trial] = inputs.decode(tokens)
+            if len(said[c]) == len(cells[c][2]):
+                now = time.monotonic()
+                yield c, _row(task, cells[c][1], cells[c][2], said[c], now - started)
+                started = now
 
 
 def _row(task: Task, head: Row, questions: Sequence[Question], said: dict[int, str], seconds: float) -> Row:
