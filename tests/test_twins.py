@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTJConfig, GPTJForCausalLM
@@ -194,6 +194,16 @@ def test_baichuan2_is_read_as_an_exact_llama(tmp_path):
     with torch.no_grad():
         own = again(tokens(), position_ids=SKIPPED, attention_mask=torch.ones_like(tokens())).logits
     torch.testing.assert_close(own[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_every_weight_has_its_own_storage(tmp_path):
+    """Checkpoints of training refuse views of a larger tensor."""
+    gptj(tmp_path / "gptj")
+    baichuan(tmp_path / "baichuan")
+    for family in ("gptj", "baichuan"):
+        small = load(tmp_path / family).model
+        assert all(weight.untyped_storage().nbytes() == weight.nbytes for weight in small.parameters()), family
+        save_model(small, str(tmp_path / f"{family}.safetensors"))
 
 
 def test_the_first_baichuan_has_a_plain_head(tmp_path):

@@ -114,7 +114,7 @@ def _llama_weights(told: dict[str, Any], read: Read) -> dict[str, Tensor]:
     for at in layers:
         packed = read(f"{at}self_attn.W_pack.weight")  # (3H, H)
         for part, matrix in zip("qkv", packed.chunk(3), strict=True):
-            found[f"{at}self_attn.{part}_proj.weight"] = matrix
+            found[f"{at}self_attn.{part}_proj.weight"] = matrix.clone()  # views of one storage cannot be saved
     head = read("lm_head.weight")
     # The first generation, which spells its class with a capital C, has a plain head.
     plain = "BaiChuanForCausalLM" in (told.get("architectures") or ())
