@@ -92,6 +92,8 @@ class Rotated:
         self.neighbours = False
         self.at_end = False
         """Whether the rotated dimensions are a head's last ones."""
+        self.temper = 1.0
+        """Factor on the logits of the attention."""
         self.keys: dict[str, Tensor] | None = None
         """Takes the keys that each layer gives, by its index."""
 
@@ -127,7 +129,7 @@ class Rotated:
         query, key = self.rotate(query, module.layer_idx), self.rotate(key, module.layer_idx)
         groups = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-        scores = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scores = self.temper * query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         if softcap:
             scores = softcap * torch.tanh(scores / softcap)
         scores = scores + attention_mask
@@ -166,13 +168,14 @@ def independent_logits(
     turns: dict[int, tuple[Tensor, float]],
     *,
     neighbours: bool,
+    temper: float = 1.0,
     seed: int = 0,
 ) -> Tensor:
     """Logits of the family's model (weights of `seed`) with RoPE computed here; (B, T, V)."""
     plain = type(plain).from_dict(plain.to_dict())
     small = tiny_model(plain, seed=seed)
     small.set_attn_implementation("sdpa" if family == "falcon" else "rotated")
-    ROTATED.positions, ROTATED.turns = positions, turns
+    ROTATED.positions, ROTATED.turns, ROTATED.temper = positions, turns, temper
     # DeepSeek reorders its neighbours into halves before it rotates them, at any position.
     ROTATED.neighbours, ROTATED.at_end = neighbours and family != "deepseek_v3", family == "deepseek_v3"
     with torch.no_grad(), ThroughFused(plain.num_hidden_layers) if family == "falcon" else torch.no_grad():

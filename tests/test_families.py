@@ -37,17 +37,18 @@ def logits(small: Any, ids: Tensor, positions: Tensor) -> Tensor:
         return small(ids, position_ids=positions, attention_mask=torch.ones_like(ids), use_cache=False).logits
 
 
-def yarn(dim: int, theta: float, *, revised: bool) -> tuple[Tensor, float]:
+def yarn(dim: int, theta: float, *, revised: bool = False, rounded: bool = True) -> tuple[Tensor, float]:
     """YaRN from its paper, for WINDOW to TARGET with β 4 and 1: frequencies and the factor on cos and sin.
 
-    `revised` blends wavelengths instead of frequencies.
+    `revised` blends wavelengths instead of frequencies; `rounded` takes whole pairs as borders.
     """
     plain = theta ** (-np.arange(0, dim, 2) / dim)
 
     def pair(turns: float) -> float:
         return dim * math.log(WINDOW / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
-    low, high = max(math.floor(pair(4)), 0), min(math.ceil(pair(1)), dim - 1)
+    low, high = (math.floor(pair(4)), math.ceil(pair(1))) if rounded else (pair(4), pair(1))
+    low, high = max(low, 0), min(high, dim - 1)
     ramp = np.clip((np.arange(dim // 2) - low) / (high - low), 0, 1)
     factor = TARGET / WINDOW
     scaled = plain / (1 + (factor - 1) * ramp) if revised else plain / factor * ramp + plain * (1 - ramp)
@@ -232,3 +233,36 @@ def test_the_familys_own_attention_stands_in_where_there_is_no_fused_one(tmp_pat
     tiny_tokenizer(tmp_path)
     loaded = model.load(ModelConfig(path=str(tmp_path), device="cpu"))
     assert loaded.model.config._attn_implementation == "eager"
+
+
+CARRIED = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 2.0, "original_max_position_embeddings": WINDOW}
+
+
+def test_a_deepseek_that_carries_yarn_is_continued_with_its_attention_scale():
+    """With mscale_all_dim the class also multiplies the logits of its attention, by the square of YaRN's factor."""
+    carried = families.config(
+        "deepseek_v3",
+        rope_parameters={**CARRIED, "beta_fast": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+        max_position_embeddings=2 * WINDOW,
+    )
+    scaled = tiny_model(rope.scale(carried, "yarn", target_length=TARGET))
+    frequencies, factor = yarn(8, 10_000.0)
+    turns = {0: (frequencies, 1.0), 1: (frequencies, 1.0)}
+    wanted = families.independent_logits(
+        "deepseek_v3", families.config("deepseek_v3"), tokens(), SKIPPED, turns, neighbours=True, temper=factor**2
+    )
+    torch.testing.assert_close(logits(scaled, tokens(), SKIPPED), wanted, rtol=1e-3, atol=1e-3)
+    with pytest.raises(SkipwiseError, match="is scaled with its RoPE, which is done while loading"):
+        model.apply(tiny_model(carried), "yarn", target_length=TARGET)
+
+
+def test_a_gpt_oss_that_carries_yarn_with_borders_between_pairs_is_continued():
+    carried = families.config(
+        "gpt_oss", rope_parameters={**CARRIED, "beta_fast": 4.0, "truncate": False}, max_position_embeddings=2 * WINDOW
+    )
+    scaled = tiny_model(rope.scale(carried, "yarn", target_length=TARGET))
+    turns = dict.fromkeys(range(4), yarn(8, 10_000.0, rounded=False))
+    plain = families.config("gpt_oss")
+    wanted = families.independent_logits("gpt_oss", plain, tokens(), SKIPPED, turns, neighbours=False)
+    torch.testing.assert_close(logits(scaled, tokens(), SKIPPED), wanted, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(turns[0][0], yarn(8, 10_000.0)[0])

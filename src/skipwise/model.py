@@ -194,6 +194,13 @@ def apply(
     """
     facts = architectures.inspect(model.config)
     scaled = rope.scale(model.config, method, target_length=target_length, original_length=original_length)
+    if rope.parameters(scaled).get("mscale_all_dim"):  # DeepSeek's layers computed their scale when they were made
+        raise SkipwiseError(
+            f"the attention of this {model.config.model_type!r} model is scaled with its RoPE, which is done while "
+            "loading: load it with the configuration that skipwise.scale gives"
+        )
+    if facts.row is None:
+        probe(model)
     text, new = model.config.get_text_config(), scaled.get_text_config()
     decoder = model.get_decoder()
     rotary = {name.rpartition(".")[0] for name in _tables(decoder)}
@@ -211,8 +218,6 @@ def apply(
     for module in model.modules():
         if id(getattr(module, "config", None)) in renewed:
             module.config = renewed[id(module.config)]
-    if facts.row is None:
-        probe(model)
     return model
 
 
