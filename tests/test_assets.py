@@ -120,6 +120,17 @@ def test_stdlib_is_this_pythons(cache: Path) -> None:
         assets.copy_stdlib(cache / "empty", cache / "out")
 
 
+def test_the_reference_is_prose(cache: Path) -> None:
+    path = assets.get("python-reference")
+    paragraphs = path.read_text(encoding="utf-8").split("\n\n")
+    assert len(paragraphs) == len(set(paragraphs)) > 300
+    assert all(part[0].isupper() and part.rstrip().endswith(".") and "\n" not in part.rstrip() for part in paragraphs)
+    topic = "Title\n*****\n\nKept, on\ntwo lines.\n\n* A list.\n\n   Indented.\n\nnumber ::= digits.\n\nA heading\n\n"
+    assert (
+        assets.reference_text({"b": topic, "a": "First.\n\nKept, on two lines."}) == "First.\n\nKept, on two lines.\n"
+    )
+
+
 def test_the_bundled_model_is_whole_or_an_error(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).touch()

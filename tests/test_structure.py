@@ -19,7 +19,8 @@ scalings rope architectures kv_cache gguf_file twins source head memory model at
 train
 evals.statistics evals.compare evals.tables evals.perplexity
 evals.answers evals.task evals.passkey evals.key_value
-evals.document_qa evals.summarize evals.run
+evals.document_qa evals.summarize
+evals.ruler_prompts evals.ruler_documents evals.ruler evals.run
 evolution search
 hf_fields card gguf_tokenizer gguf_writer export outside verify page.render page.run page.words page report
 inspection page.inspection runs cli

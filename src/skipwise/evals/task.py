@@ -7,6 +7,7 @@ prompts fast, batches, intervals, rows that are not measured twice) is done for 
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -128,7 +129,7 @@ class Task:
     name: str
     version: int
     metric: str
-    """`accuracy` for scores that are 0 or 1 (Wilson's interval), else a name for scores between (bootstrap)."""
+    """`accuracy` for scores that are 0 or 1, else a name for scores between."""
     cells: Callable[[Inputs, int], list[Cell]]
     """The grid at one length. Errors: SkipwiseError for a length or a setting that cannot work."""
     question: Callable[[Inputs, Cell, int], Question]
@@ -137,38 +138,38 @@ class Task:
     """How right an answer is, 0 to 1."""
     ended: Callable[[str, Question], bool] = _never
     """Whether nothing that follows can change the score of an answer that begins so."""
-    summarise: Callable[[list[Row]], list[Row]] | None = None
+    summarise: Callable[[Inputs, list[Row]], list[Row]] | None = None
     """Further rows from all rows of a model, such as an average over variants; without the model's columns."""
 
 
-def fit(make: Callable[[int], list[int]], room: int, hint: int = 0, most: int | None = None) -> tuple[int, list[int]]:
+def fit(
+    make: Callable[[int], list[int]], room: int, hint: int = 0, most: int | None = None, slack: int = 0
+) -> tuple[int, list[int]]:
     """(n, make(n)) for the largest n at which the prompt has at most `room` tokens; (-1, []) where not even n = 0 has.
 
-    `make(n)` must not shrink as n grows, which it does up to `most` (without end when absent). A few calls, so the time
-    is linear in the length; fewer with a good `hint`.
+    `make(n)` must not shrink as n grows, which it does up to `most` (without end when absent). Secant steps, so the
+    time is linear in the length: a few calls, fewer with a good `hint`, and fewer still with `slack`, the tokens that
+    may be missing to `room`.
     """
     best, found = -1, list[int]()
-    above: tuple[int, int] | None = None  # the smallest n known to be too many, and its tokens
-    size = 0
+    above: int | None = None  # the smallest n known to be too many
+    last: tuple[int, int] | None = None
     n = max(hint, 0)
-    while best != most and (above is None or above[0] > best + 1):
+    while True:
         n = n if most is None else min(n, most)
         ids = make(n)
         if len(ids) <= room:
-            best, found, size = n, ids, len(ids)
+            best, found = n, ids
         else:
-            above = (n, len(ids))
-        if above is None:  # grow in proportion, at least twofold until the slope is known
-            n = best + 1 if n == hint and hint else max(2 * best, best + 1, int(best * room / max(size, 1)))
-        elif best < 0:
-            n = 0 if above[0] <= 1 else int(above[0] * room / above[1] * 0.9)
-            n = min(n, above[0] - 1)
-        else:
-            share = (room - size) / max(above[1] - size, 1)
-            n = best + min(max(int(share * (above[0] - best)), 1), above[0] - best - 1)
-        if above is not None and above[0] == 0:
-            return -1, []
-    return best, found
+            above = n
+        if above == 0 or best == most or above == best + 1 or (best >= 0 and room - len(found) <= slack):
+            return best, found
+        slope = len(ids) / max(n, 1) if last is None else (len(ids) - last[1]) / (n - last[0])
+        last = n, len(ids)
+        step = math.floor((room - len(ids)) / slope) if slope > 0 else n
+        n = max(n + step, best + 1)
+        if above is not None:
+            n = min(n, above - 1)
 
 
 Answerer = Callable[
@@ -250,8 +251,11 @@ def _row(task: Task, head: Row, questions: Sequence[Question], said: dict[int, s
 
 
 def scored(metric: str, scores: Sequence[float], seed: int, length: int) -> Row:
-    """Value, interval and the scores themselves, which comparisons are paired on."""
-    if metric == "accuracy":
+    """Value, interval and the scores themselves, which comparisons are paired on.
+
+    Wilson's interval where all scores are 0 or 1, whatever the task (a bootstrap has no width at 0 % and 100 %).
+    """
+    if all(score in (0, 1) for score in scores):
         interval = statistics.wilson(round(sum(scores)), len(scores))
     else:
         interval = statistics.mean_interval(scores, [seed, length])
