@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from skipwise.coverage import (
     distance_counts,
     examples_until_seen,
+    examples_until_share,
     expected_counts,
     longest_distance_chance,
     seen_fraction,
+    seen_probability,
 )
 from skipwise.errors import SkipwiseError
 from skipwise.positions import Sampler
@@ -183,7 +185,6 @@ def test_examples_until_seen_worked_out_by_hand():
         (Sampler("original", 3, 5), 0.9, "'original' never shows a distance of 3 or more"),
         (Sampler("pose", 3, 5, chunks=1), 0.9, "'pose' never shows a distance of 3 or more"),
         (Sampler("randpos", 1, 5), 0.9, "'randpos' never shows a distance of 1 or more"),
-        (Sampler("pose", 3, 5, chunks=3), 0.9, "no formula for sampler 'pose' with chunks 3"),
         (Sampler("randpos", 3, 5), 0.9, "no formula for sampler 'randpos'"),
         (Sampler("pose", 3, 5), 1.0, "probability 1.0"),
         (Sampler("pose", 3, 5), 0.0, "probability 0.0"),
@@ -209,3 +210,49 @@ def test_the_chance_of_the_longest_distance():
     last = three.draw(0, np.arange(20_000), 10).position_ids[:, -1]
     assert (last == 58).mean() == pytest.approx(harmonic / 50, abs=0.006)  # 4 standard deviations
     assert longest_distance_chance(Sampler("pose", 10, 59, chunks=1)) == 0
+
+
+def shares_seen(sampler, examples):
+    """Share of `examples` examples that show each distance, counted one by one."""
+    return np.mean(
+        [
+            np.array(pairs(row, sampler.target_length)) > 0
+            for row in sampler.draw(0, np.arange(examples), sampler.document_length).position_ids.tolist()
+        ],
+        axis=0,
+    )
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 3, 4, 7])
+def test_chances_to_be_seen_beside_a_simulation(chunks):
+    sampler = Sampler("pose", 12, 50, chunks=chunks)
+    chances, counted = seen_probability(sampler), shares_seen(sampler, 4000)
+    error = 5 * np.sqrt(0.25 / 4000) + (0.03 if chunks > 2 else 0)  # the lengths of many chunks are a sample too
+    assert (chances <= counted + error).all(), "never more than is seen"
+    if chunks <= 2:
+        assert (chances >= counted - error).all()
+    assert chances[-1] == pytest.approx(longest_distance_chance(sampler))
+    assert chances[:4] == pytest.approx(np.ones(4)) if chunks < 4 else chances[0] == 1
+
+
+@pytest.mark.parametrize("chunks", [3, 5])
+def test_enough_examples_of_many_chunks_show_every_distance(chunks):
+    n = examples_until_seen(Sampler("pose", 8, 40, chunks=chunks), 0.9)
+    assert n < examples_until_seen(Sampler("pose", 8, 40), 0.9)
+    complete = [
+        seen_fraction(distance_counts(Sampler("pose", 8, 40, chunks=chunks, seed=seed), examples=n)) == 1
+        for seed in range(200)
+    ]
+    assert np.mean(complete) > 0.87
+
+
+def test_examples_until_a_share_is_seen():
+    sampler = Sampler("pose", 8, 40)
+    n = examples_until_share(sampler, 0.95)
+    seen = [seen_fraction(distance_counts(Sampler("pose", 8, 40, seed=seed), examples=n)) for seed in range(200)]
+    fewer = [seen_fraction(distance_counts(Sampler("pose", 8, 40, seed=s), examples=n - 2)) for s in range(200)]
+    assert np.mean(seen) > 0.945 > np.mean(fewer)
+    assert examples_until_share(Sampler("full", 8, 40), 0.95) == 1
+    assert examples_until_share(sampler, 0.99) > n
+    with pytest.raises(SkipwiseError, match="share 1"):
+        examples_until_share(sampler, 1)

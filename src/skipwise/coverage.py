@@ -19,6 +19,8 @@ Counts = NDArray[np.float64]
 # Tokens laid out at once while counting, and the most runs in an example whose edges are paired.
 _BATCH_TOKENS = 2**16
 _FEW_RUNS = 16
+# Distances looked at, over all sampled lengths of more than two chunks.
+_LENGTH_SAMPLES = 2**25
 
 
 def distance_counts(sampler: Sampler, *, examples: int, n_doc: int | None = None) -> Counts:
@@ -129,32 +131,89 @@ def seen_fraction(counts: Counts) -> float:
 def examples_until_seen(sampler: Sampler, probability: float = 0.95) -> int:
     """How many examples show every distance 0..T-1 at least once with this `probability`, or more.
 
-    The chance q(d) that one example shows distance d is exact; the distances are joined by the union bound
+    With the chances q(d) of `seen_probability`, the distances are joined by the union bound
     Σ_d (1 - q(d))^n ≤ 1 - probability, so n is never too small. It is close, as T - 1, which only the largest skip
-    shows (q = 1 / (T - L + 1)), decides almost alone.
-
-    Known for `full`, and for `pose` with two chunks, where an example shows 0..max(l, L - l) - 1 inside its chunks and
-    u + 1..u + L - 1 across the seam. Errors: SkipwiseError for other samplers, for `original`, which never shows a
+    shows, decides almost alone. Errors: SkipwiseError as `seen_probability`, for a sampler that never shows a
     distance of L or more, and for a probability outside (0, 1).
     """
     if not 0 < probability < 1:
         raise SkipwiseError(f"probability {probability}: expected a number between 0 and 1, both excluded")
+    missed = 1 - _reaching(sampler)  # (T,)
+    if not missed.any():
+        return 1
+    rest = 1 - probability
+    plenty = math.ceil(math.log(rest / len(missed)) / math.log(missed.max()))  # here even T · max(1 - q)^n is enough
+    return bisect.bisect_left(range(plenty), True, key=lambda n: bool((missed**n).sum() <= rest))
+
+
+def examples_until_share(sampler: Sampler, share: float = 0.99) -> int:
+    """The least number n of examples that show this `share` of the distances on average: mean (1 - q)^n ≤ 1 - share.
+
+    Errors: SkipwiseError as `examples_until_seen`.
+    """
+    if not 0 < share < 1:
+        raise SkipwiseError(f"share {share}: expected a number between 0 and 1, both excluded")
+    missed = 1 - _reaching(sampler)
+    if not missed.any():
+        return 1
+    plenty = math.ceil(math.log(1 - share) / math.log(missed.max()))
+    return bisect.bisect_left(range(plenty), True, key=lambda n: bool((missed**n).mean() <= 1 - share))
+
+
+def _reaching(sampler: Sampler) -> Counts:
+    """`seen_probability` of a sampler that shows every distance at some time."""
+    chances = seen_probability(sampler)
+    if not chances.all():
+        raise SkipwiseError(
+            f"sampler {sampler.name!r} never shows a distance of {sampler.train_length} or more: use pose with 2 chunks"
+        )
+    return chances
+
+
+def seen_probability(sampler: Sampler) -> Counts:
+    """q(d) (T,): the chance that one example has a pair at distance d.
+
+    Exact for `full`, `original` and `pose` with up to two chunks. With more chunks a lower bound, exact at T - 1: given
+    the chunks' lengths, a distance inside the longest chunk is seen for certain, and of the others only the likeliest
+    pair of the first chunk and a later one is counted, through the exact law of that one's skip; the lengths are
+    averaged over a seeded sample. Errors: SkipwiseError for other samplers.
+    """
     length, target = sampler.train_length, sampler.target_length
     if sampler.name == "full" or length == target:
-        return 1
+        return np.ones(target)
     if sampler.name == "original" or length == 1 or (sampler.name == "pose" and sampler.chunks == 1):
-        raise SkipwiseError(
-            f"sampler {sampler.name!r} never shows a distance of {length} or more: use pose with 2 chunks"
-        )
-    if sampler.name != "pose" or sampler.chunks != 2:
-        raise SkipwiseError(
-            f"no formula for sampler {sampler.name!r} with chunks {sampler.chunks}: use pose with 2 chunks, "
-            "or count with distance_counts"
-        )
-    missed = 1 - _seen_probability(length, target)  # (T,)
-    rest = 1 - probability
-    plenty = math.ceil(math.log(rest / target) / math.log(missed.max()))  # here even T · max(1 - q)^n is small enough
-    return bisect.bisect_left(range(plenty), True, key=lambda n: bool((missed**n).sum() <= rest))
+        return (np.arange(target) < length).astype(np.float64)
+    if sampler.name != "pose":
+        raise SkipwiseError(f"no formula for sampler {sampler.name!r}: use pose, or count with distance_counts")
+    return _two_chunks(length, target) if sampler.chunks == 2 else _many_chunks(sampler)
+
+
+def _many_chunks(sampler: Sampler) -> Counts:
+    """Pairs of the first chunk and chunk j, m tokens between, are u_j + m + 1 to u_j + m + l_0 + l_j - 1 apart."""
+    length, target, chunks = sampler.train_length, sampler.target_length, sampler.chunks
+    most, distance = target - length, np.arange(target)
+    laws = [np.concatenate([[0.0], np.cumsum(_skip_law(most, j))]) for j in range(1, chunks)]  # P(u < k), k = 0..S + 1
+    samples = min(512, max(16, _LENGTH_SAMPLES // (target * (chunks - 1))))
+    generator, total = np.random.default_rng(0), np.zeros(target)
+    for _ in range(samples):
+        lengths = _some_lengths(generator, length, chunks)
+        best = np.zeros(target)
+        for j, law in enumerate(laws, 1):
+            between = sum(lengths[1:j])
+            low = np.clip(distance - between - lengths[0] - lengths[j] + 1, 0, most + 1)
+            high = np.clip(distance - between, 0, most + 1)
+            np.maximum(best, law[high] - law[low], out=best)
+        best[: max(lengths)] = 1
+        total += best
+    return total / samples
+
+
+def _some_lengths(generator: np.random.Generator, length: int, chunks: int) -> list[int]:
+    """l_i ~ U{1..what is left, less one token for every later chunk}."""
+    lengths: list[int] = []
+    for later in range(chunks - 1, 0, -1):
+        lengths.append(int(generator.integers(1, length - sum(lengths) - later + 1)))
+    return [*lengths, length - sum(lengths)]
 
 
 def longest_distance_chance(sampler: Sampler) -> float:
@@ -171,7 +230,7 @@ def _skip_law(most: int, chunk: int) -> Counts:
     return law
 
 
-def _seen_probability(length: int, target: int) -> Counts:
+def _two_chunks(length: int, target: int) -> Counts:
     """q(d) (T,) for `pose` with two chunks: chance that one example has a pair at distance d; L ≥ 2."""
     distance, most = np.arange(target), target - length
     skips = np.minimum(most, distance - 1) - np.maximum(0, distance - length + 1) + 1  # u with u < d < u + L
