@@ -15,7 +15,7 @@ ORDER = """
 errors files progress config
 assets corpus tokens recall
 positions coverage examples
-scalings rope architectures kv_cache gguf_file twins source head memory model attention reading
+scalings rope architectures kv_cache gguf_file twins source head memory costs model attention reading
 train
 evals.statistics evals.compare evals.tables evals.perplexity
 evals.answers evals.task evals.passkey evals.key_value
@@ -23,7 +23,7 @@ evals.document_qa evals.summarize
 evals.ruler_prompts evals.ruler_documents evals.ruler evals.run
 evolution search
 hf_fields card gguf_tokenizer gguf_writer export outside verify page.render page.run page.words page report
-inspection page.inspection runs cli
+inspection page.inspection devices plan page.plan runs cli
 """.split()
 
 

@@ -64,6 +64,26 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--out", type=Path, default=Path("factors.json"), help="factors.json unless given")
     search.set_defaults(action=_search)
 
+    ahead = commands.add_parser("plan", help="what training and evaluation will cost, before anything is loaded")
+    ahead.add_argument("model", metavar="MODEL", help="folder, hub id, .gguf file, config.json or packaged name")
+    ahead.add_argument("--target", metavar="LENGTH", required=True, help="window that the model shall have, e.g. 64k")
+    ahead.add_argument("--device", default="here", metavar="NAME", help="here (measured), or a100, h100, rtx4090 …")
+    ahead.add_argument("--devices", type=int, default=1, metavar="N", help="how many of them")
+    ahead.add_argument("--train-length", metavar="LENGTH", help="tokens in one example, e.g. 2k")
+    ahead.add_argument("--batch", type=int, default=2, metavar="N", help="examples in one forward pass on a device (2)")
+    ahead.add_argument("--examples", type=int, default=800, metavar="N", help="of the whole training (800)")
+    ahead.add_argument("--chunks", type=int, default=2, metavar="N", help="of PoSE, for the distances seen (2)")
+    ahead.add_argument("--rank", type=int, default=16, metavar="N", help="of LoRA adapters (16)")
+    ahead.add_argument("--checkpointing", action="store_true", help="with gradient checkpointing")
+    ahead.add_argument(
+        "--probability", type=float, default=0.95, metavar="P", help="that all distances are seen (0.95)"
+    )
+    ahead.add_argument("--utilisation", type=float, default=0.4, metavar="SHARE", help="of a named GPU's rate (0.4)")
+    ahead.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. model.original_length=4k")
+    ahead.add_argument("--html", type=Path, metavar="PAGE.html", help="write a page with plots")
+    ahead.add_argument("--json", action="store_true", help="print JSON instead of text")
+    ahead.set_defaults(action=_plan)
+
     report = commands.add_parser("report", help="write one HTML page about one or more runs")
     report.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run folders")
     report.add_argument("--out", type=Path, help="the page; report.html in the run folder (one) or here (several)")
@@ -217,6 +237,27 @@ def _search(args: argparse.Namespace) -> None:
     print(f"{'searched':>14}  {found['perplexity']:.3f}   perplexity, untrained, {found['candidates']} candidates")
     given = f" --set scaling.attention_factor={settings.attention_factor}" if settings.attention_factor else ""
     print(f"\nuse it with  --set scaling.method=longrope --set scaling.factors={args.out}{given}")
+
+
+def _plan(args: argparse.Namespace) -> None:
+    import json
+    from dataclasses import asdict, fields
+
+    model, target = _model_config(args), _length(args.target, "--target")
+    for name in ("devices", "batch", "examples", "chunks", "rank"):
+        if getattr(args, name) < 1:
+            raise SkipwiseError(f"--{name} {getattr(args, name)}: expected 1 or more")
+    from skipwise.files import write_text
+    from skipwise.page import plan as shown
+    from skipwise.page.render import SHEET, render
+    from skipwise.plan import Options, plan
+
+    given = {field.name: getattr(args, field.name) for field in fields(Options)}
+    assert target is not None
+    found = plan(model, target, Options(**given | {"train_length": _length(args.train_length, "--train-length")}))
+    if args.html:
+        write_text(args.html, render(shown.page(found), SHEET, "plan"))
+    print(json.dumps(asdict(found), indent=2) if args.json else shown.text(found))
 
 
 def _report(args: argparse.Namespace) -> None:

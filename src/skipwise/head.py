@@ -55,8 +55,12 @@ def nll(model: PreTrainedModel, hidden: Tensor, labels: Tensor, tokens: int | No
     return torch.cat(losses)
 
 
-def mean_nll(model: PreTrainedModel, hidden: Tensor, labels: Tensor, tokens: int | None = None) -> Tensor:
+def mean_nll(
+    model: PreTrainedModel, hidden: Tensor, labels: Tensor, tokens: int | None = None, count: int | None = None
+) -> Tensor:
     """Mean of `nll` over the labels that are not -100, differentiable. hidden (N, H), labels (N,) → scalar.
+
+    `count`: how many those are, where it is known.
 
     The gradients of hidden states and head are made in the forward pass, slice by slice (the idea of Liger's fused
     linear cross-entropy, arXiv 2410.10989), so the backward pass only scales them and nothing is
@@ -64,15 +68,13 @@ def mean_nll(model: PreTrainedModel, hidden: Tensor, labels: Tensor, tokens: int
     """
     head = model.get_output_embeddings()
     size = tokens or slice_tokens(model.config.get_text_config().vocab_size)
-    count = int((labels != IGNORED).sum())
+    count = int((labels != IGNORED).sum()) if count is None else count
     if not count:
         raise SkipwiseError("a batch has no label to learn from: every one is masked")
     if not torch.is_grad_enabled():
         return nll(model, hidden, labels, size).sum() / count
     if type(head) is nn.Linear and transform(model) is None:
-        even = math.ceil(len(labels) / math.ceil(len(labels) / size))  # no short slice at the end
-        loss: Tensor = _LinearCrossEntropy.apply(hidden, head.weight, head.bias, labels, count, even)  # type: ignore[no-untyped-call]
-        return loss
+        return linear_mean_nll(hidden, head.weight, labels, size, bias=head.bias, count=count)
 
     def part(h: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(logits(model, h), y, reduction="sum", ignore_index=IGNORED)
@@ -80,6 +82,16 @@ def mean_nll(model: PreTrainedModel, hidden: Tensor, labels: Tensor, tokens: int
     parts = zip(torch.split(hidden, size), torch.split(labels, size), strict=True)
     losses = [checkpoint(part, h, y, use_reentrant=False) for h, y in parts]
     return torch.stack(losses).sum() / count
+
+
+def linear_mean_nll(
+    hidden: Tensor, weight: Tensor, labels: Tensor, size: int, bias: Tensor | None = None, count: int | None = None
+) -> Tensor:
+    """`mean_nll` of a linear head (V, H) over slices of at most `size` tokens."""
+    even = math.ceil(len(labels) / math.ceil(len(labels) / size))  # no short slice at the end
+    known = int((labels != IGNORED).sum()) if count is None else count
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, labels, known, even)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def _to_gradient(scores: Tensor, labels: Tensor, count: int) -> Tensor:

@@ -174,6 +174,7 @@ def _method(name: str, config: "PreTrainedConfig", model: ModelConfig, target: i
         return Method(name, None, None, str(error))
     try:
         scaled = rope.scale(config, wanted, target_length=target, original_length=model.original_length)
+        rope.refuse_training(scaled)
     except SkipwiseError as error:
         return Method(name, stretch.tolist(), attention, str(error))
     # What continues a carried scaling keeps parts of it, such as the borders of its blend.

@@ -57,7 +57,7 @@ def load(
     A model type that is not in `architectures.FAMILIES` is probed, and used with a warning.
     """
     found = source.find(config)
-    device = _device(config.device)
+    device = device_of(config.device)
     read = source.configuration(found)
     facts = architectures.inspect(read)
     original = config.original_length or rope.true_original_length(read)
@@ -108,7 +108,8 @@ def arithmetic(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. Errors: SkipwiseError for a device that cannot be used."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.empty(0, device=device)

@@ -1,0 +1,138 @@
+"""What `skipwise plan` predicts for this machine beside the real thing, back to back.
+
+    python benchmarks/plan.py [--model bundled smollm2] [--rounds 3] [--steps 4]
+
+Each round predicts, trains a few steps and reads one text, each in a process of its own, so that peak memory can be
+told apart. Printed: predicted / measured of time and memory, the middle and the spread of the rounds. Meant for an
+otherwise idle machine: both sides of a ratio are measured one after the other.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# Name: (examples in a step, tokens of one, tokens of the text that is read)
+CASES = {"bundled": (8, 256, 4096), "smollm2": (2, 1024, 4096)}
+
+
+def predict(path: str, batch: int, length: int, text: int) -> dict[str, float]:
+    from skipwise import costs, plan, source
+    from skipwise.config import ModelConfig
+
+    model = ModelConfig(path=path)
+    config = source.configuration(source.find(model, weights=False))
+    options = plan.Options(batch=batch)
+    started = time.perf_counter()
+    device = plan.device_for(config, model, options, length)
+    seconds = time.perf_counter() - started
+    estimate = plan.Estimate(config, costs.work(config), device, options)
+    step, read = estimate.training("", batch, length, rank=0), estimate.evaluation(text)[0]
+    return {
+        "train_seconds": step.step_seconds,
+        "train_memory": step.memory,
+        "read_seconds": read.step_seconds,
+        "read_memory": read.memory,
+        "measuring": seconds,
+    }
+
+
+def train(path: str, batch: int, length: int, steps: int) -> dict[str, float]:
+    """Seconds of a step (the first one, which warms up, left out) and the peak of this process."""
+    import numpy as np
+    import torch
+    from transformers import TrainerCallback, TrainingArguments
+
+    from skipwise.config import ModelConfig, ScalingConfig, TrainingConfig
+    from skipwise.examples import SkippedPositions
+    from skipwise.model import arithmetic, load
+    from skipwise.runs import peak_memory
+    from skipwise.train import SkippedLoss, SkippedTrainer, _arguments
+
+    target, scaling = 32768, ScalingConfig(method="yarn")
+    model = load(ModelConfig(path=path), target_length=target, scaling=scaling, dtype=torch.float32).model.train()
+    precision = str(arithmetic("auto", model.device)).removeprefix("torch.")
+    documents = [np.random.default_rng(0).integers(100, 4000, size=100_000)]
+    examples = SkippedPositions(documents, target_length=target, train_length=length, examples=batch * steps)
+    stamps: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args: object, **kwargs: object) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            stamps.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = TrainingConfig(steps=steps, batch_size=batch, save_every=10**6, validate_every=10**6)
+        arguments = TrainingArguments(**{
+            **_arguments(config, Path(folder), model.device, precision).to_dict(),
+            "eval_strategy": "no", "eval_on_start": False, "save_strategy": "no",
+        })  # fmt: skip
+        SkippedTrainer(model=SkippedLoss(model), args=arguments, train_dataset=examples, callbacks=[Clock()]).train()
+    between = [after - before for before, after in itertools.pairwise(stamps)]
+    return {"train_seconds": statistics.median(between), "train_memory": peak_memory()}
+
+
+def read(path: str, text: int) -> dict[str, float]:
+    import torch
+
+    import skipwise.train  # noqa: F401  as the process of a run has it
+    from skipwise.config import ModelConfig
+    from skipwise.model import load, token_nll
+    from skipwise.runs import peak_memory
+
+    model = load(ModelConfig(path=path)).model
+    seconds = []
+    for _ in range(3):
+        tokens = torch.randint(100, 4000, (1, text), device=model.device)
+        started = time.perf_counter()
+        token_nll(model, tokens).sum().item()
+        seconds.append(time.perf_counter() - started)
+    return {"read_seconds": min(seconds[1:]), "read_memory": peak_memory()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--part", choices=["predict", "train", "read"], help="one, here, and print JSON")
+    args = parser.parse_args()
+    if args.part:
+        (path,) = args.model
+        batch, length, text = CASES[path]
+        found = {
+            "predict": lambda: predict(path, batch, length, text),
+            "train": lambda: train(path, batch, length, args.steps),
+            "read": lambda: read(path, text),
+        }[args.part]()
+        print(json.dumps(found))
+        return
+    for path in args.model:
+        batch, length, text = CASES[path]
+        print(f"{path}: steps of {batch} x {length} tokens, a text of {text} tokens", flush=True)
+        ratios: dict[str, list[float]] = {}
+        for _ in range(args.rounds):
+            rows = {}
+            for part in ("predict", "train", "read"):
+                command = [sys.executable, __file__, "--part", part, "--model", path, "--steps", str(args.steps)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                rows[part] = json.loads(done.stdout.splitlines()[-1])
+            predicted, measured = rows["predict"], rows["train"] | rows["read"]
+            for key, value in measured.items():
+                ratios.setdefault(key, []).append(predicted[key] / value)
+            print(f"  measured for the plan in {predicted['measuring']:.0f} s; " + ", ".join(
+                f"{key} {predicted[key]:.4g} / {value:.4g}" for key, value in measured.items()
+            ), flush=True)  # fmt: skip
+        for key, values in ratios.items():
+            spread = f"({min(values):.2f} to {max(values):.2f})"
+            print(f"  {key}, predicted / measured: {statistics.median(values):.2f} {spread}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
