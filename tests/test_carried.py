@@ -231,6 +231,11 @@ def test_deepseeks_attention_scores_follow_when_a_live_model_is_scaled():
     torch.testing.assert_close(model.token_nll(applied, ids), model.token_nll(loaded, ids))
     usual = (8 + 8) ** -0.5 * (0.1 * math.log(16) + 1) ** 2
     assert applied.model.layers[1].self_attn.scaling == pytest.approx(usual)
+    listed = ScalingConfig(method="longrope", factors=[1.0, 2.0, 4.0, 16.0])  # which has no mscale
+    replaced = model.apply(tiny_model(config), listed, target_length=1024)
+    alone = tiny_model(rope.scale(config, listed, target_length=1024))
+    torch.testing.assert_close(model.token_nll(replaced, ids), model.token_nll(alone, ids))
+    assert replaced.model.layers[1].self_attn.scaling == (8 + 8) ** -0.5
 
 
 def test_olmo3_scales_its_full_attention_alone(wild):

@@ -195,11 +195,6 @@ def apply(
     """
     facts = architectures.inspect(model.config)
     scaled = rope.scale(model.config, method, target_length=target_length, original_length=original_length)
-    if rope.parameters(scaled).get("mscale_all_dim"):  # DeepSeek's layers computed their scale when they were made
-        raise SkipwiseError(
-            f"the attention of this {model.config.model_type!r} model is scaled with its RoPE, which is done while "
-            "loading: load it with the configuration that skipwise.scale gives"
-        )
     if facts.row is None:
         probe(model)
     text, new = model.config.get_text_config(), scaled.get_text_config()
@@ -209,8 +204,8 @@ def apply(
     _check_rope(model, {f"{name}.{k}": t for name, module in built.items() for k, t in _tables(module).items()}, scaled)
     for name, module in built.items():
         decoder.set_submodule(name, module.train(model.training))
-    if rope.parameters(scaled).get("mscale_all_dim"):  # DeepSeek's attention scores depend on the factor as well
-        for module in decoder.modules():
+    if any(rope.parameters(each).get("mscale_all_dim") for each in (model.config, scaled)):
+        for module in decoder.modules():  # DeepSeek's layers computed the scale of their scores when they were made
             if hasattr(module, "scaling") and hasattr(module, "layer_idx"):
                 with torch.device("meta"):
                     module.scaling = type(module)(new, module.layer_idx).scaling
