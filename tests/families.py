@@ -7,12 +7,14 @@ factor, rotated dimensions, pairing and the choice of layers all do.
 
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, PreTrainedConfig
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tiny import tiny_model
 
@@ -79,6 +81,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def config(family: str, **more: Any) -> PreTrainedConfig:
+    """Skips the test where the installed transformers does not have the family yet (InternLM 3 in 5.17)."""
+    if family not in CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {family}")
     return transformers.AutoConfig.for_model(family, **{**CONFIGS[family], **more})
 
 
