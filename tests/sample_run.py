@@ -107,3 +107,96 @@ def write_sample_run(
     if results:
         write_results(folder, shift, seed)
     return folder
+
+
+RULER = ["niah_single_1", "niah_multikey_1", "niah_multivalue", "vt", "cwe"]
+ROWS_LENGTHS = [4096, 8192, 16384, 32768]
+
+
+def write_sample_rows(path: Path, names: tuple[str, ...] = ("before", "after", "other-7b")) -> Path:
+    """Rows of every task as `skipwise eval --out` leaves them: a model, its extension, and one of another tokenizer."""
+    for number, name in enumerate(names):
+        rng = np.random.default_rng(number)
+        window = TARGET if number else ORIGINAL
+        base: dict[str, Any] = {
+            "model": name,
+            "path": name,
+            "fingerprint": f"print-{name}",
+            "window": window,
+            "seed": 0,
+        }
+        base |= {"original_length": ORIGINAL, "scaling": None, "dtype": "bfloat16", "task_version": 2, "chat": False}
+        for row in [*_perplexities(window, rng), *_retrieval(window, number, rng), *_short(number, rng)]:
+            row["data"] = f"{'other' if number == 2 else 'same'}-{row['task']}-{row['protocol']}-{row['length']}"
+            append_jsonl(path, base | {"depth": None, "beyond_window": row["length"] > window, "tokens": 99} | row)
+    return path
+
+
+def _perplexities(window: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    rows = []
+    for i, length in enumerate(ROWS_LENGTHS):
+        for start in [0, *ROWS_LENGTHS[max(i - 1, 0) : i]]:
+            level = 3.4 if length <= window else 4 + length / TARGET
+            hard = np.array([0.2, -0.3, 0.1, 0.0])
+            sums = (length - start) * (level + hard + rng.normal(0, 0.02, 4))
+            value = math.exp(sums.sum() / 4 / (length - start))
+            row = {"task": "perplexity_by_position" if start else "perplexity", "protocol": "prefix", "length": length}
+            row |= {"start": start, "metric": "perplexity", "value": value, "low": value * 0.9, "high": value * 1.1}
+            row |= {"interval": "bootstrap 95%", "n": 4, "documents": DOCUMENTS, "sums": sums.tolist()}
+            rows.append(row | {"counts": [length - start] * 4})
+    return rows
+
+
+def _retrieval(window: int, number: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Rows with scores: some tasks by depth, some in variants, some graded; and two that are tokens."""
+    rows = []
+    kinds: list[tuple[str, str | None, str, list[float]]] = [
+        *(("passkey", None, "accuracy", DEPTHS), ("needle", None, "accuracy", DEPTHS)),
+        *(("key_value", protocol, "accuracy", DEPTHS) for protocol in ("lines", "json")),
+        *(("ruler", protocol, "match", []) for protocol in [*RULER, "average"]),
+        *(("document_qa", protocol, "accuracy", []) for protocol in ("title", "author")),
+        *(("summarize", protocol, "rouge F1", []) for protocol in ("rouge1", "rouge2", "rougeL")),
+    ]
+    for task, protocol, metric, depths in kinds:
+        for length in ROWS_LENGTHS:
+            share, together = (0.85 if length <= window else 0.05), list[float]()
+            for depth in [*depths, None]:
+                if metric == "accuracy":
+                    scores = (
+                        together
+                        if depth is None and depths
+                        else (rng.random(4 if depths else 20) < share).astype(float).tolist()
+                    )
+                else:
+                    scores = np.clip(rng.normal(share / 2, 0.15, 20), 0, 1).tolist()
+                together = together + scores
+                low, high = wilson(round(sum(scores)), len(scores))
+                row = {"task": task, "protocol": protocol, "length": length, "depth": depth, "metric": metric}
+                row |= {
+                    "value": sum(scores) / len(scores),
+                    "low": low,
+                    "high": high,
+                    "n": len(scores),
+                    "scores": scores,
+                }
+                rows.append(row | {"interval": "wilson 95%" if metric == "accuracy" else "bootstrap 95%"})
+    reach = (8192, 32768, 16384)[number]
+    for k in range(1024, TARGET + 1, 1024):
+        low, high = wilson(9 * (k <= reach), 10)
+        row = {"task": "k_max", "protocol": None, "length": TARGET, "depth": 1 - k / TARGET, "depth_index": k, "n": 10}
+        row |= {"metric": "accuracy", "value": 0.9 * (k <= reach), "low": low, "high": high, "interval": "wilson 95%"}
+        rows.append(row | {"scores": [float(k <= reach)] * 9 + [0.0]})
+    tokens: dict[str, Any] = {"n": 10, "low": reach, "high": reach, "interval": "bootstrap 95%"}
+    for task, protocol, metric in (("k_max", None, "k_max"), ("ruler", "effective_length", "tokens")):
+        rows.append(tokens | {"metric": metric, "task": task, "protocol": protocol, "length": TARGET, "value": reach})
+    return rows
+
+
+def _short(number: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    rows = []
+    for name, share in (("boolq", 0.7), ("piqa", 0.68), ("winogrande", 0.55)):
+        scores = (rng.random(200) < share - 0.02 * number).astype(float).tolist()
+        low, high = wilson(round(sum(scores)), 200)
+        row = {"task": "harness", "protocol": name, "length": 0, "metric": "accuracy", "value": sum(scores) / 200}
+        rows.append(row | {"low": low, "high": high, "n": 200, "scores": scores, "interval": "wilson 95%"})
+    return rows

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import yaml
 
-from sample_run import LENGTHS, TARGET, write_sample_run
+from sample_run import LENGTHS, TARGET, write_sample_rows, write_sample_run
 from skipwise.config import RunConfig
 from skipwise.errors import SkipwiseError
+from skipwise.evals.compare import SETUP, change
+from skipwise.evals.tables import TOKENS
 from skipwise.files import append_jsonl, read_jsonl
-from skipwise.page.run import read_run
+from skipwise.page.run import ResultRow, read_run
 from skipwise.page.words import commands, headline
 from skipwise.report import _chunks, page_data, write_report
 
@@ -358,3 +360,73 @@ def test_the_sample_is_a_run_of_this_version(run: Path) -> None:
     config = RunConfig.model_validate(yaml.safe_load((run / "config.yaml").read_text()))
     assert config.target_length == TARGET
     assert {row["length"] for row in read_jsonl(run / "results.jsonl")} == set(LENGTHS)
+
+
+def test_rows_without_a_run_are_compared_with_the_first_model(tmp_path: Path) -> None:
+    path = write_sample_rows(tmp_path / "rows.jsonl")
+    out = write_report([path], tmp_path / "report.html")
+    data = embedded(out)
+    assert data["headline"] == "3 models compared on 10 tasks."
+    assert [(s["name"], s["base"]) for s in data["series"]] == [("before", None), ("after", 0), ("other-7b", 0)]
+    measured = read_jsonl(path)
+    assert [row["value"] for row in data["results"]] == [row["value"] for row in measured]
+    assert {len(row["scores"]) for row in measured if "scores" in row} == {4, 10, 20, 200}
+    third = len(measured) // 3
+    for before, after, shown in zip(2 * measured[:third], measured[third:], data["results"][third:], strict=True):
+        if after["model"] != "after":
+            assert shown["change"] == {"other": True, "before": before["value"]}
+        elif after["metric"] in TOKENS:
+            assert shown["change"] == {"before": before["value"]}
+        else:
+            expected = change(before, after)
+            assert expected is not None
+            assert shown["change"] == pytest.approx({"before": before["value"], **expected._asdict()})
+        assert "scores" not in shown
+    assert out.stat().st_size < 400_000
+
+
+def test_two_models_are_counted_in_the_headline(tmp_path: Path) -> None:
+    data = embedded(write_report([write_sample_rows(tmp_path / "rows.jsonl", ("a", "b"))], tmp_path / "report.html"))
+    told = [
+        row["change"]["verdict"]
+        for row in data["results"]
+        if row["depth"] is None and "verdict" in (row["change"] or {})
+    ]
+    better, worse = told.count("better"), told.count("worse")
+    assert (
+        data["headline"]
+        == f"b against a on 10 tasks: better in {better} and worse in {worse} of {len(told)} paired comparisons."
+    )
+
+
+def test_rows_of_another_seed_or_model_are_never_mixed(tmp_path: Path) -> None:
+    path = write_sample_rows(tmp_path / "rows.jsonl", ("a", "b"))
+    rows = read_jsonl(path)
+    (one,) = [
+        row for row in rows if (row["model"], row["task"], row["depth"], row["length"]) == ("b", "passkey", None, 4096)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, one | {"seed": 1, "value": 0.5}]))
+    data = embedded(write_report([path], tmp_path / "report.html"))
+    passkey = [row for row in data["results"] if row["task"] == "passkey"]
+    assert [(row["value"], row["change"]) for row in passkey] == [(0.5, None)]
+    assert [file["outdated"] for file in data["files"]] == [48]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, one | {"fingerprint": "retrained"}]))
+    series = embedded(write_report([path], tmp_path / "report.html"))["series"]
+    assert [entry["name"] for entry in series] == ["a", "b print-", "b retrai"]
+
+
+def test_runs_and_rows_share_a_page(run: Path, tmp_path: Path) -> None:
+    data = embedded(write_report([run, write_sample_rows(tmp_path / "rows.jsonl")], tmp_path / "report.html"))
+    assert [entry["name"] for entry in data["series"]] == ["original", "extended", "before", "after", "other-7b"]
+    assert [entry["base"] for entry in data["series"]] == [None, 0, 0, 0, 0]
+    assert data["headline"].startswith("Window extended from 8k")
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("")
+    with pytest.raises(SkipwiseError, match="holds no rows"):
+        write_report([tmp_path / "rows.jsonl"], tmp_path / "report.html")
+
+
+def test_rows_are_read_with_everything_that_pairs_them() -> None:
+    assert set(SETUP) <= set(ResultRow.model_fields)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sample_run import write_sample_run
+from sample_run import write_sample_rows, write_sample_run
 from skipwise.files import read_jsonl
 from skipwise.report import write_report
 
@@ -42,6 +42,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         with (markup / "results.jsonl").open("a") as file:
             file.write(json.dumps(row | {"model": bad, "value": float("inf"), "high": float("inf")}) + "\n")
     runs = {"one": [one], "many": many, "partial": [partial], "markup": [markup]}
+    runs |= {"rows": [write_sample_rows(folder / "rows.jsonl")]}
     return {name: write_report(folders, folder / f"{name}.html") for name, folders in runs.items()}
 
 
@@ -73,7 +74,7 @@ def opened(recorder: Recorder, pages: dict[str, Path], request: pytest.FixtureRe
     page.set_viewport_size(viewport)
     page.emulate_media(media="screen", color_scheme="light")
     page.goto(pages[name].as_uri())
-    page.locator("#distances .plot > svg").wait_for()
+    page.locator("#perplexity .plot > svg, #distances .plot > svg").first.wait_for()
     yield page
     assert recorder.problems == []
     loaded = [url for url in recorder.requests if not url.startswith(("data:", "blob:"))]
@@ -104,7 +105,9 @@ SETTLED = """[...document.querySelectorAll('.plot > svg')]
   .every((svg) => Math.abs(svg.clientWidth - svg.width.baseVal.value) < 1)"""
 
 
-@pytest.mark.parametrize("opened", [(name, PHONE) for name in ("one", "many", "partial", "markup")], indirect=True)
+@pytest.mark.parametrize(
+    "opened", [(name, PHONE) for name in ("one", "many", "partial", "markup", "rows")], indirect=True
+)
 def test_every_page_fits_every_screen(opened: "api.Page") -> None:
     assert opened.evaluate("window.hacked") is None
     for width in (390, 320, 360, 700, 1280, 1920):
@@ -113,8 +116,8 @@ def test_every_page_fits_every_screen(opened: "api.Page") -> None:
         opened.wait_for_function(SETTLED)
         assert opened.evaluate("document.documentElement.scrollWidth") == width
         assert opened.evaluate(COLLISIONS) == [], width
-        card = opened.locator("#distances .chart").bounding_box()
-        figure = opened.locator("#distances .plot > svg").bounding_box()
+        chart = opened.locator("section .chart:has(> .plot)").last
+        card, figure = chart.bounding_box(), chart.locator(".plot > svg").bounding_box()
         assert card["width"] - 40 < figure["width"] < card["width"]
 
 
@@ -292,3 +295,41 @@ def test_paper_shows_every_command_and_no_buttons(opened: "api.Page") -> None:
     assert opened.locator("#use [role=tabpanel]:visible").count() == 3
     assert opened.locator("#use .copy:visible").count() == 0
     assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize("opened", [("rows", DESKTOP)], indirect=True)
+def test_rows_of_all_tasks_are_compared_without_a_run(opened: "api.Page") -> None:
+    assert opened.locator("h1").inner_text() == "3 models compared on 10 tasks."
+    lead, rows = opened.locator("#summary .lead"), opened.locator("#summary tbody tr")
+    assert rows.count() == 22
+    assert "after against before: better in" in lead.inner_text()
+    passkey = rows.filter(has_text="passkey").first
+    assert [cell.split("\n")[0] for cell in passkey.locator("td").all_inner_texts()] == ["5%*", "95%", "85%"]
+    assert "+90 points [+61.4, +100] better" in passkey.inner_text()
+    assert "other prompts, not paired" in passkey.inner_text()
+    opened.get_by_label("Length", exact=True).select_option("4096")
+    assert "undecided" in passkey.inner_text()
+    assert [cell.split("\n")[0] for cell in passkey.locator("td").all_inner_texts()][:2] == ["85%", "85%"]
+    for name in ("k max", "ruler: effective length", "harness: boolq"):  # of no length
+        assert rows.filter(has_text=name).count() == 1
+
+
+@pytest.mark.parametrize("opened", [("rows", DESKTOP)], indirect=True)
+def test_every_task_has_its_curve_and_its_map(opened: "api.Page") -> None:
+    curves = opened.get_by_label("Scores of").locator("option").all_inner_texts()
+    assert len(curves) == 16
+    before = drawn(opened, "tasks")
+    opened.get_by_label("Scores of").select_option("ruler average")
+    assert drawn(opened, "tasks") != before
+    assert opened.locator("#tasks .series .mark").count() == 12
+    opened.get_by_label("Scores of").select_option("k_max")
+    assert "between key and question" in opened.locator("#tasks text.title").last.text_content()
+    assert opened.locator("#tasks .series .mark").count() == 3 * 32
+    maps = opened.get_by_label("Task", exact=True).locator("option").all_inner_texts()
+    assert maps == ["passkey", "needle", "key value: lines", "key value: json"]
+    opened.get_by_label("Task", exact=True).select_option("key_value json")
+    assert opened.locator("#retrieval .panel").count() == 3
+    assert opened.locator("#perplexity .series .mark").count() == 12
+    drawn_prefix = drawn(opened, "perplexity")
+    opened.get_by_role("radio", name="between lengths").check()
+    assert drawn(opened, "perplexity") != drawn_prefix

@@ -84,9 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     ahead.add_argument("--json", action="store_true", help="print JSON instead of text")
     ahead.set_defaults(action=_plan)
 
-    report = commands.add_parser("report", help="write one HTML page about one or more runs")
-    report.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run folders")
-    report.add_argument("--out", type=Path, help="the page; report.html in the run folder (one) or here (several)")
+    report = commands.add_parser("report", help="write one HTML page about runs, or about models that `eval` measured")
+    report.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run folders, files of rows (.jsonl)")
+    report.add_argument("--out", type=Path, help="the page; report.html in the run folder (one), else here")
     report.set_defaults(action=_report)
 
     export = commands.add_parser("export", help="write a model for other loaders: Hugging Face folder or GGUF file")
@@ -263,7 +263,9 @@ def _plan(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     from skipwise.report import write_report
 
-    out = args.out or (args.run[0] / "report.html" if len(args.run) == 1 else Path("report.html"))
+    out = args.out or (
+        args.run[0] / "report.html" if len(args.run) == 1 and not args.run[0].is_file() else Path("report.html")
+    )
     print(write_report(args.run, out))
 
 

@@ -1,11 +1,13 @@
-"""A run's report: run folders → one plain dict → one HTML page that needs no network.
+"""A report: run folders and files of rows → one plain dict → one HTML page that needs no network.
 
-In: config.yaml, environment.json, log.jsonl and results.jsonl of each run folder, and nothing else; all but the first
-may be missing, and the page then says so. Out: one file with its data, its styles (page/page.css) and its figures
-(page/*.js) inside. Every number on the page comes from the dict; the page's scripts only draw.
+In: config.yaml, environment.json, log.jsonl and results.jsonl of each run folder, all but the first of which may be
+missing (the page then says so), or rows alone, as `skipwise eval --out` writes them. Out: one file with its data, its
+styles (page/page.css) and its figures (page/*.js) inside. Every number on the page comes from the dict; the page's
+scripts only draw.
 """
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,25 +18,28 @@ from numpy.typing import NDArray
 from skipwise import __version__
 from skipwise.errors import SkipwiseError
 from skipwise.files import write_text
+from skipwise.page import models
 from skipwise.page.render import render
-from skipwise.page.run import Run, TrainRow, read_run
-from skipwise.page.words import commands, headline, missing, settings
+from skipwise.page.run import Rows, Run, TrainRow, read_rows, read_run
+from skipwise.page.words import commands, headline, missing, rows_headline, settings
 
-SCRIPTS = ["base.js", "chart.js", "figures.js", "page.js"]
+SCRIPTS = ["base.js", "chart.js", "tasks.js", "figures.js", "page.js"]
 BINS = 200  # of relative distances
 LOG_POINTS = 500  # of a training curve
 POSITIONS_BUDGET = 2**26  # examples × target length whose distances are counted: a few seconds
 
 
-def write_report(runs: list[Path], out: Path) -> Path:
-    """Write the page of one run, or of several to compare, to `out`, whole or not at all; returns `out`.
+def write_report(paths: list[Path], out: Path) -> Path:
+    """Write the page of one run, or of several runs and files of rows to compare, to `out`, whole or not at all.
 
-    Errors: SkipwiseError for no run, the same run twice, a folder that is no run, or a broken file in one.
+    Returns `out`. Errors: SkipwiseError for no path, the same twice, a folder that is no run, or a broken file.
     """
-    if not runs:
+    if not paths:
         raise SkipwiseError("no run to report on; give at least one folder of a run, such as runs/skipwise")
-    found = [read_run(folder, name) for folder, name in zip(runs, _names(runs), strict=True)]
-    write_text(out, render(page_data(found), SCRIPTS))
+    named = list(zip(paths, _names(paths), strict=True))
+    runs = [read_run(path, name) for path, name in named if not path.is_file()]
+    files = [read_rows(path, name) for path, name in named if path.is_file()]
+    write_text(out, render(page_data(runs, files), SCRIPTS))
     return out
 
 
@@ -48,14 +53,16 @@ def _names(folders: list[Path]) -> list[str]:
     raise SkipwiseError(f"the same run was given twice: {', '.join(map(str, folders))}; give every folder once")
 
 
-def page_data(runs: list[Run]) -> dict[str, Any]:
-    """All that the page shows, as plain values; `results` holds the rows of results.jsonl, none changed."""
-    series, results = _series(runs)
+def page_data(runs: list[Run], files: Sequence[Rows] = ()) -> dict[str, Any]:
+    """All that the page shows, as plain values; `results` holds the rows of results.jsonl, none changed, each with the
+    paired `change` from its series' base to it."""
+    series, results = models.series(runs, files)
     return {
-        "headline": headline(runs),
+        "headline": headline(runs) if runs else rows_headline(series, results),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "skipwise": __version__,
         "runs": [_run_data(run) for run in runs],
+        "files": [{"name": file.name, "outdated": file.outdated} for file in files],
         "series": series,
         "results": results,
     }
@@ -71,34 +78,17 @@ def _run_data(run: Run) -> dict[str, Any]:
         "finished": run.finished,
         "missing": missing(run),
         "cost": run.cost,
-        "at_target": {task: [row and row.model_dump() for row in pair] for task, pair in pairs.items() if pair},
+        "at_target": {
+            task: [row and row.model_dump(exclude=models.LEFT_OUT) for row in pair]
+            for task, pair in pairs.items()
+            if pair
+        },
         "settings": settings(run),
         "positions": _positions(run),
         "train": _thin(run.train),
         "validation": _validation(run),
         "commands": commands(run),
     }
-
-
-def _series(runs: list[Run]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(series, rows): one series a model. An original model that several runs measured alike is one series."""
-    series: dict[tuple[Any, ...], dict[str, Any]] = {}
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    originals: dict[tuple[Any, ...], tuple[float, int]] = {}  # key → (value, n), of the shared series
-    for number, run in enumerate(runs):
-        latest = {row.model: row.fingerprint for row in run.results}
-        own = {row.key: (row.value, row.n) for row in run.results if row.model == "original"}
-        alike = all(originals.get(key, measured) == measured for key, measured in own.items())
-        originals |= own if alike else {}
-        for row in run.results:
-            owner = None if row.model == "original" and alike else number
-            name = row.model if row.fingerprint == latest[row.model] else f"{row.model} (earlier {row.fingerprint[:6]})"
-            if len(runs) > 1 and owner is not None:
-                name = run.name if name == "extended" else f"{run.name} · {name}"
-            entry = {"name": name, "model": row.model, "run": owner, "window": row.window, "scaling": row.scaling}
-            entry = series.setdefault((owner, row.model, row.fingerprint), {"id": len(series), **entry})
-            rows[(owner, *row.key)] = {"series": entry["id"], **row.model_dump(exclude={"scaling", "documents"})}
-    return list(series.values()), list(rows.values())
 
 
 def _thin(rows: list[TrainRow]) -> list[dict[str, Any]]:

@@ -41,8 +41,9 @@ const perplexity = (value) => {
   return value >= 1e6 ? value.toExponential(2) : number(value, value >= 100 ? 0 : value >= 10 ? 1 : 2);
 };
 const percent = (share) => (Number.isNaN(share) ? "not a number" : `${significant(100 * share)}%`);
-const valueText = (row, value = row.value) => (row.metric === "perplexity" ? perplexity(value) : percent(value));
-const intervalText = (row) => `${valueText(row, row.low).replace("%", "")}–${valueText(row, row.high)}`;
+const inTokens = (row) => ["k_max", "effective_length", "tokens"].includes(row.metric);
+const valueText = (row, value = row.value) => (row.metric === "perplexity" ? perplexity(value) : inTokens(row) ? number(value) : percent(value));
+const intervalText = (row) => row.low === null ? "no interval" : `${valueText(row, row.low).replace("%", "")}–${valueText(row, row.high)}`;
 const countText = (row) => `${number(row.n)} ${row.metric === "perplexity" ? "document" : "trial"}${row.n === 1 ? "" : "s"}`;
 const large = (value) => (value >= 1e6 ? `${significant(value / 1e6)} M` : number(value));
 const duration = (seconds) => {
@@ -58,8 +59,8 @@ const COLOURS = 7;
 const runColour = (run) => 1 + (run % (COLOURS - 1));
 let others = data.runs.length;
 for (const series of data.series) {
-  if (series.run === null) series.colour = 0;
-  else series.colour = series.model === "extended" && !series.name.includes("(earlier") ? runColour(series.run) : runColour(others++);
+  if (series.run === null || (series.run === "rows" && series.base === null)) series.colour = 0;
+  else series.colour = series.model === "extended" && series.run !== "rows" && !series.name.includes("(earlier") ? runColour(series.run) : runColour(others++);
   series.on = true;
 }
 const MARKERS = [
@@ -81,6 +82,13 @@ function choice(label, options, chosen, change) {
   return h("fieldset", { class: "choice" }, h("legend", {}, label), options.map(([value, text]) =>
     h("label", {}, h("input", { type: "radio", name, value, checked: value === chosen, onchange: () => change(value) }),
       h("span", {}, text))));
+}
+
+/** One choice of many, as a native menu: `options` are [value, text]. */
+function menu(label, options, chosen, change) {
+  const id = `menu-${ids++}`;
+  return h("div", { class: "menu" }, h("label", { for: id }, label), h("select", { id, onchange: (event) => change(event.currentTarget.value) },
+    options.map(([value, text]) => h("option", { value, selected: value === chosen }, text))));
 }
 
 /** Buttons that show and hide series; `items` have name, colour, on, and how they are drawn. */

@@ -36,6 +36,7 @@ function lengthTicks(low, high, scale, count) {
 
 /** [low, high] of y: all that is shown, except what lies more than `clip` times above the least point. */
 function rangeY(spec) {
+  if (spec.y.range) return spec.y.range;
   const values = spec.series.flatMap((series) => series.points.flatMap((p) => [p.y, p.low, p.high]))
     .filter((v) => Number.isFinite(v) && (spec.y.scale !== "log" || v > 0));
   if (!values.length) return [0.9, 1.1];

@@ -44,13 +44,15 @@ function comparison() {
 }
 
 function notices() {
-  const notes = data.runs.flatMap((run) => run.missing.map((text) => (single ? text : `${run.name}: ${text}`)));
+  const notes = data.files.filter((file) => file.outdated).map((file) => `${file.name}: ${number(file.outdated)} earlier results, of other texts or settings, are in the file alone.`);
+  notes.unshift(...data.runs.flatMap((run) => run.missing.map((text) => (single ? text : `${run.name}: ${text}`))));
   return notes.length ? h("ul", { class: "notice" }, notes.map((text) => h("li", {}, text))) : null;
 }
 
 // What was done
 
 function settingsSection() {
+  if (!data.runs.length) return null;
   const groups = data.runs[0].settings;
   const body = single
     ? h("div", { class: "groups" }, groups.map((group) => h("div", {}, h("h3", {}, group.title),
@@ -72,6 +74,7 @@ function settingsSection() {
 // What to type
 
 function useSection() {
+  if (!data.runs.length) return null;
   const run = data.runs[0];
   const panels = run.commands.map(({ title, text }) => [title, h("div", { class: "code" }, h("pre", { tabindex: 0 }, h("code", {}, text)), copyButton(text))]);
   const lead = `${run.finished ? "The result is" : "Once training has finished, the result is"} an ordinary Hugging Face checkpoint; ` +
@@ -111,7 +114,9 @@ function tables() {
       ["model", named], ["task", (row) => row.task], ["length", (row) => row.length, whole],
       ["depth", (row) => row.depth, (value) => (value === null ? "all" : percent(value))], ["metric", (row) => row.metric, hidden],
       ["value", ...metric("value")], ["low", ...metric("low")], ["high", ...metric("high")],
-      ["n", (row) => row.n, whole], ["interval", (row) => row.interval], ["protocol", (row) => row.protocol], ["tokens", (row) => row.tokens, whole], ["seed", (row) => row.seed, hidden]] },
+      ["n", (row) => row.n, whole], ["interval", (row) => row.interval], ["protocol", (row) => row.protocol], ["tokens", (row) => row.tokens, whole], ["seed", (row) => row.seed, hidden],
+      ...(data.results.some((row) => row.change?.verdict) ? ["value", "low", "high", "verdict", "interval"].map((key) => [
+        key === "verdict" ? key : `change ${key}`, (row) => row.change?.[key] ?? null, (value) => (typeof value === "number" ? significant(value) : plain(value))]) : [])] },
     { title: "Training log", rows: data.runs.flatMap((run) => ["train", "validation"].flatMap((kind) => run[kind].map((row) => ({ run: run.name, kind, ...row })))), columns: [
       ...runColumn, ["kind", (row) => row.kind], ["step", (row) => row.step, whole],
       ...["loss", "loss_skipped", "loss_plain"].map((key) => [key.replace("_", " "), (row) => row[key] ?? null, (value) => (value === null ? "–" : number(value, 4))]),
@@ -173,9 +178,10 @@ function numbersSection() {
 }
 
 theme();
-document.getElementById("kicker").textContent = single ? data.runs[0].name : `${data.runs.length} runs`;
-const sections = [settingsSection(), perplexityFigure(), retrievalFigure(), trainingFigure(), distanceFigure(), useSection(), numbersSection()].filter(Boolean);
-document.getElementById("top").append(...[single ? tiles(data.runs[0]) : comparison(), notices(), ...sections].filter(Boolean));
+document.getElementById("kicker").textContent = list(
+  [...(data.runs.length > 1 ? [`${data.runs.length} runs`] : data.runs.map((run) => run.name)), ...data.files.map((file) => file.name)]);
+const sections = [summaryFigure(), settingsSection(), perplexityFigure(), lengthFigure(), retrievalFigure(), trainingFigure(), distanceFigure(), useSection(), numbersSection()].filter(Boolean);
+document.getElementById("top").append(...[single ? tiles(data.runs[0]) : data.runs.length ? comparison() : null, notices(), ...sections].filter(Boolean));
 document.getElementById("nav").append(...sections.map((element) => h("a", { href: `#${element.id}` },
-  { setup: "Setup", perplexity: "Perplexity", retrieval: "Retrieval", training: "Training", distances: "Distances", use: "Use", numbers: "Numbers" }[element.id])));
-document.getElementById("footer").append(h("p", {}, `Written by Skipwise ${data.skipwise} on ${data.written.slice(0, 10)} from ${list(data.runs.map((run) => run.name))}. This page is one file; it loads nothing from anywhere.`));
+  { setup: "Setup", summary: "Tasks", perplexity: "Perplexity", tasks: "Scores", retrieval: "Depth", training: "Training", distances: "Distances", use: "Use", numbers: "Numbers" }[element.id])));
+document.getElementById("footer").append(h("p", {}, `Written by Skipwise ${data.skipwise} on ${data.written.slice(0, 10)} from ${list([...data.runs, ...data.files].map((source) => source.name))}. This page is one file; it loads nothing from anywhere.`));

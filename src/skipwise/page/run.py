@@ -1,6 +1,7 @@
-"""Run folders as a report reads them: config.yaml, environment.json, log.jsonl, results.jsonl → `Run`.
+"""What a report reads: a run folder (config.yaml, environment.json, log.jsonl, results.jsonl) → `Run`, or rows alone.
 
-Only the configuration must be there. A file that is there must be whole: the first bad line is an error that names it.
+Of a run only the configuration must be there. A file that is there must be whole: the first bad line is an error that
+names it.
 """
 
 import json
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from skipwise.config import DEFAULT_TRAIN_LENGTH, RunConfig, read_yaml, validate
 from skipwise.errors import SkipwiseError
@@ -65,30 +66,48 @@ class ResultRow(Row):
     task: str
     protocol: str | None = None
     length: int
+    """Tokens; 0 where a task has none."""
     depth: float | None = None
     metric: str
     value: float
-    low: float
-    high: float
-    interval: str
+    low: float | None = None
+    high: float | None = None
+    interval: str | None = None
     n: int
     tokens: int | float | None = None
     seed: int | None = None
+    beyond_window: bool = False
     task_version: int | None = None
     documents: list[str] = []
     bos: bool | None = None
+    chat: bool | None = None
+    answer_tokens: int | None = None
+    start: int | None = None
     stride: int | None = None
     span: int | None = None
+    depth_index: int | None = None
+    depths: list[float] | None = None
+    data: str | None = None
+    scores: list[float] = []
+    sums: list[float] = []
+    counts: list[int] = []
+
+    @field_validator("length", mode="before")
+    @classmethod
+    def _no_length(cls, value: Any) -> Any:
+        return 0 if value is None else value
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What the row measures; a later row with the same key replaces an earlier one."""
-        return (self.model, self.fingerprint, self.task, self.protocol, self.length, self.depth, self.metric)
+        start = self.start or 0
+        return (self.model, self.fingerprint, self.task, self.protocol, start, self.length, self.depth, self.metric)
 
     @property
     def setup(self) -> tuple[Any, ...]:
         """How it was measured; rows in which this differs are not compared."""
-        return (self.task_version, tuple(self.documents), self.bos, self.stride, self.span, self.seed)
+        texts = (tuple(self.documents), self.bos, self.stride, self.span)
+        return (self.task_version, self.seed, self.chat, self.answer_tokens, *texts)
 
 
 @dataclass(frozen=True)
@@ -154,14 +173,39 @@ class Run:
         return before if before and before.protocol == after[length].protocol else None, after[length]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A file of rows alone, as `skipwise eval --out` writes it, of any models."""
+
+    path: Path
+    name: str
+    results: list[ResultRow]
+    """As in `Run`."""
+    outdated: int
+
+
+def read_rows(path: Path, name: str) -> Rows:
+    """Errors: SkipwiseError for a file without rows, or with a line that is none."""
+    results, outdated = _results(path)
+    if not results:
+        raise SkipwiseError(f"{path} holds no rows; expected a file that `skipwise eval --out` wrote")
+    return Rows(path, name, results, outdated)
+
+
+def _results(path: Path) -> tuple[list[ResultRow], int]:
+    """(rows, how many others): of each task and protocol those that were measured as the last one was."""
+    found = [validate(ResultRow, row, place) for place, row in _lines(path)]
+    setups = {(row.task, row.protocol): row.setup for row in found}
+    current = [row for row in found if row.setup == setups[row.task, row.protocol]]
+    return list({row.key: row for row in current}.values()), len(found) - len(current)
+
+
 def read_run(folder: Path, name: str) -> Run:
     """The run in `folder`. Errors: SkipwiseError for a folder that holds no run, or a file that cannot be read."""
     if not (folder / "config.yaml").is_file():
         missing = "has no config.yaml" if folder.is_dir() else "is no folder"
-        raise SkipwiseError(f"{folder} {missing}; expected the folder of a run, such as runs/skipwise")
-    found = [validate(ResultRow, row, place) for place, row in _lines(folder / "results.jsonl")]
-    setups = {(row.task, row.protocol): row.setup for row in found}
-    current = [row for row in found if row.setup == setups[row.task, row.protocol]]
+        raise SkipwiseError(f"{folder} {missing}; expected the folder of a run or a file of rows")
+    results, outdated = _results(folder / "results.jsonl")
     return Run(
         folder=folder,
         name=name,
@@ -169,8 +213,8 @@ def read_run(folder: Path, name: str) -> Run:
         environment=_environment(folder / "environment.json"),
         train=_log(folder / "log.jsonl", "train", TrainRow),
         validation=_log(folder / "log.jsonl", "validation", ValidationRow),
-        results=list({row.key: row for row in current}.values()),
-        outdated=len(found) - len(current),
+        results=results,
+        outdated=outdated,
     )
 
 

@@ -5,6 +5,7 @@ import math
 import shlex
 from typing import Any
 
+from skipwise.evals.tables import TOKENS
 from skipwise.page.run import Environment, ResultRow, Run
 
 
@@ -19,6 +20,8 @@ def length_text(tokens: int | None) -> str:
 def value_text(row: ResultRow) -> str:
     """`31.0` for a perplexity (three digits), `62.5%` for a share."""
     value = row.value
+    if row.metric in TOKENS:
+        return f"{value:,.0f}"
     if row.metric != "perplexity":
         return f"{100 * value:.3g}%"
     if not math.isfinite(value):
@@ -50,7 +53,9 @@ def _change(subject: str, before: ResultRow | None, after: ResultRow) -> str:
         return f"{subject} is {value_text(after)}"
     if value_text(before) == value_text(after):
         return f"{subject} stayed at {value_text(after)}"
-    apart = before.high < after.low or after.high < before.low
+    ends = (before.low, before.high, after.low, after.high)
+    low, high, after_low, after_high = (math.nan if end is None else end for end in ends)
+    apart = high < after_low or after_high < low
     verb = ("fell" if after.value < before.value else "rose") if apart else "went"
     return f"{subject} {verb} from {value_text(before)} to {value_text(after)}"
 
@@ -65,6 +70,22 @@ def _comparison(runs: list[Run]) -> str:
     best = min(range(len(runs)), key=lambda i: rows[i].value)
     tokens, value = length_text(max(shared)), value_text(rows[best])
     return f"Of {len(runs)} runs, {runs[best].name} has the lowest perplexity at {tokens} tokens: {value}."
+
+
+def rows_headline(series: list[dict[str, Any]], results: list[dict[str, Any]]) -> str:
+    """What the comparison of models without runs found, or what was measured."""
+    tasks = list(dict.fromkeys(row["task"] for row in results))
+    over = f"{len(tasks)} tasks" if len(tasks) > 1 else tasks[0]
+    if len(series) == 1:
+        return f"{series[0]['name']} on {over}."
+    told = [row["change"] for row in results if row["depth"] is None and row["change"] and "verdict" in row["change"]]
+    if len(series) > 2 or not told:
+        return f"{len(series)} models compared on {over}."
+    counts = {verdict: sum(change["verdict"] == verdict for change in told) for verdict in ("better", "worse")}
+    return (
+        f"{series[1]['name']} against {series[0]['name']} on {over}: better in {counts['better']} and worse in "
+        f"{counts['worse']} of {len(told)} paired comparisons."
+    )
 
 
 def missing(run: Run) -> list[str]:
