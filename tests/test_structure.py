@@ -20,7 +20,8 @@ train
 evals.statistics evals.compare evals.tables evals.perplexity
 evals.answers evals.task evals.passkey evals.key_value
 evals.document_qa evals.summarize
-evals.ruler_prompts evals.ruler_documents evals.ruler evals.run
+evals.ruler_prompts evals.ruler_documents evals.ruler
+evals.questions evals.harness evals.run
 evolution search
 hf_fields card gguf_tokenizer gguf_writer export outside verify page.render page.run page.models page.words page report
 inspection page.inspection devices plan page.plan runs cli

@@ -224,8 +224,26 @@ class RulerConfig(Stage):
     """Average that a length must reach to be effective; RULER's is what Llama-2-7B reaches at 4k, 85.6 %."""
 
 
+class HarnessConfig(Stage):
+    tasks: list[str] = ["boolq", "piqa", "winogrande", "truthfulqa_mc2", "arc_challenge", "hellaswag"]
+    """Short benchmarks: names that lm-eval knows (these are the PoSE paper's; their data come from a hub), folders or
+    .yaml files of its tasks, .jsonl files of multiple-choice questions, BIG-bench's task.json."""
+    fewshot: int | None = Field(default=None, ge=0)
+    """Examples before each question; when absent the paper's for its benchmarks, else the task's own."""
+    limit: int | None = Field(default=None, ge=1)
+    """Questions of each benchmark, the first ones; all when absent."""
+    batch_size: int = Field(default=8, ge=1)
+    """Requests in one forward pass."""
+    question_field: str = "question"
+    choices_field: str = "choices"
+    answer_field: str = "answer"
+    """Place from 0, text or label of the right choice."""
+    prompt: str = "Question: {question}\nAnswer:"
+    """What stands before a choice."""
+
+
 class EvaluationConfig(Stage):
-    tasks: list[Literal["perplexity", "passkey", "key_value", "document_qa", "summarize", "ruler"]] = [
+    tasks: list[Literal["perplexity", "passkey", "key_value", "document_qa", "summarize", "ruler", "harness"]] = [
         "perplexity",
         "passkey",
     ]
@@ -253,6 +271,7 @@ class EvaluationConfig(Stage):
     document_qa: DocumentQAConfig = DocumentQAConfig()
     summarize: SummarizeConfig = SummarizeConfig()
     ruler: RulerConfig = RulerConfig()
+    harness: HarnessConfig = HarnessConfig()
     seed: int = 0
 
 

@@ -152,6 +152,13 @@ def split_text(read: Callable[[int], str]) -> Iterator[str]:
         yield text
 
 
+def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`file:line`, object) of every line of a .jsonl(.gz|.zst) file. Errors: as for `documents`."""
+    with _reading(str(path)):
+        for number, row, _ in _jsonl_rows(_file(path, path.name, "")):
+            yield f"{path.name}:{number}", row
+
+
 def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatch(name, pattern) or any(fnmatch.fnmatch(part, pattern) for part in name.split("/"))
 

@@ -15,7 +15,7 @@ from typing import Any
 from skipwise import corpus, progress, rope
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
-from skipwise.evals import answers, compare, document_qa, key_value, passkey, perplexity, ruler, summarize
+from skipwise.evals import answers, compare, document_qa, harness, key_value, passkey, perplexity, ruler, summarize
 from skipwise.evals.answers import Prompt
 from skipwise.evals.task import Cell, Inputs, Question, Row, Task, TooShortError, header, measure, overall
 from skipwise.files import append_jsonl, read_jsonl
@@ -98,7 +98,9 @@ def evaluate(
     inputs = Inputs(loaded.tokenizer, config)
     chosen = _perplexity_plan(loaded, config, documents, lengths) if "perplexity" in config.tasks else None
     grids = {name: _grid(TASKS[name], inputs, lengths) for name in config.tasks if name in TASKS}
+    benchmarks = harness.load(loaded, config) if "harness" in config.tasks else []
     longest = max([*(lengths if chosen else []), *(length for grid in grids.values() for length in grid)], default=0)
+    longest = max([longest, *(benchmark.longest for benchmark in benchmarks)])
     whole = rope.changes_with_length(loaded.model.config)
     check_memory(loaded.model, longest, chunk=None if whole else chunk_tokens(loaded.model))
 
@@ -109,6 +111,8 @@ def evaluate(
     rows = _perplexity(run, *chosen, lengths) if chosen else []
     for name, grid in grids.items():
         rows += _retrieval(run, TASKS[name], grid)
+    for benchmark in benchmarks:
+        rows += _benchmark(run, benchmark)
     return rows
 
 
@@ -232,6 +236,17 @@ def _cells(run: _Run, task: Task, cells: list[Cell]) -> list[Row]:
                 row["beyond_window"] = row["length"] > run.loaded.window
                 rows[missing[i][0]] = run.append(row)
     return [row for row in rows if row is not None]
+
+
+def _benchmark(run: _Run, benchmark: harness.Benchmark) -> list[Row]:
+    """The rows of one short benchmark, one for each metric; measured when one of them is missing."""
+    settings = run.inputs.settings
+    keys = [_identity(run.columns | harness.header(benchmark, metric, settings)) for metric in benchmark.metrics]
+    if any(key not in run.finished for key in keys):
+        progress.say(f"{run.columns['model']}: harness {benchmark.name}: {benchmark.n} questions …")
+        for row in harness.measure(run.loaded, benchmark, settings):
+            run.append(run.columns | row)
+    return [run.finished[key] for key in keys]
 
 
 def _end_ids(loaded: LoadedModel) -> set[int]:
