@@ -36,8 +36,7 @@ MODELS: dict[str, PreTrainedConfig] = {
     "llama, wide heads, tied": LlamaConfig(**SMALL, head_dim=32, tie_word_embeddings=True),
     "mistral": MistralConfig(**SMALL, sliding_window=None),
     "qwen2": Qwen2Config(**SMALL),
-    # transformers does not read another head size of Qwen3 from a GGUF file; llama.cpp does.
-    "qwen3": Qwen3Config(**SMALL, head_dim=128),
+    "qwen3": Qwen3Config(**SMALL, head_dim=32),
 }
 IDS = torch.arange(200)[None] * 7 % 512
 
@@ -139,6 +138,7 @@ def test_frequencies_without_a_name_become_tables(kind: str, tmp_path: Path) -> 
         wanted, attention = ROPE_INIT_FUNCTIONS[kind](config, "cpu", seq_len=length)
         np.testing.assert_allclose(plain / tensors[name], wanted.numpy(), rtol=1e-5)
         assert found.get("llama.rope.scaling.attn_factor", 1.0) == pytest.approx(attention)
+    assert torch.allclose(logits(tmp_path / "model"), logits(path), atol=1e-3)
 
 
 def test_scalings_that_llama_cpp_names() -> None:
