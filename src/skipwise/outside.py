@@ -3,6 +3,7 @@
 A request (JSON file: model, probes, prompts, new_tokens) flows in; `facts.json` and `logits.npy` flow out beside it.
 """
 
+import importlib
 import importlib.abc
 import json
 import sys
@@ -68,5 +69,9 @@ def answer(at: Path) -> None:
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, NoSkipwise())
-    answer(Path(sys.argv[1]))
-    assert not [name for name in sys.modules if name.split(".")[0] == "skipwise"]
+    try:
+        importlib.import_module("skipwise")
+    except ImportError:
+        answer(Path(sys.argv[1]))
+    else:
+        sys.exit("Skipwise can be imported here")
