@@ -47,7 +47,7 @@ def test_wording() -> None:
     lines, objects = PROTOCOLS["lines"], PROTOCOLS["json"]
     assert lines.show(pairs) + lines.ask.format(key="0a1b2c3d") + lines.lead.format(key="0a1b2c3d") == (
         "## UUID key/value pairs to remember:\n\n'0a1b2c3d' = 'f00d'\n'99999999' = '12ab'\n"
-        "\n\nWhat is the value of the key '0a1b2c3d'?\n'0a1b2c3d' ="
+        "\n\nWhat is the value of the key '0a1b2c3d'?\n'0a1b2c3d' = '"
     )
     assert objects.show(pairs) + objects.ask.format(key="99999999") + objects.lead == (
         "Extract the value corresponding to the specified key in the JSON object below.\n\n"
@@ -198,7 +198,7 @@ def test_a_chat_prompt_is_the_users_turn(bpe: Any) -> None:
     texts = {cell.protocol: bpe.decode(questions[0].ids) for cell, questions in found}
     keys = {cell.protocol: questions[0].truth[1] for cell, questions in found}
     assert texts["lines"].startswith("[user]## UUID")
-    assert texts["lines"].endswith(f"'{keys['lines']}'?[/][reply]'{keys['lines']}' =")
+    assert texts["lines"].endswith(f"'{keys['lines']}'?[/][reply]'{keys['lines']}' = '")
     assert texts["json"].endswith(f'Key: "{keys["json"]}"[/][reply]Corresponding value:')
     assert all(len(questions[0].ids) <= 2000 - cell.answer_tokens for cell, questions in found)
 

@@ -18,7 +18,7 @@ positions coverage examples
 scalings rope architectures kv_cache gguf_file twins source head memory costs model attention reading
 train
 evals.statistics evals.compare evals.tables evals.perplexity
-evals.answers evals.task evals.passkey evals.key_value
+evals.answers evals.task evals.passkey evals.k_max evals.key_value evals.needle
 evals.document_qa evals.summarize
 evals.ruler_prompts evals.ruler_documents evals.ruler
 evals.questions evals.harness evals.run

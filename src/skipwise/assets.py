@@ -170,7 +170,10 @@ def reference_text(topics: dict[str, str]) -> str:
 
 
 def _prepare_reference(folder: Path) -> None:
-    from pydoc_data.topics import topics
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise SkipwiseError("this Python carries no help topics (pydoc_data); use another text") from error
 
     (folder / "python_reference.txt").write_text(reference_text(topics), encoding="utf-8")
 

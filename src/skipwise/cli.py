@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("eval", help="evaluate models at several lengths")
     evaluate.add_argument("model", nargs="+", metavar="MODEL", help="folder, hub id, .gguf file or packaged name")
-    evaluate.add_argument("--tasks", help="perplexity,passkey,key_value")
+    evaluate.add_argument("--tasks", help="e.g. perplexity,passkey,k_max,key_value,needle,ruler (docs/evaluation.md)")
     evaluate.add_argument("--lengths", help="e.g. 2k,4k,8k; from a quarter of the window to the window when absent")
     evaluate.add_argument("--data", nargs="+", metavar="PATH", help="documents for perplexity")
     evaluate.add_argument(

@@ -169,6 +169,13 @@ class TrainingConfig(Stage):
     """Trackers, as transformers names them (`tensorboard`, `wandb` …), beside log.jsonl."""
 
 
+class KMaxConfig(Stage):
+    distances: int = Field(default=32, ge=1)
+    """Distances between key and question, evenly spaced in the largest length."""
+    trials: int = Field(default=10, ge=1)
+    """Keys, each asked for at every distance."""
+
+
 class KeyValueConfig(Stage):
     protocols: list[Literal["lines", "json"]] = ["lines", "json"]
     """`lines`: 'key' = 'value' of 8 and 4 hex digits, after h2oGPT; `json`: UUIDs in a JSON object, after Liu et al."""
@@ -177,6 +184,11 @@ class KeyValueConfig(Stage):
     lists: int = Field(default=1, ge=1)
     """Lists at each length. The questions about one list share the reading of it; 1 is the fastest, as many as
     `evaluation.trials` gives every trial its own."""
+
+
+class NeedleConfig(Stage):
+    haystack: list[str] = ["python-reference"]
+    """Prose to hide numbers in (files, folders, `datasets` ids, names of packaged texts), repeated where too short."""
 
 
 class DocumentQAConfig(Stage):
@@ -243,10 +255,9 @@ class HarnessConfig(Stage):
 
 
 class EvaluationConfig(Stage):
-    tasks: list[Literal["perplexity", "passkey", "key_value", "document_qa", "summarize", "ruler", "harness"]] = [
-        "perplexity",
-        "passkey",
-    ]
+    tasks: list[
+        Literal["perplexity", "passkey", "k_max", "key_value", "needle", "document_qa", "summarize", "ruler", "harness"]
+    ] = ["perplexity", "passkey"]
     lengths: list[Length] | None = None
     """Tokens; from a quarter of the original window to the target, doubling, when absent."""
     retrieval_lengths: list[Length] | None = None
@@ -267,7 +278,9 @@ class EvaluationConfig(Stage):
     """Where in the prompt stands what it asks for, 0 (start) to 1 (end)."""
     trials: int = Field(default=2, ge=1)
     """Prompts for each length and depth."""
+    k_max: KMaxConfig = KMaxConfig()
     key_value: KeyValueConfig = KeyValueConfig()
+    needle: NeedleConfig = NeedleConfig()
     document_qa: DocumentQAConfig = DocumentQAConfig()
     summarize: SummarizeConfig = SummarizeConfig()
     ruler: RulerConfig = RulerConfig()

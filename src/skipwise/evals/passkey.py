@@ -65,9 +65,13 @@ def minimum_length(inputs: Inputs) -> int:
 
 def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
     """The longest prompt that leaves room for the answer: one sentence of filler more would be too long."""
-    key, depth = draw_key(inputs.settings.seed, cell, trial), cell.depth or 0.0
-    room = cell.length - cell.answer_tokens
+    return ask(inputs, draw_key(inputs.settings.seed, cell, trial), cell.depth or 0.0, cell.length)
+
+
+def ask(inputs: Inputs, key: str, depth: float, length: int) -> Question:
+    """The longest prompt about `key` that takes at most `length` tokens together with its answer."""
     sentence = inputs.count(_filler(10 * len(FILLER))) / (10 * len(FILLER))
+    room = length - ANSWER_TOKENS
     hint = int((room - len(inputs.encode(prompt_text(key, 0, depth), LEAD))) / sentence)
     _, ids = fit(lambda n: inputs.encode(prompt_text(key, n, depth), LEAD), room, hint)
     return Question(ids, inputs.draft(LEAD, f" {key}."), [key])

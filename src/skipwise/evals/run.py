@@ -15,7 +15,19 @@ from typing import Any
 from skipwise import corpus, progress, rope
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
-from skipwise.evals import answers, compare, document_qa, harness, key_value, passkey, perplexity, ruler, summarize
+from skipwise.evals import (
+    answers,
+    compare,
+    document_qa,
+    harness,
+    k_max,
+    key_value,
+    needle,
+    passkey,
+    perplexity,
+    ruler,
+    summarize,
+)
 from skipwise.evals.answers import Prompt
 from skipwise.evals.task import Cell, Inputs, Question, Row, Task, TooShortError, header, measure, overall
 from skipwise.files import append_jsonl, read_jsonl
@@ -71,7 +83,11 @@ def load_documents(
 
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (passkey.TASK, key_value.TASK, document_qa.TASK, summarize.TASK, ruler.TASK)
+    task.name: task
+    for task in (
+        *(passkey.TASK, k_max.TASK, key_value.TASK, needle.TASK),
+        *(document_qa.TASK, summarize.TASK, ruler.TASK),
+    )
 }
 """The retrieval tasks by name; perplexity is measured otherwise."""
 
@@ -191,7 +207,7 @@ def _grid(task: Task, inputs: Inputs, lengths: list[int]) -> dict[int, list[Cell
     """The cells of each length. Of lengths not given for retrieval, those too short for a prompt are left out."""
     given = inputs.settings.retrieval_lengths
     grid, short = {}, []
-    for length in sorted(set(given or lengths)):
+    for length in sorted(set(given or lengths))[-1 if task.largest_only else 0 :]:
         try:
             grid[length] = task.cells(inputs, length)
         except TooShortError:

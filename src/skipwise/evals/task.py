@@ -140,6 +140,8 @@ class Task:
     """Whether nothing that follows can change the score of an answer that begins so."""
     summarise: Callable[[Inputs, list[Row]], list[Row]] | None = None
     """Further rows from all rows of a model, such as an average over variants; without the model's columns."""
+    largest_only: bool = False
+    """Measured at the largest of the lengths alone."""
 
 
 def fit(
