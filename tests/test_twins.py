@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file, save_model
@@ -218,6 +219,22 @@ def test_baichuan_13b_is_refused(tmp_path, more):
     baichuan(tmp_path, **more)
     with pytest.raises(SkipwiseError, match=r"\(13B\) uses ALiBi"):
         load(tmp_path)
+
+
+def test_a_hub_id_is_read_from_the_hubs_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    place = tmp_path / "models--me--baichuan"
+    (place / "refs").mkdir(parents=True)
+    found = []
+    for commit in ("a" * 40, "b" * 40):
+        weights = baichuan(place / "snapshots" / commit)
+        (place / "refs" / "main").write_text(commit)
+        found.append(model.load(ModelConfig(path="me/baichuan", precision="float32", device="cpu")))
+    with torch.no_grad():
+        wanted = baichuan_logits(weights, tokens(), PLAIN, divisor=1, head=True)
+        torch.testing.assert_close(found[0].model(tokens()).logits[0], wanted, rtol=1e-4, atol=1e-4)
+    assert found[0].fingerprint != found[1].fingerprint
 
 
 class Harm:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from safetensors import safe_open
 from torch import Tensor
 from transformers import (
@@ -211,7 +211,8 @@ def fingerprint(source: Source, config: PreTrainedConfig) -> str:
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     folder = Path(source.place)
     if not folder.is_dir():
-        digest.update(str(getattr(config, "_commit_hash", None)).encode())
+        read = try_to_load_from_cache(source.place, "config.json", revision=source.options["revision"])
+        digest.update(Path(str(read)).parent.name.encode())  # the commit
     for path in _weight_files(folder) if source.gguf is None else [source.file]:
         size = path.stat().st_size
         digest.update(f"{size}".encode())
