@@ -68,7 +68,7 @@ def _lengths_table(rows: list[Row]) -> list[str]:
         title = " ".join(kind[:2]) if kind[1] else f"{kind[0]}, {kind[2]}"
         shown = "{:.0%}" if kind[2] == "accuracy" else "{:.2f}"
         models = list(dict.fromkeys(row["model"] for row in part))
-        lines += ["", f"| {title} at | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
+        lines += ["", f"| {title.replace('_', ' ')} at | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
         for length in sorted({row["length"] for row in part}):
             found = {row["model"]: row for row in part if row["length"] == length}
             cells = [_cell(found[name], shown) if name in found else "–" for name in models]
