@@ -221,6 +221,7 @@ def test_several_runs_share_an_original_measured_alike(tmp_path: Path) -> None:
     data = embedded(write_report(runs, tmp_path / "report.html"))
     named = [(series["name"], series["run"]) for series in data["series"]]
     assert named == [("original", None), ("a", 0), ("b · original", 1), ("b", 1)]
+    assert [series["base"] for series in data["series"]] == [None, 0, None, 2]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:

@@ -324,7 +324,9 @@ def test_every_task_has_its_curve_and_its_map(opened: "api.Page") -> None:
     assert opened.locator("#tasks .series .mark").count() == 12
     opened.get_by_label("Scores of").select_option("k_max")
     assert "between key and question" in opened.locator("#tasks text.title").last.text_content()
-    assert opened.locator("#tasks .series .mark").count() == 3 * 32
+    marks = opened.locator("#tasks .series .mark").evaluate_all("all => all.map((m) => m.getAttribute('transform'))")
+    assert len(marks) == 3 * 32
+    assert len({mark.split()[0] for mark in marks}) == 32
     maps = opened.get_by_label("Task", exact=True).locator("option").all_inner_texts()
     assert maps == ["passkey", "needle", "key value: lines", "key value: json"]
     opened.get_by_label("Task", exact=True).select_option("key_value json")

@@ -138,12 +138,13 @@ def _run_config(args: argparse.Namespace) -> "RunConfig":
 def _extend(args: argparse.Namespace) -> None:
     config = _run_config(args)
     from skipwise import runs
-    from skipwise.evals.tables import summary_table
+    from skipwise.evals.tables import change_table, summary_table
     from skipwise.files import read_jsonl
 
     folder = runs.extend(config, resume=args.resume)
     rows = [row for row in read_jsonl(folder / "results.jsonl") if row["model"] in ("original", "extended")]
-    print(f"\n{summary_table(rows)}\n\nmodel   {folder / 'model'}\nreport  {folder / 'report.html'}")
+    print("\n".join(f"\n{table}" for table in (summary_table(rows), change_table(rows)) if table))
+    print(f"\nmodel   {folder / 'model'}\nreport  {folder / 'report.html'}")
 
 
 def _eval(args: argparse.Namespace) -> None:
