@@ -32,7 +32,7 @@ SLACK = 1.05
 """Allocators keep some bytes more than tensors have (measured: 1.03 to 1.08)."""
 
 STEP_SECONDS = 0.004
-"""What a step takes beside all sums: drawing examples, the training loop, starting kernels (measured on a CPU)."""
+"""What a step takes beside all sums: drawing examples, the training loop, starting kernels. An allowance."""
 
 ADAM_TRAFFIC = 40
 """Bytes read and written for each trained parameter: gradients clipped (12), weights and moments updated (28)."""
