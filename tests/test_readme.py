@@ -22,7 +22,7 @@ def commands() -> list[str]:
     """Every `skipwise …` command line in the README, in code blocks and in running text."""
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.S))
     found = re.findall(r"^skipwise [^#\n]+", blocks, flags=re.M) + re.findall(
-        r"`(skipwise (?:extend|eval|report|assets) [^`]+)`", README
+        r"`(skipwise [a-z]+ [^`]+)`", README
     )
     return [command.strip() for command in found]
 
@@ -35,7 +35,7 @@ def test_commands_parse(command: str) -> None:
 
 def test_commands_are_found() -> None:
     kinds = {command.split()[1] for command in commands()}
-    assert kinds == {"extend", "eval", "report", "assets"}
+    assert kinds == {"inspect", "plan", "extend", "eval", "report", "export", "verify", "search", "assets"}
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
