@@ -63,7 +63,10 @@ def test_extend_from_documents_to_report(model: Path, tmp_path: Path, capsys: py
     assert {(row["model"], row["task"], row["length"]) for row in rows} == {
         (name, task, length)
         for name in ("original", "extended")
-        for task, length in (("perplexity", 64), ("perplexity", 256), ("passkey", 256))
+        for task, length in (
+            *(("perplexity", 64), ("perplexity", 256), ("perplexity_by_position", 256)),
+            *(("passkey", 256),),
+        )
     }
     assert all(row["low"] <= row["value"] <= row["high"] and row["n"] > 0 for row in rows)
     config = json.loads((out / "model/config.json").read_text())
