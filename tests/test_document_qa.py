@@ -143,6 +143,15 @@ def test_what_need_not_be_looked_up_is_not_asked(tokenizer: Any, tmp_path: Path)
     assert found == {"title": {"Beta Decay"}, "author": {"Ann Onym", "Bob", "Same Author"}}
 
 
+def test_a_document_that_does_not_fill_the_length_is_left_out(tokenizer: Any, library: Path) -> None:
+    text = book("Middle March", "Mary Ann", 80)
+    (library / "middle.txt").write_text(text, encoding="utf-8")
+    assert len(text) > 4000 > len(tokenizer(text)["input_ids"])
+    assert "Middle March" in asked_of(tokenizer, library, 700)["title"]
+    assert asked_of(tokenizer, library, 4000)["title"] >= {"Alpha Centauri"}
+    assert "Middle March" not in asked_of(tokenizer, library, 4000)["title"]
+
+
 def test_the_seed_draws_the_documents(tokenizer: Any, library: Path) -> None:
     def drawn(seed: int) -> frozenset[str]:
         settings = {"document_qa": {"data": [str(library)], "documents": 2}, "seed": seed}
