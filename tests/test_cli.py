@@ -120,8 +120,8 @@ def test_eval_several_models(model: Path, tmp_path: Path, capsys: pytest.Capture
     rows_at = tmp_path / "rows.jsonl"
     command = ["eval", str(model), str(other), "--tasks", "perplexity", "--lengths", "32,64", "--data", str(TEXT)]
     assert cli.main([*command, "--out", str(rows_at)]) == 0
-    assert "tiny" in capsys.readouterr().out
-    rows = read_jsonl(rows_at)
+    assert "change against tiny" in capsys.readouterr().out
+    rows = [row for row in read_jsonl(rows_at) if row["task"] == "perplexity"]
     assert [(row["model"], row["length"]) for row in rows] == [("tiny", 32), ("tiny", 64), ("other", 32), ("other", 64)]
     assert len({row["fingerprint"] for row in rows}) == 2
 
