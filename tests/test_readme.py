@@ -21,9 +21,7 @@ PLACEHOLDERS = ("MODEL…", "RUN…")
 def commands() -> list[str]:
     """Every `skipwise …` command line in the README, in code blocks and in running text."""
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.S))
-    found = re.findall(r"^skipwise [^#\n]+", blocks, flags=re.M) + re.findall(
-        r"`(skipwise [a-z]+ [^`]+)`", README
-    )
+    found = re.findall(r"^skipwise [^#\n]+", blocks, flags=re.M) + re.findall(r"`(skipwise [a-z]+ [^`]+)`", README)
     return [command.strip() for command in found]
 
 

@@ -110,7 +110,7 @@ def test_one_answer_is_scored_three_ways(tokenizer: Any, data: str) -> None:
 
 def test_rows_of_a_real_model(tmp_path: Path, data: str) -> None:
     loaded = load(ModelConfig(path=str(tiny_llama(tmp_path / "m", layers=1, window=512)), device="cpu"))
-    config, out = config_of(data, output_tokens=4), tmp_path / "results.jsonl"
+    config, out = config_of(data, output_tokens=4, document_tokens=40), tmp_path / "results.jsonl"
     rows = evaluate(loaded, config, [], label="m", out=out, lengths=[40, 256])
     assert [(row["length"], row["protocol"], row["n"]) for row in rows] == [
         (256, measure, 3) for measure in summarize.MEASURES
@@ -118,7 +118,9 @@ def test_rows_of_a_real_model(tmp_path: Path, data: str) -> None:
     written = out.read_bytes()
     assert evaluate(loaded, config, [], label="m", out=out, lengths=[40, 256]) == rows
     assert out.read_bytes() == written
-    evaluate(loaded, config_of(data, output_tokens=5), [], label="m", out=out, lengths=[256])
+    # The prompts stay the same with another room for the answer; the answers need not.
+    longer = config_of(data, output_tokens=5, document_tokens=40)
+    evaluate(loaded, longer, [], label="m", out=out, lengths=[256])
     assert len(out.read_bytes().splitlines()) == 6
 
 
