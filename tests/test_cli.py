@@ -173,6 +173,45 @@ def test_mistakes_leave_one_line_and_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("section", "value"), [("model", "smollm2"), ("data", "BOOKS/")])
+def test_a_recipe_is_not_replaced_by_defaults(
+    section: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"target_length: 32k\n{section}: {value}\n")
+    arguments = ["extend", "--config", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run")]
+    assert f"{section} = '{value}'" in one_line(capsys, arguments)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "section"),
+    [
+        ("inspect", "model"),
+        ("plan", "model"),
+        ("search", "model"),
+        ("search", "search"),
+        ("eval", "model"),
+        ("eval", "evaluation"),
+    ],
+)
+def test_a_section_that_is_no_mapping(command: str, section: str, capsys: pytest.CaptureFixture[str]) -> None:
+    needed = {"plan": ["--target", "1k"], "search": ["--target", "1k", "--data", str(TEXT)]}.get(command, [])
+    said = one_line(capsys, [command, "bundled", *needed, "--set", f"{section}=NAME"])
+    assert f"{section} = 'NAME': expected a mapping" in said
+
+
+def test_a_recipe_for_eval_that_names_its_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: smollm2\n")
+    said = one_line(capsys, ["eval", "bundled", "--tasks", "passkey", "--config", str(tmp_path / "recipe.yaml")])
+    assert "model = 'smollm2': expected a mapping" in said
+
+
+@pytest.mark.parametrize("length", ["inf", "nan", "1e999k"])
+def test_lengths_that_are_no_numbers(length: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"'{length}'" in one_line(capsys, ["eval", "bundled", "--tasks", "passkey", "--lengths", length])
+    assert f"--target {length}" in one_line(capsys, ["inspect", "bundled", "--target", length])
+
+
 def test_data_mistakes(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {
         "empty.txt": b"",

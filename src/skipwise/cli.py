@@ -119,8 +119,8 @@ def _run_config(args: argparse.Namespace) -> "RunConfig":
     from skipwise.config import RunConfig, merge, parse_settings, read_yaml, validate
 
     values: dict[str, Any] = read_yaml(args.config) if args.config else {}
-    options: dict[str, Any] = {"model": {"path": args.model} if args.model else {}}
-    options |= {"data": {"paths": args.data} if args.data else {}}
+    options: dict[str, Any] = {"model": {"path": args.model}} if args.model else {}
+    options |= {"data": {"paths": args.data}} if args.data else {}
     options |= {"target_length": args.target} if args.target else {}
     options |= {"out": args.out} if args.out else {}
     own = Path(args.out, "config.yaml") if args.out else None
@@ -159,8 +159,8 @@ def _eval(args: argparse.Namespace) -> None:
     options: dict[str, Any] = {"data": args.data} if args.data else {}
     options |= {"tasks": args.tasks.split(",")} if args.tasks else {}
     options |= {"lengths": args.lengths.split(",")} if args.lengths else {}
-    config = validate(EvaluationConfig, merge(values.get("evaluation") or {}, options), "evaluation")
-    models = [validate(ModelConfig, {**(values.get("model") or {}), "path": path}, "model") for path in args.model]
+    config = validate(EvaluationConfig, merge(_section(values, "evaluation"), options), "evaluation")
+    models = [validate(ModelConfig, {**_section(values, "model"), "path": path}, "model") for path in args.model]
     if "perplexity" in config.tasks and not config.data:
         raise SkipwiseError("perplexity needs documents: give them with --data, or choose --tasks passkey")
 
@@ -182,6 +182,14 @@ def _eval(args: argparse.Namespace) -> None:
     print(f"\nrows    {args.out}")
 
 
+def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """One section of a configuration, empty when absent. Errors: SkipwiseError for anything but a mapping."""
+    found = values.get(name)
+    if found is not None and not isinstance(found, dict):
+        raise SkipwiseError(f"{name} = {found!r}: expected a mapping; on the command line --set {name}.KEY=VALUE")
+    return found or {}
+
+
 def _length(text: str | None, option: str) -> int | None:
     """`64k` → 65536. Errors: SkipwiseError for what is no length."""
     from skipwise.config import parse_length
@@ -201,7 +209,7 @@ def _model_config(args: argparse.Namespace) -> "ModelConfig":
     values = parse_settings(args.set)
     if unknown := sorted(set(values) - {"model"}):
         raise SkipwiseError(f"--set {unknown[0]}: expected model.KEY=VALUE")
-    return validate(ModelConfig, {**(values.get("model") or {}), "path": args.model}, "model")
+    return validate(ModelConfig, {**_section(values, "model"), "path": args.model}, "model")
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -221,14 +229,14 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
-    from skipwise.config import ModelConfig, RunConfig, SearchConfig, merge, parse_settings, validate
+    from skipwise.config import ModelConfig, RunConfig, SearchConfig, parse_settings, validate
 
     values = parse_settings(args.set)
     unknown = sorted(set(values) - {"model", "search"})
     if unknown:
         raise SkipwiseError(f"--set {unknown[0]}: expected search.KEY=VALUE or model.KEY=VALUE")
-    model = validate(ModelConfig, merge(values.get("model") or {}, {"path": args.model}), "model")
-    settings = validate(SearchConfig, values.get("search") or {}, "search")
+    model = validate(ModelConfig, {**_section(values, "model"), "path": args.model}, "model")
+    settings = validate(SearchConfig, _section(values, "search"), "search")
     target = validate(RunConfig, {"target_length": args.target}).target_length
 
     from skipwise.search import search

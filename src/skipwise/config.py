@@ -6,6 +6,7 @@ one. A field's description is its help text; a default is written here and nowhe
 
 import difflib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -26,7 +27,7 @@ def parse_length(value: object) -> object:
             tokens = float(number) * unit
         except ValueError:
             return value
-        return int(tokens) if tokens == int(tokens) else value
+        return int(tokens) if math.isfinite(tokens) and tokens == int(tokens) else value
     return value
 
 
