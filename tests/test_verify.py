@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from safetensors.torch import load_file, save_file
 
+import families
 from skipwise import cli, export, outside, rope, verify
 from skipwise.config import RunConfig, dump_yaml, validate
 from tiny import llama_config, tiny_llama, tiny_model, tiny_tokenizer
@@ -128,6 +130,41 @@ def test_nothing_to_compare_with(exported: Path) -> None:
     found = states(here(exported))
     assert found["logits at long positions"] == "skipped"
     assert found["frequencies"] == "ok"
+
+
+def test_a_folder_cannot_ask_for_code_to_be_run(exported: Path, tmp_path: Path) -> None:
+    base, mark = tiny_llama(tmp_path / "base", window=64), tmp_path / "ran"
+    (base / "own.py").write_text(f"open({str(mark)!r}, 'w')\nfrom transformers import LlamaConfig\n")
+    change(base / "config.json", lambda saved: saved.update(auto_map={"AutoConfig": "own.LlamaConfig"}))
+    recipe = yaml.safe_load((exported / "skipwise.yaml").read_text())
+    recipe["model"] |= {"path": str(base), "trust_remote_code": True}
+    (exported / "skipwise.yaml").write_text(yaml.safe_dump(recipe))
+    assert states(here(exported))["frequencies of the training"] == "ok"
+    assert not mark.exists()
+
+
+def test_factors_on_cos_and_sin_by_layer_type(tmp_path: Path) -> None:
+    config = rope.scale(families.config("gemma3_text", vocab_size=512), "yarn", target_length=256)
+    tiny_model(config, tmp_path / "model")
+    tiny_tokenizer(tmp_path / "model")
+    seen: dict[str, Any] = {}
+
+    def ask(at: Path) -> None:
+        outside.answer(at)
+        seen.update(json.loads(at.with_name("facts.json").read_text()))
+
+    checks = verify.verify(str(tmp_path / "model"), ask=ask)
+    assert seen["attention_scaling"] == [pytest.approx(rope.attention_factor(config))]
+    assert states(checks)["frequencies"] == "ok"
+
+
+@pytest.mark.parametrize("what", ["frequencies", "attention_scaling"])
+def test_a_model_that_does_not_show_its_rope(what: str, exported: Path) -> None:
+    def ask(at: Path) -> None:
+        outside.answer(at)
+        change(at.with_name("facts.json"), lambda facts: facts[what].clear())
+
+    assert states(verify.verify(str(exported), ask=ask))["frequencies of the training"] == "failed"
 
 
 def test_a_run_is_its_own_reference(run: Path) -> None:

@@ -47,7 +47,9 @@ def answer(at: Path) -> None:
         for name, buffer in model.named_buffers()
         if name.endswith("inv_freq") and "original" not in name
     }
-    attention = [module.attention_scaling for module in model.modules() if hasattr(module, "attention_scaling")]
+    # By layer type there is one for each; sliding layers keep theirs.
+    names = ("attention_scaling", "full_attention_attention_scaling")
+    attention = [getattr(module, name) for module in model.modules() for name in names if hasattr(module, name)]
     settings = {"max_new_tokens": request["new_tokens"], "do_sample": False}
     answers = []
     for prompt in request["prompts"]:
