@@ -198,6 +198,17 @@ def test_a_model_that_carries_a_scaling_starts_from_it(tmp_path, folder):
         search.seeds(loaded, 32)
 
 
+def test_a_list_that_grows_beyond_what_is_tried_is_cut(tmp_path, folder):
+    lists = {"short_factor": [8.0] * 8, "long_factor": [8.0] * 8, "attention_factor": 1.0}
+    told = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+    tiny_llama(tmp_path / "model", window=128, rope_parameters={**told, **lists})
+    loaded = model.load(ModelConfig(path=str(tmp_path / "model"), precision="float32", device="cpu"))
+    carried, most = search.seeds(loaded, TARGET)["carried"], search.MOST * TARGET / 32
+    assert carried == (most,) * 8  # 8 to the power of ln 3 / ln 4 is 5.2
+    tried = evolution.evolve([carried], SearchConfig(**SMALL), most, lambda factors: factors[-1])
+    assert tried[0].value <= most
+
+
 def test_a_window_that_is_not_known_is_asked_for(tmp_path, folder):
     linear = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
     tiny_llama(tmp_path / "model", window=64, rope_parameters=linear)

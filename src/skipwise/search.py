@@ -117,7 +117,8 @@ def search(
 
 def seeds(loaded: LoadedModel, target: int) -> dict[str, Factors]:
     """Where the search starts: the factors of the known methods, and those that the model carries, grown to the longer
-    window by one power. All at least 1 and never decreasing. Errors: SkipwiseError for a target within the window."""
+    window by one power. All from 1 to the largest that is tried, and never decreasing. Errors: SkipwiseError for a
+    target within the window."""
     config, original = loaded.model.config, loaded.original_length
     if target <= original:
         raise SkipwiseError(f"target_length ({target}) must be above the original window ({original} tokens)")
@@ -129,9 +130,9 @@ def seeds(loaded: LoadedModel, target: int) -> dict[str, Factors]:
     if has.method not in ("none", "dynamic") and has.target > has.original:
         power = math.log(target / original) / math.log(has.target / has.original)
         found["carried"] = rope.factors(config) ** power
-    return {
-        name: tuple(np.maximum.accumulate([1.0, *factors])[1:].round(6).tolist()) for name, factors in found.items()
-    }
+    most = MOST * target / original  # a carried list can grow beyond what is tried
+    grown = {name: np.maximum.accumulate([1.0, *factors])[1:].round(6) for name, factors in found.items()}
+    return {name: tuple(np.minimum(factors, most).tolist()) for name, factors in grown.items()}
 
 
 def make_examples(tokenizer: Any, documents: Sequence[Document], settings: SearchConfig, length: int) -> list[Example]:
