@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, MistralConfig, MixtralConfig
 
+import families
 from skipwise import architectures, costs, head
 from skipwise.costs import Bytes, Run, bytes_of, work
 from skipwise.errors import SkipwiseError
@@ -52,6 +53,25 @@ def test_sliding_layers_compute_the_whole_square() -> None:
     assert found.attention_flops(16) == 2 * found.pair_flops * 256
     inside, beyond = (bytes_of(config, Run(1, n, False), alike=True).forward for n in (8, 2048))
     assert beyond > 2048**2 > inside, "a mask of one byte a pair"
+
+
+@pytest.mark.parametrize("family", [family for family in families.CONFIGS if family != "cohere2"])
+def test_every_family_is_counted(family: str) -> None:
+    config = families.config(family)
+    found = work(config)
+    assert found.parameters == tiny_model(config).num_parameters()
+    assert found.eager == (family in ("gemma2", "gpt_oss"))
+    assert bytes_of(config, Run(1, 16, True), alike=found.alike).backward > 0
+
+
+def test_eager_attention_computes_and_holds_the_whole_square() -> None:
+    config, tokens = families.config("gemma2"), 20
+    model, found = tiny_model(config), work(config)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, tokens, dtype=torch.long), use_cache=False)
+    products = tokens * (found.layer_flops + found.head_flops)
+    assert counter.get_total_flops() == products + found.attention_flops(tokens)
+    assert bytes_of(config, Run(1, 1024, False), alike=True).forward > 4 * 4 * 1024**2, "scores of four heads in fp32"
 
 
 def saved_bytes(batch: int, tokens: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+import families
 from skipwise import cli, costs, devices
 from skipwise.costs import Run
 from skipwise.coverage import examples_until_seen
@@ -89,6 +90,14 @@ def test_reading_in_chunks_needs_the_cache_and_one_chunk() -> None:
     cache = 100_000 * 2 * (2 * 2 * 2 * 16 + 2 * 4 * 16)  # bf16: two layers of two key heads; one layer for every head
     forward = costs.bytes_of(CONFIG, Run(1, 16384, False, bf16=True), alike=True).peak()
     assert chunks.memory == int((forward + cache) * devices.SLACK + devices.RUNTIME)
+
+
+def test_eager_attention_holds_the_scores_of_a_chunk() -> None:
+    config, sheet = families.config("gemma2"), devices.named("h100", 0.4)
+    found = Estimate(config, costs.work(config), sheet, Options(device="h100")).evaluation(100_000)
+    scores = 4 * 16384 * 100_000 * 8  # heads, chunk, keys; bf16 twice and fp32
+    assert 0.8 * scores < found[1].memory < 2 * scores
+    assert found[1].memory < found[0].memory
 
 
 def test_curves_meet_the_costs() -> None:

@@ -126,6 +126,12 @@ def inspect(config: "PreTrainedConfig") -> Architecture:
     )
 
 
+def attention(config: "PreTrainedConfig", wanted: str = "sdpa") -> str:
+    """`wanted`, but "eager" for "sdpa" where torch's fused kernel cannot compute the family's attention."""
+    row = FAMILIES.get(config.get_text_config().model_type)
+    return "eager" if wanted == "sdpa" and row and not row.sdpa else wanted
+
+
 def _layer_kinds(config: "PreTrainedConfig") -> list[str]:
     text = config.get_text_config()
     kinds = getattr(text, "layer_types", None)

@@ -45,29 +45,33 @@ class Work:
     """Parameters of rank-1 adapters (LoRA) on every linear layer."""
     alike: bool
     """Whether all layers have parameters of the same shapes."""
+    eager: bool
+    """Whether attention computes and holds all its scores, as torch's fused kernel cannot compute it."""
 
     def attention_flops(self, tokens: int) -> float:
         """Of all layers over `tokens`: half the square, as kernels skip what is masked.
 
-        Where a sliding window is shorter than the sequence, transformers hands sdpa a mask, and the whole square is
-        computed.
+        The whole square in eager attention, and where a sliding window is shorter than the sequence: transformers then
+        hands sdpa a mask.
         """
-        causal = tokens * (tokens + 1) / 2
-        sliding = causal if tokens <= self.window else float(tokens) ** 2
+        square = float(tokens) ** 2
+        causal = square if self.eager else tokens * (tokens + 1) / 2
+        sliding = causal if tokens <= self.window else square
         return self.pair_flops * (self.full_layers * causal + self.sliding_layers * sliding)
 
 
 def text_only(config: PreTrainedConfig) -> PreTrainedConfig:
     """A copy of the language model's own configuration, with the attention that Skipwise uses."""
     text = copy.deepcopy(config.get_text_config())
-    text._attn_implementation = "sdpa"
+    text._attn_implementation = architectures.attention(config)
     return text
 
 
 def build(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The model of a configuration with arbitrary weights, on the default device. Errors: SkipwiseError."""
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        chosen = architectures.attention(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=chosen)
     except Exception as error:  # each family raises what it likes
         raise SkipwiseError(f"cannot build a model of type {config.model_type!r}: {one_line(error)}") from error
     return model
@@ -108,6 +112,7 @@ def work(config: PreTrainedConfig) -> Work:
         window=architecture.sliding_window or 0,
         adapter=adapter,
         alike=_alike(model),
+        eager=architectures.attention(config) == "eager",
     )
 
 

@@ -212,7 +212,7 @@ class _Probe:
             seconds.append(self._seconds(partial(self._pass, decoder, ids, training)))
         per_layer = (seconds[1] - seconds[0]) / 2
         times, share = (3, 3.5) if training else (1, 1)
-        pairs = self.batch * self.tokens * (self.tokens + 1) / 2
+        pairs = self.batch * self._pairs(self.tokens)
         within = share * self.work.pair_flops * pairs / attention
         # Noise must not turn what is left into nothing.
         rest = max(per_layer - within, 0.2 * per_layer, 1e-7)
@@ -247,8 +247,18 @@ class _Probe:
 
         return (3 if training else 1) * tokens * self.work.head_flops / self._seconds(train if training else evaluate)
 
+    def _pairs(self, tokens: int) -> float:
+        """Queries times keys that attention computes."""
+        return float(tokens) ** 2 if self.work.eager else tokens * (tokens + 1) / 2
+
+    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        if not self.work.eager:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        scores = q @ k.mT + torch.zeros(q.shape[-2], k.shape[-2], device=q.device, dtype=q.dtype)  # the mask
+        return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
     def attention(self, training: bool) -> float:
-        """Causal attention, in evaluation over a sequence that is long but takes no more than a second or so."""
+        """Attention, in evaluation over a sequence that is long but takes no more than a second or so."""
         heads = int(self.text.num_attention_heads)
         width = max(1, round(self.work.pair_flops / (4 * heads)))
         tokens = self.tokens if training else _MOST_TOKENS
@@ -259,12 +269,12 @@ class _Probe:
 
         def run() -> None:
             with torch.set_grad_enabled(training):
-                out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+                out = self._attend(q, k, v)
             if training:
                 out.sum().backward()  # type: ignore[no-untyped-call]
                 q.grad = k.grad = v.grad = None
 
-        pairs = batch * tokens * (tokens + 1) / 2
+        pairs = batch * self._pairs(tokens)
         return (3.5 if training else 1) * pairs * self.work.pair_flops / self._seconds(run)
 
     def bandwidth(self) -> float:

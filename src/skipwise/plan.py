@@ -160,7 +160,9 @@ def _notes(architecture: architectures.Architecture, options: Options, device: D
     if architecture.linear_layers:
         notes.append("layers without softmax attention are counted by their matrices alone: their state costs more")
     if architecture.sliding_layers:
-        notes.append("sliding layers are counted as transformers' sdpa computes them, without skipping what is masked")
+        notes.append("sliding layers are counted as transformers computes them, without skipping what is masked")
+    if architecture.row and not architecture.row.sdpa:
+        notes.append("attention cannot run in torch's fused kernel: all its scores are computed and held")
     if options.devices > 1:
         notes.append("several devices: examples are split, and weights, gradients and moments sharded over them (FSDP)")
     if device.source.startswith("data sheet"):
@@ -226,9 +228,13 @@ class Estimate:
         cache = kv_cache(self.config, architectures.inspect(self.config), itemsize)
         kept = cache.values * itemsize * (cache.full_layers + cache.sliding_layers)
         repeated = work.pair_flops / 2 * itemsize  # one layer's keys and values, for every head
+        # Eager attention holds the scores of a chunk and the keys before it: twice in its arithmetic, and in fp32.
+        heads = int(self.config.get_text_config().num_attention_heads)
+        scores = heads * chunk * (tokens - chunk) * (2 * itemsize + 4) if work.eager else 0
+        later = (kept + repeated) * tokens + scores
         held = {
             "evaluation, one pass": self._forward_bytes(tokens),
-            "evaluation, in chunks": self._forward_bytes(chunk) + (kept + repeated) * tokens * devices.SLACK,
+            "evaluation, in chunks": self._forward_bytes(chunk) + later * devices.SLACK,
         }
         return [
             Cost(

@@ -105,7 +105,7 @@ def _read(source: Source, what: str, from_pretrained: Callable[..., Any], **opti
         raise
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError, SafetensorError, TypeError …
         where = str(source.file) if source.gguf else source.place
-        if not Path(source.place).is_dir():
+        if not Path(source.place).exists():
             where += " (no folder of this name is here, so it was taken as a hub id)"
         raise SkipwiseError(f"cannot read the {what} of {where}: {one_line(error)}") from error
 
@@ -160,10 +160,8 @@ def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: tor
 
     `attention` "sdpa" becomes "eager" for a family whose attention torch's fused kernel cannot compute.
     """
-    row = architectures.FAMILIES.get(config.get_text_config().model_type)
-    if attention == "sdpa" and row and not row.sdpa:
-        attention = "eager"
-    options: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": attention}
+    chosen = architectures.attention(config, attention)
+    options: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": chosen}
     options["output_loading_info"] = True
     foreign = told(source)
     gguf_config = getattr(transformers, "GgufConfig", None)
