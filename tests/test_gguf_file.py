@@ -249,6 +249,30 @@ def test_scalings_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "keys",
+    [
+        {"rope.scale_linear": 4.0},
+        {"rope.scaling.factor": 4.0},
+        {"rope.scaling.type": "linear", "rope.scale_linear": 4.0},
+    ],
+)
+def test_linear_scaling_as_older_files_say_it(keys, tmp_path):
+    small = tiny_model(scaled({"rope_type": "linear", "factor": 4.0}))
+    write(tmp_path / "m.gguf", small, "F32", keys=keys)
+    found = read(tmp_path / "m.gguf")
+    assert rope.parameters(found.config)["rope_type"] == "linear"
+    same(found, small)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"rope.scale_linear": 1.0}, {"rope.scaling.type": "none", "rope.scaling.factor": 4.0}]
+)
+def test_factors_that_scale_nothing(keys, tmp_path):
+    write(tmp_path / "m.gguf", tiny_model(scaled({"rope_type": "default"})), "F32", keys=keys)
+    assert gguf_file.rope_scaling(tmp_path / "m.gguf") is None
+
+
+@pytest.mark.parametrize(
     ("keys", "tables"),
     [
         ({"rope.scaling.type": "longrope", "rope.scaling.factor": 2.0}, {}),

@@ -106,6 +106,8 @@ def rope_scaling(path: Path) -> dict[str, Any] | None:
         tables = [name for name in (_ONE_TABLE, *_TWO_TABLES) if _place(data, name) is not None]
         kind = _value(data, prefix + "type")
         said = {name: _value(data, prefix + key) for key, name in _KEYS.items()}
+        if said["factor"] is None:  # the key of older files
+            said["factor"] = _value(data, f"{family}.rope.scale_linear")
         odd = [key for key in _UNREAD if _value(data, prefix + key) not in (None, 1.0)]
         attention = float(_value(data, prefix + "attn_factor") or 1)
         theta, window = (_value(data, f"{family}.{key}") for key in ("rope.freq_base", "context_length"))
@@ -118,6 +120,8 @@ def rope_scaling(path: Path) -> dict[str, Any] | None:
             raise refused
         original = int(said["original_max_position_embeddings"] or window or 0)
         return _from_tables(_factors(path, tables), float(theta or 10_000), original, int(window or 0), attention)
+    if kind is None and said["factor"] not in (None, 0.0, 1.0):  # which llama.cpp takes as linear
+        kind = "linear"
     if kind in (None, "none"):
         return None
     factor = said["factor"]
