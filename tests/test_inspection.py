@@ -138,6 +138,23 @@ def test_what_is_recommended() -> None:
     assert "scaling.method=ntk" in phi.recommendation.command
 
 
+def test_the_recommended_command_is_for_the_model_as_it_was_given() -> None:
+    model = ModelConfig(path="a b", original_length=128, revision="v 2")
+    assert looked_at(llama_config(window=256), 1024, model).recommendation.command == (
+        "skipwise extend --model 'a b' --target 1k --data TEXTS "
+        "--set 'model.revision=v 2' --set model.original_length=128"
+    )
+    bare = looked_at(llama_config(window=256), 1024, ModelConfig(path="x/config.json")).recommendation
+    assert bare.command == "skipwise extend --model MODEL --target 1k --data TEXTS"
+
+
+def test_a_broken_configuration_is_not_taken_for_a_hub_id(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(SkipwiseError, match="cannot read the configuration") as caught:
+        inspect(ModelConfig(path=str(tmp_path / "config.json")))
+    assert "hub id" not in str(caught.value)
+
+
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
     """The configuration of a model of 405 billion parameters, and nothing else."""

@@ -6,6 +6,7 @@ The facts are plain values: `dataclasses.asdict` makes them JSON; page/inspectio
 import math
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from skipwise import architectures, coverage, rope, source
@@ -231,7 +232,11 @@ def _recommendation(
     reasons += _sampler_reasons(length, target, chunks, factor)
     settings = [f"--set scaling.method={scaling}"] if scaling != ScalingConfig().method else []
     settings += [f"--set positions.chunks={chunks}"] if chunks != PositionsConfig().chunks else []
-    command = f"skipwise extend --model {shlex.quote(model.path)} --target {_length_option(target)} --data TEXTS"
+    given = model.model_dump(exclude_defaults=True, exclude={"path"})
+    settings += [f"--set {shlex.quote(f'model.{key}={value}')}" for key, value in given.items()]
+    # A bare config.json has no weights: the user names the model that it belongs to.
+    path = "MODEL" if Path(model.path).suffix == ".json" else shlex.quote(model.path)
+    command = f"skipwise extend --model {path} --target {_length_option(target)} --data TEXTS"
     return Recommendation(scaling, "pose", chunks, length, reasons, " ".join([*[command], *settings]))
 
 
