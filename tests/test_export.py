@@ -30,7 +30,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from sample_run import write_sample_run
 from skipwise import cli, export, hf_fields, rope
 from skipwise.errors import SkipwiseError
-from tiny import llama_config, tiny_llama, tiny_model, tiny_tokenizer
+from tiny import llama_config, tiny_gguf, tiny_llama, tiny_model, tiny_tokenizer
 
 SCALINGS: dict[str, dict[str, Any]] = {
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_slow": 2.5},
@@ -231,6 +231,23 @@ def test_card_without_a_run(tmp_path: Path) -> None:
     assert "window of 256 tokens" in card
     assert "scaled from 64 tokens" in card
     assert "not known here" in card
+
+
+def test_card_of_a_quantised_file(tmp_path: Path) -> None:
+    export.to_hf(str(tiny_gguf(tmp_path / "m.gguf")), tmp_path / "out")
+    assert "from `m` (dequantised from Q4_1 GGUF weights)" in (tmp_path / "out/README.md").read_text()
+
+
+def test_nothing_is_left_where_the_card_cannot_be_written(tmp_path: Path) -> None:
+    run = write_sample_run(tmp_path / "run")
+    tiny_llama(run / "model", window=256)
+    (run / "config.yaml").write_text("target_length: soon\n")
+    assert cli.main(["export", str(run / "model"), "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+    # A folder named model beside somebody else's config.yaml is no run.
+    (run / "environment.json").unlink()
+    assert cli.main(["export", str(run / "model"), "--out", str(tmp_path / "out")]) == 0
+    assert "not known here" in (tmp_path / "out/README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -76,13 +76,16 @@ def _lengths_table(rows: list[Row]) -> list[str]:
     return lines
 
 
+def _dequantised(kind: str | None) -> str:
+    return f" (dequantised from {kind} GGUF weights)" if kind else ""
+
+
 def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) -> str:
     """The card of a model that a run made: what it is, how it was made, its figures, how to run it, its limits."""
     original, target = environment["original_length"], config.target_length
     training = config.training
     scaling = {key: value for key, value in config.scaling.model_dump().items() if value is not None}
-    quantised = environment.get("quantised_from")
-    origin = f"`{config.model.path}`" + (f" (dequantised from {quantised} GGUF weights)" if quantised else "")
+    origin = f"`{config.model.path}`{_dequantised(environment.get('quantised_from'))}"
     made = [
         _HEADER,
         f"# {Path(config.model.path).name}, window extended to {target:,} tokens",
@@ -108,14 +111,20 @@ def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) ->
     return "\n".join(made) + "\n"
 
 
-def plain_card(name: str, window: int, original: int, scaling: dict[str, Any] | None) -> str:
-    """The card of a model of which no run is known; `scaling` as `rope.describe` gives it."""
+def plain_card(
+    name: str, window: int, original: int, scaling: dict[str, Any] | None, quantised: str | None = None
+) -> str:
+    """The card of a model of which no run is known; `scaling` as `rope.describe` gives it.
+
+    `quantised`: type of the GGUF weights that it was dequantised from.
+    """
     scaled = f"scaled from {original:,} tokens: `{json.dumps(scaling)}`" if scaling else "not scaled"
+    origin = f"`{name}`{_dequantised(quantised)}"
     lines = [
         _HEADER,
         f"# {name}, window of {window:,} tokens",
         "",
-        f"Written by Skipwise {__version__} from `{name}`. Its RoPE is {scaled}. How it was trained, on what, and what "
+        f"Written by Skipwise {__version__} from {origin}. Its RoPE is {scaled}. How it was trained, on what, and what "
         "it reaches is not known here.",
         _USE.format(window=window) + _LIMITS,
     ]

@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from skipwise import card, gguf_tokenizer, gguf_writer, hf_fields, rope, source
+from skipwise import card, gguf_file, gguf_tokenizer, gguf_writer, hf_fields, rope, source
 from skipwise.config import ModelConfig, RunConfig, read_yaml, validate
 from skipwise.errors import SkipwiseError
 from skipwise.files import atomic_folder, read_jsonl, write_text
@@ -27,11 +28,12 @@ def save(
     window: int,
     dtype: torch.dtype,
     shard_size: str = SHARD_SIZE,
+    also: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Write weights (safetensors, as `dtype`), configuration and tokenizer to `folder`, which appears whole.
 
     The model is cast in place. `window` becomes the tokenizer's `model_max_length`, tokens. Weights beyond `shard_size`
-    ("5GB", "500MB") are split. Errors: SkipwiseError for weights that `dtype` cannot hold.
+    ("5GB", "500MB") are split. `also` writes further files. Errors: SkipwiseError for weights that `dtype` cannot hold.
     """
     _check_range(model, dtype)
     model.to(dtype)
@@ -42,6 +44,7 @@ def save(
         hf_fields.mend_tokenizer(partial)
         if not hf_fields.add_to_config(partial, model.config):
             say("config.json holds rope_parameters alone: this family would misread the fields of older loaders")
+        also(partial)
 
 
 def _check_range(model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -64,7 +67,8 @@ class Origin:
             raise SkipwiseError(f"{path} is a run that has no model yet; finish it with: skipwise extend --resume")
         self.source = source.find(ModelConfig(path=str(folder / "model") if is_run else path))
         at = Path(self.source.place).resolve()
-        self.run = at.parent if at.name == "model" and (at.parent / "config.yaml").is_file() else None
+        made = all((at.parent / name).is_file() for name in ("config.yaml", "environment.json"))
+        self.run = at.parent if at.name == "model" and made else None
         self.config = source.configuration(self.source)
         self.name = self.run.name if self.run else self.source.name
 
@@ -90,7 +94,8 @@ class Origin:
                 shutil.copyfile(before / name, folder / name)
             return None
         known = rope.window(self.config), rope.true_original_length(self.config), rope.describe(self.config)
-        return write_text(folder / "README.md", card.plain_card(self.name, *known))
+        quantised = gguf_file.weight_type(self.source.file) if self.source.gguf else None
+        return write_text(folder / "README.md", card.plain_card(self.name, *known, quantised))
 
 
 def to_hf(path: str, out: Path, *, dtype: str | None = None, shard_size: str = SHARD_SIZE) -> Path:
@@ -111,8 +116,8 @@ def to_hf(path: str, out: Path, *, dtype: str | None = None, shard_size: str = S
     stored = origin.dtype(dtype)
     # float16 is reached from float32, so that what it cannot hold is seen.
     model = origin.load(torch.float32 if stored == torch.float16 else stored)
-    save(model, tokenizer, out, window=window, dtype=stored, shard_size=shard_size.upper())
-    origin.write_card(out)
+    size = shard_size.upper()
+    save(model, tokenizer, out, window=window, dtype=stored, shard_size=size, also=origin.write_card)
     return out
 
 
