@@ -337,6 +337,17 @@ def fits(inputs: Inputs, length: int) -> bool:
         return False
 
 
+def test_tasks_that_nobody_named_are_left_out_aloud(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = EvaluationConfig.model_validate({"ruler": {"samples": 1}})
+    unnamed = Inputs(inputs.tokenizer, settings)
+    needed = ruler._needed(unnamed, Cell(10**6, 1, ruler.VARIANTS["cwe"].answer_tokens, protocol="cwe"))
+    found = [cell.protocol for cell in ruler.cells(unnamed, needed - 1)]
+    assert "cwe" not in found
+    assert len(found) >= 5
+    assert f"cwe ({needed} tokens)" in capsys.readouterr().err
+    assert "cwe" in [cell.protocol for cell in ruler.cells(unnamed, needed)]
+
+
 def test_chat_prompts_end_in_the_begun_reply(inputs: Inputs, files: dict[str, Any]) -> None:
     tokenizer = inputs.tokenizer
     tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[/]{% endfor %}[reply]"
