@@ -8,8 +8,9 @@ from transformers import Gemma3TextConfig, Qwen2Config
 
 from skipwise import attention, memory, model
 from skipwise.errors import SkipwiseError
-from skipwise.evals import answers
+from skipwise.evals import answers, perplexity
 from skipwise.evals.answers import Prompt
+from skipwise.model import LoadedModel
 from skipwise.reading import Reader, common_prefix
 from tiny import llama_config, tiny_model
 
@@ -137,7 +138,8 @@ def test_shared_text_is_read_once():
 
 def test_memory_that_runs_out_halves_the_batch(monkeypatch, capsys):
     small = model_of("llama")
-    prompts = prompts_of(small, each=8)
+    # The long one must not make room for batches of the short ones.
+    prompts = [*prompts_of(small, each=8), Prompt(list(range(2, 482)), [])]
     wanted = found_by(small, prompts)[1]
     batch = answers._batch
 
@@ -157,7 +159,7 @@ def test_memory_that_never_suffices_is_told(monkeypatch):
 
     monkeypatch.setattr(answers, "_single", full)
     small = model_of("llama")
-    with pytest.raises(SkipwiseError, match="out of memory with one prompt"):
+    with pytest.raises(SkipwiseError, match="out of memory while reading a text; give shorter"):
         found_by(small, [Prompt([1, 2, 3], [])])
 
 
@@ -168,6 +170,28 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch):
     monkeypatch.setattr(answers, "_single", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         found_by(model_of("llama"), [Prompt([1, 2, 3], [])])
+
+
+def test_reading_that_runs_out_of_memory_goes_on_in_smaller_chunks(monkeypatch, capsys):
+    small, calls = model_of("llama"), []
+    loaded = LoadedModel(small, None, "m", "m", 512, 512, "f", None)
+    documents = [("a", np.random.default_rng(0).integers(2, 500, size=300))]
+    reader = Reader(small, chunk=512)
+    token_nll = Reader.token_nll
+
+    def tight(self, *args, **kwargs):
+        calls.append(self.chunk)
+        if self.chunk > 128:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return token_nll(self, *args, **kwargs)
+
+    protocol = perplexity.Protocol("sliding", 64, 300)
+    [wanted] = perplexity.measure(loaded, reader, documents, [(0, 100)], protocol)
+    monkeypatch.setattr(Reader, "token_nll", tight)
+    [found] = perplexity.measure(loaded, reader, documents, [(0, 100)], protocol)
+    assert found["value"] == pytest.approx(wanted["value"], rel=1e-5)
+    assert calls[:3] == [512, 256, 128]
+    assert "going on with chunks of 128 tokens" in capsys.readouterr().err
 
 
 # The reader ---------------------------------------------------------------------------------------------------------

@@ -126,6 +126,17 @@ def test_eval_several_models(model: Path, tmp_path: Path, capsys: pytest.Capture
     assert len({row["fingerprint"] for row in rows}) == 2
 
 
+def test_eval_without_lengths_measures_all_models_at_the_same_ones(model: Path, tmp_path: Path) -> None:
+    longer = tiny_llama(tmp_path / "longer", window=128, seed=1)
+    rows_at = tmp_path / "rows.jsonl"
+    command = ["eval", str(longer), str(model), "--tasks", "perplexity", "--data", str(TEXT), "--out", str(rows_at)]
+    assert cli.main(command) == 0
+    lengths = {
+        name: {row["length"] for row in read_jsonl(rows_at) if row["model"] == name} for name in ("tiny", "longer")
+    }
+    assert lengths["tiny"] == lengths["longer"] == {16, 32, 64, 128}
+
+
 def test_report_of_runs(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.html"
     assert cli.main(["report", str(tmp_path / "nothing")]) == 2

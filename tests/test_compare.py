@@ -180,6 +180,7 @@ def test_the_summary_shows_variants_and_values_of_every_kind() -> None:
     ]
     assert text.endswith("-  100% [0%, 100%] n=1")
     assert [value_text("k_max", 8192), value_text("recall", None)] == ["8,192", "-"]
+    assert [value_text("bits_per_byte", 0.913), value_text("acc_norm", 0.913)] == ["0.913", "91.3%"]
 
 
 def test_two_models_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,6 +139,14 @@ def test_other_passkey_settings_are_measured_anew(llama: LoadedModel, tmp_path: 
     assert others[-1]["n"] == 2 * changed.get("trials", 1)
 
 
+def test_sliding_windows_go_over_whole_documents(llama: LoadedModel, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"tasks": ["perplexity"], "protocol": "sliding", "stride": 50})
+    [row], _ = run(llama, tmp_path / "a.jsonl", config, lengths=[64])
+    assert (row["span"], row["tokens"]) == (451, 450 + 420)  # a BOS before every window; all tokens of two documents
+    [part], _ = run(llama, tmp_path / "a.jsonl", config.model_copy(update={"span": 200}), lengths=[64])
+    assert (part["span"], part["tokens"]) == (200, 2 * 199)
+
+
 def test_rows_of_other_models_texts_and_labels_are_not_mixed(llama: LoadedModel, folder: Path, tmp_path: Path) -> None:
     out, config = tmp_path / "results.jsonl", CONFIG.model_copy(update={"tasks": ["perplexity"]})
     rows, passes = run(llama, out, config)
@@ -174,6 +182,7 @@ def test_a_moved_model_is_the_same_model(llama: LoadedModel, folder: Path, tmp_p
         ({"retrieval_lengths": [64, 200]}, [200], r"prompt of 64 tokens is too short: .* take 1[0-9][0-9];"),
         ({"tasks": ["passkey"]}, [32, 64], "prompt of 64 tokens is too short"),
         ({"protocol": "sliding", "stride": 100}, [64, 200], "at most 63"),
+        ({"protocol": "sliding", "stride": 10, "span": 100}, [64, 200], r"span = 100 is shorter than .*, 200 tokens"),
         ({"retrieval_lengths": [2**40]}, [64], "GiB"),
     ],
 )

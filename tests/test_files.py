@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from skipwise.errors import SkipwiseError
 from skipwise.files import append_jsonl, atomic_folder, read_jsonl, write_jsonl, write_text
 
 
@@ -48,3 +49,10 @@ def test_an_unfinished_last_line_is_left_out_and_cut_off(tmp_path: Path) -> None
     assert read_jsonl(path) == [{"a": 1}, {"a": 3}]
     write_jsonl(path, [{"a": "é"}])
     assert read_jsonl(path) == [{"a": "é"}]
+
+
+@pytest.mark.parametrize("line", ["no json", "[1]", '"text"'])
+def test_a_file_that_holds_something_else_is_told(tmp_path: Path, line: str) -> None:
+    (tmp_path / "notes.txt").write_text(f'{{"a": 1}}\n{line}\n')
+    with pytest.raises(SkipwiseError, match=r"notes\.txt line 2 is no JSON object"):
+        read_jsonl(tmp_path / "notes.txt")

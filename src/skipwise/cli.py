@@ -164,14 +164,20 @@ def _eval(args: argparse.Namespace) -> None:
     if "perplexity" in config.tasks and not config.data:
         raise SkipwiseError("perplexity needs documents: give them with --data, or choose --tasks passkey")
 
+    from skipwise import rope, source
     from skipwise.evals import run
     from skipwise.evals.tables import change_table, summary_table
+    from skipwise.files import read_jsonl
     from skipwise.model import load
 
+    read_jsonl(args.out)  # what is no file of rows is told before anything is loaded
+    lengths = list(config.lengths or [])
+    if not lengths:  # the same for all models, so that they can be compared
+        windows = [rope.window(source.configuration(source.find(model))) for model in models]
+        lengths = run.default_lengths(min(windows), max(windows))
     rows = []
     for model in models:
         loaded = load(model)
-        lengths = list(config.lengths or run.default_lengths(loaded.window, loaded.window))
         limit, needed = config.documents, max(lengths)
         chosen = "perplexity" in config.tasks
         found = run.load_documents(config.data, loaded.tokenizer, minimum=needed, limit=limit) if chosen else []
@@ -340,7 +346,8 @@ def _explain(error: BaseException, args: argparse.Namespace) -> str | None:
     ):
         return f"the disk is full; make room{again}"
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return f"out of memory; use a smaller training.batch_size or shorter lengths{again}"
+        smaller = "a smaller training.batch_size or " if args.command == "extend" else ""
+        return f"out of memory; use {smaller}shorter lengths{again}"
     if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError | FileExistsError):
         return f"cannot use {error.filename}: {error.strerror}"
     return None

@@ -273,6 +273,8 @@ class EvaluationConfig(Stage):
     """`prefix`: the first n tokens for every n; `sliding`: windows of n tokens moved by `stride`."""
     stride: Length = 256
     """`sliding`: tokens between windows."""
+    span: Length | None = None
+    """`sliding`: tokens of each document that are scored; whole documents when absent."""
     bos: bool = True
     """Put the tokenizer's BOS token, where it has one, before every document or window."""
     depths: list[Annotated[float, Field(ge=0, le=1)]] = [0.0, 0.25, 0.5, 0.75, 1.0]

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from skipwise.errors import SkipwiseError
+
 
 def fsync_tree(folder: Path) -> None:
     """Flush every file below `folder`, and the folders themselves, to the disk."""
@@ -75,14 +77,24 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a JSONL file that we wrote; an unfinished last line is left out. A missing file is empty."""
+    """All whole lines of a JSONL file that we wrote; an unfinished last line is left out. A missing file is empty.
+
+    Errors: SkipwiseError for a line that is no JSON object, naming it.
+    """
     if not path.exists():
         return []
     rows = []
     with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n") and line.strip():
-                rows.append(json.loads(line))
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n") or not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise SkipwiseError(f"{path} line {number} is no JSON object; give another file, or remove that line")
+            rows.append(row)
     return rows
 
 

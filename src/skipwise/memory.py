@@ -47,6 +47,12 @@ def _container_bytes() -> int | None:
     return None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on whichever device."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
 def chunk_tokens(model: PreTrainedModel) -> int:
     """Tokens of one forward pass when a long text is read in chunks: enough for full speed, few enough for little
     memory. On two CPU cores chunks of 1,024 to 4,096 tokens differ by 2 %."""

@@ -14,8 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from skipwise import attention, head, rope
-from skipwise.memory import chunk_tokens
+from skipwise import attention, head, progress, rope
+from skipwise.errors import SkipwiseError
+from skipwise.memory import chunk_tokens, is_out_of_memory
+
+LEAST_CHUNK = 128
+"""A chunk this small is not halved any more, tokens."""
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]
@@ -119,6 +123,18 @@ class Reader:
         with self._implementation():
             for start in range(0, count, size):
                 yield start, self._states(tokens[:, start : start + size], kept)
+
+    def shrink(self, error: BaseException) -> None:
+        """Halve the chunk, aloud, after `error` said that memory ran out. Errors: any other error again; SkipwiseError
+        where the chunk is small already."""
+        if not is_out_of_memory(error):
+            raise error
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.chunk <= LEAST_CHUNK:
+            raise SkipwiseError("out of memory while reading a text; give shorter evaluation.lengths") from error
+        self.chunk //= 2
+        progress.say(f"out of memory; going on with chunks of {self.chunk} tokens")
 
     @torch.no_grad()
     def reset(self) -> None:

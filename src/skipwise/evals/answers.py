@@ -19,14 +19,12 @@ import torch
 from torch import Tensor
 
 from skipwise import head, progress
-from skipwise.errors import SkipwiseError
-from skipwise.memory import free_bytes, key_value_bytes
+from skipwise.memory import free_bytes, is_out_of_memory, key_value_bytes
 from skipwise.model import greedy
 from skipwise.reading import KeyValues, Reader, common_prefix
 
 WASTE = 1.25
 """A batch may read this many times the tokens that its prompts take one after the other."""
-LEAST_CHUNK = 128
 
 
 class Prompt(NamedTuple):
@@ -85,7 +83,8 @@ def answer(
 
     `ended(i, tokens)` is asked after every token of an answer: whether nothing that could follow matters. `advance`
     hears how many tokens were read. A batch for which memory does not suffice is halved, which is said. Errors:
-    SkipwiseError where not even one prompt fits.
+    SkipwiseError
+    where not even one prompt fits.
     """
     job = _Job(reader, prompts, limit, ended, advance)
     if reader.whole:
@@ -111,9 +110,7 @@ def answer(
                 found = _batch(job, group, trunk)
                 held = first.text[: trunk.length]
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            room = _less(reader, group, room, longest)
+            room = _less(job, group, room, error)
             trunk, held = reader.cache(1, longest), []
             continue
         todo = todo[len(group.members) :]
@@ -228,29 +225,23 @@ def _decode(job: _Job, group: Group, answers: list[list[int]], rows: list[int], 
 
 
 def _room(reader: Reader, longest: int) -> Room:
-    """A batch that is fast (more tokens at once gain nothing on a CPU) and takes at most half of the free memory."""
+    """A batch that is fast (more tokens at once gain nothing on a CPU) and takes at most half of the free memory, with
+    the trunk and the copy that decoding makes of its rows."""
     if not reader.batches:
         return Room(0, 0)
     free = free_bytes(reader.model.device)
-    held = longest if free is None else free // 2 // key_value_bytes(reader.model)
+    held = longest if free is None else max(free // 2 // key_value_bytes(reader.model) - longest, 0) // 2
     return Room(reader.chunk if reader.model.device.type == "cpu" else 4 * reader.chunk, held)
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-def _less(reader: Reader, group: Group, room: Room, longest: int) -> Room:
-    """Half of what a batch took that did not fit; half a chunk when it was one prompt. Errors: SkipwiseError."""
+def _less(job: _Job, group: Group, room: Room, error: BaseException) -> Room:
+    """Half of what a batch took that did not fit; half a chunk when it was one prompt. Errors: as `Reader.shrink`."""
+    size = len(group.members)
+    if size == 1 or not is_out_of_memory(error):
+        job.reader.shrink(error)
+        return room
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    size = len(group.members)
-    if size > 1:
-        progress.say(f"out of memory with {size} prompts at once; going on with {size // 2}")
-        return Room(room.read, (size // 2) * longest)
-    if reader.chunk <= LEAST_CHUNK:
-        raise SkipwiseError(f"out of memory with one prompt of {longest:,} tokens; give shorter evaluation.lengths")
-    reader.chunk //= 2
-    progress.say(f"out of memory with one prompt; going on with chunks of {reader.chunk} tokens")
-    return room
+    progress.say(f"out of memory with {size} prompts at once; going on with {size // 2}")
+    longest = max(len(job.prompts[i].text) for i in group.members) + job.limit
+    return Room(room.read, (size // 2) * longest)

@@ -63,6 +63,10 @@ def load(loaded: LoadedModel, settings: EvaluationConfig) -> list[Benchmark]:
     return list(found.values())
 
 
+GENERATED = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""How a task may say the most tokens of an answer."""
+
+
 def header(benchmark: Benchmark, metric: str, settings: EvaluationConfig) -> Row:
     """What is known of a row before it is measured. `length` is 0: the questions have the length they have."""
     return {
@@ -167,7 +171,8 @@ def _built(task: Any, lm: Any, settings: EvaluationConfig) -> Benchmark:
     texts = ["".join(part for part in request.args if isinstance(part, str)) for request in requests]
     longest = max(len(lm.tok_encode(text)) for text in texts) + 1
     if task.OUTPUT_TYPE == "generate_until":
-        longest += lm.max_gen_toks
+        asked = [value for request in requests for key, value in request.args[1].items() if key in GENERATED]
+        longest += max(map(int, asked), default=lm.max_gen_toks)
     n = len({request.doc_id for request in requests})
     return Benchmark(task, task.task_name, n, fewshot or 0, longest, _digest(task))
 

@@ -217,4 +217,5 @@ TASK = Task(
     question=question,
     score=score,
     ended=value_ended,
+    apart=True,
 )

@@ -146,7 +146,7 @@ def measure(
         started = time.monotonic()
         losses = []
         for name, tokens in documents:
-            losses.append(_document_losses(reader, tokens, max(group), protocol, advance))
+            losses.append(_unfailing(reader, tokens, max(group), protocol, advance))
             _require_finite(losses[-1], name)
         seconds = time.monotonic() - started
         for start, length in [part for part in wanted if part[1] in group]:
@@ -180,6 +180,17 @@ def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, i
         if stop == tokens:
             return
         previous = stop
+
+
+def _unfailing(
+    reader: Reader, tokens: Tokens, length: int, protocol: Protocol, advance: Callable[[int], None]
+) -> statistics.Losses:
+    """`_document_losses`, begun anew with half as much at once where memory runs out."""
+    while True:
+        try:
+            return _document_losses(reader, tokens, length, protocol, advance)
+        except (MemoryError, RuntimeError) as error:
+            reader.shrink(error)
 
 
 def _document_losses(

@@ -6,6 +6,7 @@ with that of the row asked for, so that rows of another model, seed or text neve
 
 import functools
 import heapq
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -182,8 +183,12 @@ def _perplexity_plan(
     loaded: LoadedModel, config: EvaluationConfig, documents: list[perplexity.Document], lengths: list[int]
 ) -> tuple[list[perplexity.Document], perplexity.Protocol]:
     bos = perplexity.bos_id(loaded.tokenizer, config.bos)
-    protocol = perplexity.Protocol(config.protocol, config.stride, max(lengths), bos, config.seed)
-    return perplexity.select(documents, lengths, protocol, config.documents), protocol
+    protocol = perplexity.Protocol(config.protocol, config.stride, 0, bos, config.seed)
+    chosen = perplexity.select(documents, lengths, protocol, config.documents)
+    span = config.span or max(len(tokens) for _, tokens in chosen) + (bos is not None)
+    if config.protocol == "sliding" and span < max(lengths):
+        raise SkipwiseError(f"evaluation.span = {span} is shorter than the longest window, {max(lengths)} tokens")
+    return chosen, protocol._replace(span=span)
 
 
 def _perplexity(
@@ -223,7 +228,9 @@ def _retrieval(run: _Run, task: Task, grid: dict[int, list[Cell]]) -> list[Row]:
     """Rows of one task: at each length its cells, then all depths together; at the end what the task makes of all."""
     rows: list[Row] = []
     for length, cells in grid.items():
-        at_length = _cells(run, task, cells)
+        # Variants that share no text are measured apart, so that the prompts of one at a time are held.
+        variants = [list(part) for _, part in itertools.groupby(cells, lambda cell: cell.protocol)]
+        at_length = [row for part in (variants if task.apart else [cells]) for row in _cells(run, task, part)]
         rows += at_length
         for row in overall(at_length):
             rows.append(run.finished.get(_identity(row)) or run.append(row))
@@ -249,7 +256,9 @@ def _cells(run: _Run, task: Task, cells: list[Cell]) -> list[Row]:
         total = answers.tokens_to_read(run.reader, prompts)
         with progress.bar(f"{run.columns['model']}: {task.name} at {cells[0].length}", total=total, unit="tok") as bar:
             for i, row in measure(task, run.inputs, [part for _, part in missing], run.answer, bar.advance):
-                row["beyond_window"] = row["length"] > run.loaded.window
+                cell, _, questions = missing[i][1]
+                needed = max(len(question.ids) for question in questions) + cell.answer_tokens
+                row["beyond_window"] = needed > run.loaded.window
                 rows[missing[i][0]] = run.append(row)
     return [row for row in rows if row is not None]
 

@@ -9,6 +9,8 @@ Row = dict[str, Any]
 
 TOKENS = ("k_max", "effective_length", "tokens")
 """Metrics whose values are tokens."""
+NO_SHARES = ("word_perplexity", "byte_perplexity", "bits_per_byte", "bleu", "chrf", "ter")
+"""Metrics of local benchmarks that are no share of 1."""
 
 
 def value_text(metric: str, value: float | None) -> str:
@@ -17,7 +19,11 @@ def value_text(metric: str, value: float | None) -> str:
         return "-"
     if metric in TOKENS:
         return f"{value:,.0f}"
-    return f"{value:.2f}" if metric == "perplexity" else f"{value:.0%}" if metric == "accuracy" else f"{value:.1%}"
+    if metric == "perplexity":
+        return f"{value:.2f}"
+    if metric.split(",")[0] in NO_SHARES:
+        return f"{value:.3f}"
+    return f"{value:.0%}" if metric == "accuracy" else f"{value:.1%}"
 
 
 def change_text(found: Change, metric: str) -> str:

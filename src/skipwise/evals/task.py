@@ -2,7 +2,8 @@
 
 A task says how its prompts are made for a budget of tokens and how an answer is scored; everything else (reading long
 prompts fast, batches, intervals, rows that are not measured twice) is done for it. To add one, write a file with a
-`TASK = Task(...)` and name it in `evals/run.py`; `evals/passkey.py` is the shortest example.
+`TASK = Task(...)`, put it into `TASKS` in `evals/run.py` and its name into `EvaluationConfig.tasks` in `config.py`;
+`evals/passkey.py` is the shortest example.
 """
 
 import hashlib
@@ -142,6 +143,8 @@ class Task:
     """Further rows from all rows of a model, such as an average over variants; without the model's columns."""
     largest_only: bool = False
     """Measured at the largest of the lengths alone."""
+    apart: bool = False
+    """The variants share no text: they are measured one after the other, which holds fewer prompts at once."""
 
 
 def fit(

@@ -106,8 +106,12 @@ class ResultRow(Row):
     @property
     def setup(self) -> tuple[Any, ...]:
         """How it was measured; rows in which this differs are not compared."""
-        texts = (tuple(self.documents), self.bos, self.stride, self.span)
-        return (self.task_version, self.seed, self.chat, self.answer_tokens, *texts)
+        return (self.task_version, self.seed, self.chat, self.answer_tokens, self.stride)
+
+    @property
+    def texts(self) -> tuple[Any, ...]:
+        """What it was measured on, which may differ with a model's tokenizer."""
+        return (tuple(self.documents), self.bos, self.span)
 
 
 @dataclass(frozen=True)
@@ -186,17 +190,26 @@ class Rows:
 
 def read_rows(path: Path, name: str) -> Rows:
     """Errors: SkipwiseError for a file without rows, or with a line that is none."""
-    results, outdated = _results(path)
+    results, outdated = _results(path, one_text=False)
     if not results:
         raise SkipwiseError(f"{path} holds no rows; expected a file that `skipwise eval --out` wrote")
     return Rows(path, name, results, outdated)
 
 
-def _results(path: Path) -> tuple[list[ResultRow], int]:
-    """(rows, how many others): of each task and protocol those that were measured as the last one was."""
+def _results(path: Path, *, one_text: bool) -> tuple[list[ResultRow], int]:
+    """(rows, how many others): of each task and protocol those that were measured as the last one was.
+
+    `one_text`: on the same texts too, as the models of a run are; those of a file of rows may have other tokenizers.
+    """
     found = [validate(ResultRow, row, place) for place, row in _lines(path)]
     setups = {(row.task, row.protocol): row.setup for row in found}
-    current = [row for row in found if row.setup == setups[row.task, row.protocol]]
+    texts = {(row.task, row.protocol, one_text or row.model): row.texts for row in found}
+    current = [
+        row
+        for row in found
+        if row.setup == setups[row.task, row.protocol]
+        and row.texts == texts[row.task, row.protocol, one_text or row.model]
+    ]
     return list({row.key: row for row in current}.values()), len(found) - len(current)
 
 
@@ -205,7 +218,7 @@ def read_run(folder: Path, name: str) -> Run:
     if not (folder / "config.yaml").is_file():
         missing = "has no config.yaml" if folder.is_dir() else "is no folder"
         raise SkipwiseError(f"{folder} {missing}; expected the folder of a run or a file of rows")
-    results, outdated = _results(folder / "results.jsonl")
+    results, outdated = _results(folder / "results.jsonl", one_text=True)
     return Run(
         folder=folder,
         name=name,
