@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipwise import __version__
-from skipwise.errors import SkipwiseError
+from skipwise.errors import SkipwiseError, is_out_of_memory
 
 if TYPE_CHECKING:
     from skipwise.config import ModelConfig, RunConfig
@@ -345,7 +345,7 @@ def _explain(error: BaseException, args: argparse.Namespace) -> str | None:
         sign in text for sign in ("No space left", "os error 28", "File too large", "PytorchStreamWriter failed")
     ):
         return f"the disk is full; make room{again}"
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         smaller = "a smaller training.batch_size or " if args.command == "extend" else ""
         return f"out of memory; use {smaller}shorter lengths{again}"
     if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError | FileExistsError):

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from skipwise.errors import SkipwiseError
 from skipwise.head import SLICE_BYTES
+from skipwise.kv_cache import values_per_token
 
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
@@ -47,12 +48,6 @@ def _container_bytes() -> int | None:
     return None
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on whichever device."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
 def chunk_tokens(model: PreTrainedModel) -> int:
     """Tokens of one forward pass when a long text is read in chunks: enough for full speed, few enough for little
     memory. On two CPU cores chunks of 1,024 to 4,096 tokens differ by 2 %."""
@@ -65,12 +60,9 @@ def chunk_on(kind: str) -> int:
 
 
 def key_value_bytes(model: PreTrainedModel) -> int:
-    """Bytes of the keys and values of one token, all layers."""
-    text = model.config.get_text_config()
-    heads = int(text.num_attention_heads)
-    key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
-    width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
-    return 2 * key_heads * width * int(model.dtype.itemsize) * int(text.num_hidden_layers)
+    """Bytes of the keys and values of one token, all layers: reading keeps every token even where layers slide."""
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    return values_per_token(model.config) * int(model.dtype.itemsize) * layers
 
 
 def forward_bytes(model: PreTrainedModel, tokens: int, *, chunk: int | None = None) -> int:

@@ -7,6 +7,7 @@ pass gives, to rounding; where a model's code does not allow that (`Reader.whole
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from skipwise import attention, head, progress, rope
-from skipwise.errors import SkipwiseError
-from skipwise.memory import chunk_tokens, is_out_of_memory
+from skipwise import architectures, attention, head, progress, rope
+from skipwise.errors import SkipwiseError, is_out_of_memory
+from skipwise.memory import chunk_tokens
 
 LEAST_CHUNK = 128
 """A chunk this small is not halved any more, tokens."""
@@ -95,7 +96,8 @@ class Reader:
         self.chunk = chunk or chunk_tokens(model)
         self.own = model.config._attn_implementation
         self.whole = rope.changes_with_length(model.config) or not self._agrees(self.own)
-        self.batches = not self.whole and _sees_all(text)
+        seen = architectures.inspect(model.config)
+        self.batches = not (self.whole or seen.sliding_layers or seen.linear_layers)
         """Whether rows of different lengths can be decoded together: sliding windows count places, padding included."""
         self.maskless = self.batches and self.own == "sdpa" and self._agrees(attention.register())
 
@@ -120,7 +122,7 @@ class Reader:
             yield 0, self._states(tokens, None)
             return
         kept = cache if cache is not None else self.cache(rows, count)
-        with self._implementation():
+        with self.reading():
             for start in range(0, count, size):
                 yield start, self._states(tokens[:, start : start + size], kept)
 
@@ -144,7 +146,8 @@ class Reader:
 
     @torch.no_grad()
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: KeyValues) -> Tensor:
-        """One more token for each row, of a cache whose rows have gaps: (B,), (B,), mask (B, S + 1) → (B, H)."""
+        """One more token for each row, of a cache whose rows have gaps, under `stepping`: (B,), (B,), mask (B, S + 1) →
+        (B, H)."""
         decoder = self.model.get_decoder()
         at = {"input_ids": tokens[:, None], "attention_mask": mask, "position_ids": positions[:, None]}
         output = decoder(**at, past_key_values=cache, use_cache=True)
@@ -179,8 +182,14 @@ class Reader:
         states: Tensor = output.last_hidden_state
         return states
 
-    def _implementation(self) -> Any:
+    def reading(self) -> AbstractContextManager[None]:
+        """The model with the attention of `read`. Every call of `read` sees to it; around many short ones it is set
+        once."""
         return _Implementation(self.model, attention.NAME if self.maskless else self.own)
+
+    def stepping(self) -> AbstractContextManager[None]:
+        """The model with the attention of `step`: its own, which takes a mask."""
+        return _Implementation(self.model, self.own)
 
     @torch.no_grad()
     def _agrees(self, implementation: str) -> bool:
@@ -200,7 +209,7 @@ class Reader:
         return bool((plain - again).abs().max() <= tolerance * plain.abs().max())
 
 
-class _Implementation:
+class _Implementation(AbstractContextManager[None]):
     """A model under another attention implementation, until the block ends."""
 
     def __init__(self, model: PreTrainedModel, name: str) -> None:
@@ -214,13 +223,6 @@ class _Implementation:
     def __exit__(self, *exception: object) -> None:
         if self.name != self.before:
             self.model.set_attn_implementation(self.before)
-
-
-def _sees_all(text: Any) -> bool:
-    """Whether every layer attends to all tokens before it, as far as the configuration says."""
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    slides = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
-    return kinds == {"full_attention"} and (bool(getattr(text, "layer_types", None)) or not slides)
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from skipwise import head, progress
-from skipwise.memory import free_bytes, is_out_of_memory, key_value_bytes
+from skipwise.errors import is_out_of_memory
+from skipwise.memory import free_bytes, key_value_bytes
 from skipwise.model import greedy
 from skipwise.reading import KeyValues, Reader, common_prefix
 
@@ -100,15 +101,16 @@ def answer(
         first = prompts[group.members[0]]
         held = held[: common_prefix(held, first.text)]
         try:
-            if len(group.members) == 1:
-                found = [_single(job, group.members[0], trunk, held)]
-                held = first.ids
-            else:
-                trunk.cut(len(held))
-                for _ in _read(job, [first.text[len(held) : group.prefix]], trunk):
-                    pass
-                found = _batch(job, group, trunk)
-                held = first.text[: trunk.length]
+            with reader.reading():
+                if len(group.members) == 1:
+                    found = [_single(job, group.members[0], trunk, held)]
+                    held = first.ids
+                else:
+                    trunk.cut(len(held))
+                    for _ in _read(job, [first.text[len(held) : group.prefix]], trunk):
+                        pass
+                    found = _batch(job, group, trunk)
+                    held = first.text[: trunk.length]
         except (MemoryError, RuntimeError) as error:
             room = _less(job, group, room, error)
             trunk, held = reader.cache(1, longest), []
@@ -184,7 +186,8 @@ def _batch(job: _Job, group: Group, trunk: KeyValues) -> list[list[int]]:
     found = [_accepted(job, i, torch.cat(states)) for i, states in zip(group.members, parts, strict=True)]
     open_rows = [row for row, i in enumerate(group.members) if not job.finished(i, found[row])]
     if open_rows:
-        _decode(job, group, [found[row] for row in open_rows], open_rows, cache)
+        with job.reader.stepping():
+            _decode(job, group, [found[row] for row in open_rows], open_rows, cache)
     return found
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from skipwise.errors import SkipwiseError
 from skipwise.evals import passkey
-from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
+from skipwise.evals.task import Cell, Inputs, Question, Task, depth_grid, fit
 
 ANSWER_TOKENS = 16
 
@@ -108,15 +108,7 @@ def draw(hay: Haystack, seed: int, cell: Cell, trial: int) -> tuple[str, str]:
 
 
 def cells(inputs: Inputs, length: int) -> list[Cell]:
-    settings, minimum = inputs.settings, minimum_length(inputs)
-    if length < minimum:
-        raise TooShortError(
-            f"a needle prompt of {length} tokens is too short: with this tokenizer the fixed parts and the answer take "
-            f"{minimum}; give longer evaluation.retrieval_lengths"
-        )
-    if not settings.depths:
-        raise SkipwiseError("evaluation.depths is empty: expected shares such as [0, 0.5, 1]")
-    return [Cell(length, settings.trials, ANSWER_TOKENS, depth, i) for i, depth in enumerate(settings.depths)]
+    return depth_grid(inputs.settings, "needle", length, minimum_length(inputs), ANSWER_TOKENS)
 
 
 def minimum_length(inputs: Inputs) -> int:

@@ -10,8 +10,7 @@ import re
 
 import numpy as np
 
-from skipwise.errors import SkipwiseError
-from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
+from skipwise.evals.task import Cell, Inputs, Question, Task, depth_grid, fit
 
 ANSWER_TOKENS = 16  # the papers' code generates 10
 
@@ -45,16 +44,7 @@ def draw_key(seed: int, cell: Cell, trial: int) -> str:
 
 
 def cells(inputs: Inputs, length: int) -> list[Cell]:
-    settings = inputs.settings
-    minimum = minimum_length(inputs)
-    if length < minimum:
-        raise TooShortError(
-            f"a passkey prompt of {length} tokens is too short: with this tokenizer the fixed parts and the answer "
-            f"take {minimum}; give longer evaluation.retrieval_lengths"
-        )
-    if not settings.depths:
-        raise SkipwiseError("evaluation.depths is empty: expected shares such as [0, 0.5, 1]")
-    return [Cell(length, settings.trials, ANSWER_TOKENS, depth, i) for i, depth in enumerate(settings.depths)]
+    return depth_grid(inputs.settings, "passkey", length, minimum_length(inputs), ANSWER_TOKENS)
 
 
 def minimum_length(inputs: Inputs) -> int:

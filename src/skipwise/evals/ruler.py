@@ -5,8 +5,6 @@ length, and one with the effective length: the longest at which that average rea
 """
 
 import functools
-import hashlib
-import json
 import random
 import re
 from collections.abc import Callable
@@ -16,7 +14,7 @@ from skipwise.config import RulerConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals import ruler_documents, ruler_prompts
 from skipwise.evals.ruler_prompts import Documents, Essay, Needles, Sample, Source
-from skipwise.evals.task import Cell, Inputs, Question, Row, Task, TooShortError, fit, scored
+from skipwise.evals.task import Cell, Inputs, Question, Row, Task, TooShortError, digest, fit, scored
 from skipwise.progress import say
 
 VERSION = 1
@@ -167,7 +165,7 @@ def _average(rows: list[Row]) -> Row:
     shared = {key: value for key, value in rows[0].items() if key != "answers"}
     return (
         shared
-        | {"protocol": "average", "tasks": [row["protocol"] for row in rows], "data": _digest(rows)}
+        | {"protocol": "average", "tasks": [row["protocol"] for row in rows], "data": digest(rows)}
         | scored(rows[0]["metric"], scores, rows[0]["seed"], rows[0]["length"])
         | {
             "tokens": round(sum(row["tokens"] for row in rows) / len(rows)),
@@ -191,17 +189,13 @@ def effective_length(averages: list[Row], threshold: float) -> Row:
         "metric": "effective_length",
         "length": None,
         "threshold": threshold,
-        "data": _digest([*averages, {"data": str(threshold)}]),
+        "data": digest([*averages, {"data": str(threshold)}]),
         "value": longest("value"),
         "low": longest("low"),
         "high": longest("high"),
         "interval": "where the averages' ends reach the threshold",
         "seconds": round(sum(row["seconds"] for row in averages), 3),
     }
-
-
-def _digest(rows: list[Row]) -> str:
-    return hashlib.sha256(json.dumps([row["data"] for row in rows]).encode()).hexdigest()[:16]
 
 
 TASK = Task(

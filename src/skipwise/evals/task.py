@@ -147,6 +147,24 @@ class Task:
     """The variants share no text: they are measured one after the other, which holds fewer prompts at once."""
 
 
+def depth_grid(settings: EvaluationConfig, name: str, length: int, minimum: int, answer_tokens: int) -> list[Cell]:
+    """A cell for each of `evaluation.depths`. Errors: TooShortError for a length below the task's `minimum`;
+    SkipwiseError for no depths."""
+    if length < minimum:
+        raise TooShortError(
+            f"a {name} prompt of {length} tokens is too short: with this tokenizer the fixed parts and the answer take "
+            f"{minimum}; give longer evaluation.retrieval_lengths"
+        )
+    if not settings.depths:
+        raise SkipwiseError("evaluation.depths is empty: expected shares such as [0, 0.5, 1]")
+    return [Cell(length, settings.trials, answer_tokens, depth, i) for i, depth in enumerate(settings.depths)]
+
+
+def digest(rows: Sequence[Row]) -> str:
+    """Of the `data` of several rows, for a row that is made of them."""
+    return hashlib.sha256(json.dumps([row["data"] for row in rows]).encode()).hexdigest()[:16]
+
+
 def fit(
     make: Callable[[int], list[int]], room: int, hint: int = 0, most: int | None = None, slack: int = 0
 ) -> tuple[int, list[int]]:
@@ -280,11 +298,10 @@ def overall(rows: Sequence[Row]) -> list[Row]:
 def _overall(rows: Sequence[Row]) -> Row:
     n = sum(row["n"] for row in rows)
     scores = [score for row in rows for score in row["scores"]]
-    data = hashlib.sha256(json.dumps([row["data"] for row in rows]).encode()).hexdigest()[:16]
     shared = {key: value for key, value in rows[0].items() if key not in ("depth_index", "answers")}
     return (
         shared
-        | {"depth": None, "depths": [row["depth"] for row in rows], "n": n, "data": data}
+        | {"depth": None, "depths": [row["depth"] for row in rows], "n": n, "data": digest(rows)}
         | scored(rows[0]["metric"], scores, rows[0]["seed"], rows[0]["length"])
         | {
             "tokens": round(sum(row["tokens"] * row["n"] for row in rows) / n),
