@@ -9,8 +9,8 @@ import pytest
 from skipwise.config import EvaluationConfig
 from skipwise.evals import answers, k_max, passkey, task
 from skipwise.evals.task import Cell, Inputs, Question, TooShortError
-from test_passkey import bytes_tokenizer
 from tiny import tiny_tokenizer
+from tokenizers_of_kinds import bytes_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -17,20 +17,8 @@ from skipwise.errors import SkipwiseError
 from skipwise.evals import answers, key_value, task
 from skipwise.evals.key_value import PROTOCOLS, Pair
 from skipwise.evals.task import Cell, Inputs, Question, TooShortError
-from test_passkey import Counting, bytes_tokenizer, merging_tokenizer
 from tiny import tiny_tokenizer
-
-
-@pytest.fixture(scope="module", params=["bpe", "bos", "bytes", "merging"])
-def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    if request.param in ("bpe", "bos"):
-        return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"), adds_bos=request.param == "bos")
-    return bytes_tokenizer() if request.param == "bytes" else merging_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def bpe(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+from tokenizers_of_kinds import Counting
 
 
 def inputs_of(tokenizer: Any, **settings: Any) -> Inputs:

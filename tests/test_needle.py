@@ -12,25 +12,12 @@ from skipwise.errors import SkipwiseError
 from skipwise.evals import needle, task
 from skipwise.evals.needle import Haystack
 from skipwise.evals.task import Cell, Inputs, Question, TooShortError
-from test_passkey import Counting, bytes_tokenizer, merging_tokenizer
-from tiny import tiny_tokenizer
+from tokenizers_of_kinds import Counting
 
 PROSE = (
     "It was a bright day in April. The clocks were striking twelve, and Mr. Brown came home! He did not stay; why "
     'should he?\n\n"Nobody knows," she said. "Ask Dr. Green (e.g. Tomorrow)." The rest is silence'
 )
-
-
-@pytest.fixture(scope="module", params=["bpe", "bos", "bytes", "merging"])
-def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    if request.param in ("bpe", "bos"):
-        return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"), adds_bos=request.param == "bos")
-    return bytes_tokenizer() if request.param == "bytes" else merging_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def bpe(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")

@@ -6,56 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import processors
 
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals import passkey, task
 from skipwise.evals.task import Cell, Inputs, Question
 from tiny import tiny_tokenizer
+from tokenizers_of_kinds import Counting, bytes_tokenizer
 
 LONGEST_SENTENCE = max(passkey.FILLER, key=len)
-
-
-def bytes_tokenizer(post: processors.PostProcessor | None = None) -> PreTrainedTokenizerFast:
-    """One token a byte."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
-    tokenizer.add_special_tokens(["<s>", "</s>"])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    if post is not None:
-        tokenizer.post_processor = post
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-
-
-def merging_tokenizer() -> PreTrainedTokenizerFast:
-    """Digits merge: a number may be one token, three, or anything between; so may words of the filler."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=2000,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    numbers = (f" {number}" for number in range(0, 100_000, 7))
-    tokenizer.train_from_iterator([" ".join(passkey.FILLER), passkey.DESCRIPTION, *numbers], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-
-
-@pytest.fixture(scope="module", params=["bpe", "bos", "bytes", "merging"])
-def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    if request.param in ("bpe", "bos"):
-        return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"), adds_bos=request.param == "bos")
-    return bytes_tokenizer() if request.param == "bytes" else merging_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def bpe(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def test_wording() -> None:
@@ -141,17 +101,6 @@ def test_a_chat_prompt_is_the_users_turn(bpe: Any) -> None:
     assert text.startswith("[user]" + passkey.DESCRIPTION)
     assert text.endswith(passkey.ASK + "[/][reply]The pass key is")
     bpe.chat_template = None
-
-
-class Counting:
-    """A tokenizer that counts the characters it is given."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer, self.eos_token_id, self.characters = tokenizer, tokenizer.eos_token_id, 0
-
-    def __call__(self, text: str, **options: Any) -> Any:
-        self.characters += len(text)
-        return self.tokenizer(text, **options)
 
 
 def test_building_is_linear_in_the_length(tokenizer: Any) -> None:

@@ -1,0 +1,20 @@
+"""Fixtures that tests of several tasks share."""
+
+from typing import Any
+
+import pytest
+
+from tiny import tiny_tokenizer
+from tokenizers_of_kinds import bytes_tokenizer, merging_tokenizer
+
+
+@pytest.fixture(scope="module", params=["bpe", "bos", "bytes", "merging"])
+def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    if request.param in ("bpe", "bos"):
+        return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"), adds_bos=request.param == "bos")
+    return bytes_tokenizer() if request.param == "bytes" else merging_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def bpe(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
