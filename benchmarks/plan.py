@@ -13,9 +13,9 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
+
+from training import step_times
 
 # Name: (examples in a step, tokens of one, tokens of the text that is read)
 CASES = {"bundled": (8, 256, 4096), "smollm2": (2, 1024, 4096)}
@@ -46,34 +46,18 @@ def train(path: str, batch: int, length: int, steps: int) -> dict[str, float]:
     """Seconds of a step (the first one, which warms up, left out) and the peak of this process."""
     import numpy as np
     import torch
-    from transformers import TrainerCallback, TrainingArguments
 
-    from skipwise.config import ModelConfig, ScalingConfig, TrainingConfig
+    from skipwise.config import ModelConfig, ScalingConfig
     from skipwise.examples import SkippedPositions
     from skipwise.model import arithmetic, load
     from skipwise.runs import peak_memory
-    from skipwise.train import SkippedLoss, SkippedTrainer, _arguments
 
     target, scaling = 32768, ScalingConfig(method="yarn")
     model = load(ModelConfig(path=path), target_length=target, scaling=scaling, dtype=torch.float32).model.train()
     precision = str(arithmetic("auto", model.device)).removeprefix("torch.")
     documents = [np.random.default_rng(0).integers(100, 4000, size=100_000)]
     examples = SkippedPositions(documents, target_length=target, train_length=length, examples=batch * steps)
-    stamps: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *args: object, **kwargs: object) -> None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            stamps.append(time.perf_counter())
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = TrainingConfig(steps=steps, batch_size=batch, save_every=10**6, validate_every=10**6)
-        arguments = TrainingArguments(**{
-            **_arguments(config, Path(folder), model.device, precision).to_dict(),
-            "eval_strategy": "no", "eval_on_start": False, "save_strategy": "no",
-        })  # fmt: skip
-        SkippedTrainer(model=SkippedLoss(model), args=arguments, train_dataset=examples, callbacks=[Clock()]).train()
+    stamps = step_times("skipwise", model, examples, steps=steps, batch=batch, precision=precision)
     between = [after - before for before, after in itertools.pairwise(stamps)]
     return {"train_seconds": statistics.median(between), "train_memory": peak_memory()}
 

@@ -12,27 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
+from typing import Any
 
 
-def measure(variant: str, path: str, steps: int, precision: str) -> dict[str, float]:
-    """Seconds a step (the first one, which warms up, left out), peak memory and share of drawing, in this process."""
-    import numpy as np
+def step_times(variant: str, model: Any, examples: Any, *, steps: int, batch: int, precision: str) -> list[float]:
+    """When each step ended, seconds, of training a model on examples with our trainer or with a plain one."""
     import torch
-    from transformers import Trainer, TrainerCallback, TrainingArguments, logging
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    from skipwise.config import ModelConfig, ScalingConfig, TrainingConfig
-    from skipwise.examples import SkippedPositions
-    from skipwise.model import arithmetic, load
-    from skipwise.runs import peak_memory
+    from skipwise.config import TrainingConfig
     from skipwise.train import SkippedLoss, SkippedTrainer, _arguments
 
-    logging.set_verbosity_error()
-    scaling = ScalingConfig(method="yarn")
-    loaded = load(ModelConfig(path=path), target_length=32768, scaling=scaling, dtype=torch.float32)
-    model = loaded.model.train()
-    used = str(arithmetic(precision, model.device)).removeprefix("torch.")
-    documents = [np.random.default_rng(0).integers(100, 4000, size=100_000)]
-    examples = SkippedPositions(documents, target_length=32768, train_length=1024, examples=2 * steps)
     stamps: list[float] = []
 
     class Clock(TrainerCallback):
@@ -42,16 +33,35 @@ def measure(variant: str, path: str, steps: int, precision: str) -> dict[str, fl
             stamps.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        from pathlib import Path
-
-        config = TrainingConfig(steps=steps, save_every=10**6, validate_every=10**6)
+        config = TrainingConfig(steps=steps, batch_size=batch, save_every=10**6, validate_every=10**6)
         arguments = TrainingArguments(**{
-            **_arguments(config, Path(folder), model.device, used).to_dict(),
+            **_arguments(config, Path(folder), model.device, precision).to_dict(),
             "eval_strategy": "no", "eval_on_start": False, "save_strategy": "no",
         })  # fmt: skip
         kind, module = (SkippedTrainer, SkippedLoss(model)) if variant == "skipwise" else (Trainer, model)
-        trainer = kind(model=module, args=arguments, train_dataset=examples, callbacks=[Clock()])
-        trainer.train()
+        kind(model=module, args=arguments, train_dataset=examples, callbacks=[Clock()]).train()
+    return stamps
+
+
+def measure(variant: str, path: str, steps: int, precision: str) -> dict[str, float]:
+    """Seconds a step (the first one, which warms up, left out), peak memory and share of drawing, in this process."""
+    import numpy as np
+    import torch
+    from transformers import logging
+
+    from skipwise.config import ModelConfig, ScalingConfig
+    from skipwise.examples import SkippedPositions
+    from skipwise.model import arithmetic, load
+    from skipwise.runs import peak_memory
+
+    logging.set_verbosity_error()
+    scaling = ScalingConfig(method="yarn")
+    loaded = load(ModelConfig(path=path), target_length=32768, scaling=scaling, dtype=torch.float32)
+    model = loaded.model.train()
+    used = str(arithmetic(precision, model.device)).removeprefix("torch.")
+    documents = [np.random.default_rng(0).integers(100, 4000, size=100_000)]
+    examples = SkippedPositions(documents, target_length=32768, train_length=1024, examples=2 * steps)
+    stamps = step_times(variant, model, examples, steps=steps, batch=2, precision=used)
     seconds = (stamps[-1] - stamps[0]) / (steps - 1)
     started = time.perf_counter()
     for i in range(2 * steps):
