@@ -23,7 +23,7 @@ CONFIG: dict[str, Any] = {
     "target_length": TARGET,
     "out": "runs/smollm2-32k",
     "model": {"path": "smollm2"},
-    "data": {"paths": ["shakespeare"], "exclude": ["hamlet*", "c*"]},
+    "data": {"paths": ["shakespeare"], "exclude": ["hamlet*", "c*"], "recall": 0.3},
     "training": {"steps": 60, "train_length": 1024, "validate_every": 10},
     "evaluation": {"lengths": LENGTHS, "retrieval_lengths": PASSKEY_LENGTHS, "trials": 4},
 }

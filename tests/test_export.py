@@ -215,6 +215,7 @@ def test_card_of_a_run(tmp_path: Path) -> None:
     for part in ("How it was made", "perplexity", "accuracy", "n = ", "transformers", "vllm serve", "llama-server"):
         assert part in card, part
     assert "--max-model-len" in card
+    assert "30% of the examples are synthetic recall documents" in card
     assert (tmp_path / "out/skipwise.yaml").is_file()
     # The model of a run, named itself, is the same export.
     assert cli.main(["export", str(run / "model"), "--out", str(tmp_path / "again")]) == 0

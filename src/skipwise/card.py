@@ -80,6 +80,11 @@ def _dequantised(kind: str | None) -> str:
     return f" (dequantised from {kind} GGUF weights)" if kind else ""
 
 
+def _recall(share: float) -> str:
+    """Retrieval that was trained for must not pass for a gift of the scaling."""
+    return f"; {share:.0%} of the examples are synthetic recall documents (facts in filler, asked for)" if share else ""
+
+
 def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) -> str:
     """The card of a model that a run made: what it is, how it was made, its figures, how to run it, its limits."""
     original, target = environment["original_length"], config.target_length
@@ -99,7 +104,7 @@ def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) ->
         f"- Positions: `{json.dumps(config.positions.model_dump())}`",
         f"- {training.steps} steps of {training.batch_size * training.gradient_accumulation} examples of "
         f"{training.train_length:,} tokens, learning rate {training.learning_rate:g}, seed {training.seed}",
-        f"- Text: {', '.join(config.data.paths) or 'none'}",
+        f"- Text: {', '.join(config.data.paths) or 'none'}{_recall(config.data.recall)}",
         f"- {environment.get('train_seconds', 0) / 60:.1f} minutes on {environment['device']}",
         "",
         "The whole configuration is in `skipwise.yaml`.",
