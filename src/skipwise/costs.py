@@ -48,15 +48,16 @@ class Work:
     eager: bool
     """Whether attention computes and holds all its scores, as torch's fused kernel cannot compute it."""
 
-    def attention_flops(self, tokens: int) -> float:
-        """Of all layers over `tokens`: half the square, as kernels skip what is masked.
+    def pairs(self, tokens: int) -> float:
+        """Queries times keys that a layer that sees all computes: half the square, as kernels skip what is masked, but
+        the whole square in eager attention."""
+        return float(tokens) ** 2 if self.eager else tokens * (tokens + 1) / 2
 
-        The whole square in eager attention, and where a sliding window is shorter than the sequence: transformers then
-        hands sdpa a mask.
-        """
-        square = float(tokens) ** 2
-        causal = square if self.eager else tokens * (tokens + 1) / 2
-        sliding = causal if tokens <= self.window else square
+    def attention_flops(self, tokens: int) -> float:
+        """Of all layers over `tokens`: as `pairs` says, and the whole square where a sliding window is shorter than the
+        sequence: transformers then hands sdpa a mask."""
+        causal = self.pairs(tokens)
+        sliding = causal if tokens <= self.window else float(tokens) ** 2
         return self.pair_flops * (self.full_layers * causal + self.sliding_layers * sliding)
 
 

@@ -212,7 +212,7 @@ class _Probe:
             seconds.append(self._seconds(partial(self._pass, decoder, ids, training)))
         per_layer = (seconds[1] - seconds[0]) / 2
         times, share = (3, 3.5) if training else (1, 1)
-        pairs = self.batch * self._pairs(self.tokens)
+        pairs = self.batch * self.work.pairs(self.tokens)
         within = share * self.work.pair_flops * pairs / attention
         # Noise must not turn what is left into nothing.
         rest = max(per_layer - within, 0.2 * per_layer, 1e-7)
@@ -247,10 +247,6 @@ class _Probe:
 
         return (3 if training else 1) * tokens * self.work.head_flops / self._seconds(train if training else evaluate)
 
-    def _pairs(self, tokens: int) -> float:
-        """Queries times keys that attention computes."""
-        return float(tokens) ** 2 if self.work.eager else tokens * (tokens + 1) / 2
-
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         if not self.work.eager:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -274,7 +270,7 @@ class _Probe:
                 out.sum().backward()  # type: ignore[no-untyped-call]
                 q.grad = k.grad = v.grad = None
 
-        pairs = batch * self._pairs(tokens)
+        pairs = batch * self.work.pairs(tokens)
         return (3.5 if training else 1) * pairs * self.work.pair_flops / self._seconds(run)
 
     def bandwidth(self) -> float:

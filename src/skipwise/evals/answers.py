@@ -84,8 +84,7 @@ def answer(
 
     `ended(i, tokens)` is asked after every token of an answer: whether nothing that could follow matters. `advance`
     hears how many tokens were read. A batch for which memory does not suffice is halved, which is said. Errors:
-    SkipwiseError
-    where not even one prompt fits.
+    SkipwiseError where not even one prompt fits.
     """
     job = _Job(reader, prompts, limit, ended, advance)
     if reader.whole:
