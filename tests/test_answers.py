@@ -78,6 +78,19 @@ def test_answers_are_those_of_plain_generation(kind, chunk):
     assert (reader.whole, reader.maskless) == (kind == "dynamic", kind == "llama")
 
 
+def test_rounding_to_bf16_is_not_taken_for_a_model_that_cannot_be_read_in_chunks():
+    small = tiny_model(llama_config(window=512, layers=24, initializer_range=0.3)).to(torch.bfloat16)
+    ids = torch.arange(3, 27)[None]
+    cache = Reader(small).cache(1, 24)
+    reader = Reader(small)
+    whole = torch.cat([states for _, states in reader.read(ids)], dim=1)
+    with reader.reading():
+        parts = [states for part in ids.split(15, dim=1) for _, states in reader.read(part, cache)]
+    gap = (whole - torch.cat(parts, dim=1)).abs().max()
+    assert gap > 0.1 * whole.abs().max(), "rounding must be as large here as a mistake could be"
+    assert (reader.whole, reader.maskless) == (False, True)
+
+
 @pytest.mark.parametrize("kind", ["sdpa", "eager"])
 def test_other_attention_gives_the_same(kind):
     small = tiny_model(llama_config(window=512, attn_implementation=kind))

@@ -617,3 +617,17 @@ def test_eager_attention_needs_the_square_of_the_length():
     assert memory.forward_bytes(eager, 10_000) - memory.forward_bytes(plain, 10_000) > 4 * 10_000**2 * 4
     assert memory.forward_bytes(plain, 0) == 0
     assert memory.forward_bytes(plain, 2000) < 2.1 * memory.forward_bytes(plain, 1000)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_full_precision_computes_in_fp32_and_gives_every_weight_back(tied):
+    rounded = tiny_model(llama_config(window=64, tie_word_embeddings=tied)).to(torch.bfloat16)
+    exact = copy.deepcopy(rounded).float()
+    before = {name: weight.data_ptr() for name, weight in rounded.named_parameters()}
+    ids = torch.arange(16)[None]
+    with torch.no_grad(), model.full_precision(rounded):
+        assert torch.equal(rounded(ids).logits, exact(ids).logits)
+        with pytest.raises(IndexError):
+            rounded(ids + 10**6)  # a failure in the middle of a module
+    assert {name: weight.data_ptr() for name, weight in rounded.named_parameters()} == before
+    assert rounded(ids).logits.dtype == torch.bfloat16

@@ -4,12 +4,13 @@ Every forward pass over skipped positions goes through `hidden_states`, which ke
 jumps as borders between packed sequences.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -139,6 +140,39 @@ def _tables(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: table for name, table in buffers if name.endswith("inv_freq") and "original" not in name}
 
 
+@contextmanager
+def full_precision(model: PreTrainedModel) -> Iterator[None]:
+    """Until the block ends, each module of `model` computes with its own weights in fp32, which exist one module at a time.
+
+    For checks of what a model's code does. bf16 would hide that in rounding: two ways to compute the same token of a
+    trained model were seen to differ by more than the token's own norm, where its activations are massive
+    (arXiv 2402.17762).
+    """
+
+    def widen(module: nn.Module, args: Any) -> None:
+        for weight in stored[module]:
+            weight.data = weight.data.float()
+
+    def restore(module: nn.Module, args: Any, output: Any) -> None:
+        for weight, data in stored[module].items():
+            weight.data = data
+
+    stored = {module: _low_precision(module) for module in model.modules() if _low_precision(module)}
+    handles = [module.register_forward_pre_hook(widen) for module in stored]
+    handles += [module.register_forward_hook(restore, always_call=True) for module in stored]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _low_precision(module: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """The data of a module's own weights that are stored in 16 bits."""
+    own = module.parameters(recurse=False)
+    return {weight: weight.data for weight in own if weight.dtype in (torch.bfloat16, torch.float16)}
+
+
 @torch.no_grad()
 def probe(model: PreTrainedModel) -> None:
     """Warn that a model's family is not among the tested ones; it has passed these checks of its behaviour.
@@ -152,7 +186,8 @@ def probe(model: PreTrainedModel) -> None:
     skipped = plain + (plain >= 8) * min(rope.window(model.config) // 2, 1024)
 
     def last(tokens: Tensor, positions: Tensor) -> Tensor:
-        return hidden_states(model, tokens, positions)[:, -1].float()
+        with full_precision(model):
+            return hidden_states(model, tokens, positions)[:, -1].float()
 
     base = last(ids, plain)
     shift, skip = ((last(ids, moved) - base).norm() for moved in (plain + 8, skipped))
