@@ -142,7 +142,7 @@ def _tables(module: torch.nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def full_precision(model: PreTrainedModel) -> Iterator[None]:
-    """Until the block ends, each module of `model` computes with its own weights in fp32, which exist one module at a time.
+    """Until the block ends, each module of `model` computes in fp32, with its weights widened while it runs.
 
     For checks of what a model's code does. bf16 would hide that in rounding: two ways to compute the same token of a
     trained model were seen to differ by more than the token's own norm, where its activations are massive
