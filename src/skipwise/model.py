@@ -157,7 +157,7 @@ def full_precision(model: PreTrainedModel) -> Iterator[None]:
         for weight, data in stored[module].items():
             weight.data = data
 
-    stored = {module: _low_precision(module) for module in model.modules() if _low_precision(module)}
+    stored = {module: own for module in model.modules() if (own := _low_precision(module))}
     handles = [module.register_forward_pre_hook(widen) for module in stored]
     handles += [module.register_forward_hook(restore, always_call=True) for module in stored]
     try:

@@ -7,7 +7,7 @@ pass gives, to rounding; where a model's code does not allow that (`Reader.whole
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -197,20 +197,22 @@ class Reader:
         """Whether this model gives the same in two chunks as in one pass, under an attention implementation.
 
         Judged in fp32: rounded to bf16, a trained model's states differ by more than many a mistake would change them.
+        FlashAttention's kernels know 16 bits only, so under them that coarse check has to do.
         """
+        exact = not implementation.startswith("flash_attention")
         vocabulary = self.model.config.get_text_config().vocab_size
         tokens = torch.arange(3, 27, device=self.model.device)[None].repeat(2, 1) % vocabulary
         tokens[1] = tokens[1].flip(0)
         try:
-            with full_precision(self.model):
+            with full_precision(self.model) if exact else nullcontext():
                 plain = self._states(tokens, None)
                 with _Implementation(self.model, implementation):
                     cache = self.cache(2, 24)
                     parts = [self._states(part, cache) for part in (tokens[:, :15], tokens[:, 15:])]
         except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
             return False  # the model's code wants a cache or an attention of its own kind
-        again = torch.cat(parts, dim=1)
-        return bool((plain - again).abs().max() <= 1e-3 * plain.abs().max())
+        gap = (plain - torch.cat(parts, dim=1)).abs().max()
+        return bool(gap <= (1e-3 if exact else 0.1) * plain.abs().max())
 
 
 class _Implementation(AbstractContextManager[None]):
