@@ -137,7 +137,7 @@ def _recall_rows(job: tuple[int, int]) -> np.ndarray:
     rows = np.empty((count, window), dtype=np.uint16)
     for row in rows:
         start = rng.integers(0, len(filler) - window)
-        row[:] = maker.document(rng, filler[start : start + window], window)
+        row[:], _ = maker.document(rng, filler[start : start + window], window)
     return rows
 
 

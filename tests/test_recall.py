@@ -7,6 +7,7 @@ import pytest
 
 from skipwise import recall as recall_module
 from skipwise.evals import passkey
+from skipwise.head import IGNORED
 from skipwise.recall import Recall
 from tiny import tiny_tokenizer
 
@@ -16,10 +17,14 @@ def recall(tmp_path_factory) -> Recall:
     return Recall(tiny_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
-def documents(recall: Recall, length: int, count: int) -> list[np.ndarray]:
+def labelled(recall: Recall, length: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
     filler = np.asarray(recall.encode("It was a bright cold day in April, and the clocks were striking. " * 60))
     return [recall.document(rng, filler, length) for _ in range(count)]
+
+
+def documents(recall: Recall, length: int, count: int) -> list[np.ndarray]:
+    return [ids for ids, _ in labelled(recall, length, count)]
 
 
 @pytest.mark.parametrize("length", [160, 256, 1000])
@@ -33,6 +38,23 @@ def test_most_end_with_a_question_whose_answer_stands_before(recall: Recall) -> 
     found = [text.count(match[1]) >= 2 for text, match in zip(texts, answers, strict=True) if match]
     assert all(found)
     assert len(found) > 0.6 * len(texts)  # a quarter holds a repeated passage instead
+
+
+def test_only_the_answers_are_learned(recall: Recall) -> None:
+    repeats = 0
+    for ids, labels in labelled(recall, 400, 200):
+        learned = labels != IGNORED
+        assert (labels[learned] == ids[learned]).all()
+        assert learned[-1], "a document ends with an answer or with the passage that it repeats"
+        if learned.all():
+            repeats += 1
+            continue
+        for answer in np.split(np.flatnonzero(learned), np.flatnonzero(np.diff(np.flatnonzero(learned)) > 1) + 1):
+            text = recall.tokenizer.decode(ids[answer])
+            value = re.fullmatch(r" ?'?(\w+)'?\.?", text)
+            assert value, text
+            assert value[1] in recall.tokenizer.decode(ids[: answer[0]]), "it stands in the text before"
+    assert 30 < repeats < 70  # every fourth
 
 
 def test_every_second_number_repeats_its_digits() -> None:

@@ -106,8 +106,7 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         generator = np.random.default_rng((self.sampler.seed, self.epoch, item))
         if self.recall is not None and generator.random() < self.recall_share:
             at = int(generator.integers(0, len(tokens) - size + 1))
-            ids = self.recall.document(generator, tokens[at : at + size].astype(np.int64), size)
-            labels = ids.copy()
+            ids, labels = self.recall.document(generator, tokens[at : at + size].astype(np.int64), size)
         else:
             ids = tokens[start + layout.text_offsets[0]].astype(np.int64)
             labels = np.where(layout.seams[0] & self.mask_seams, IGNORED, ids)

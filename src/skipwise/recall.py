@@ -13,6 +13,8 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from skipwise.errors import SkipwiseError
+from skipwise.head import IGNORED
+from skipwise.reading import common_prefix
 
 Tokens = npt.NDArray[np.int64]
 
@@ -56,18 +58,22 @@ class Recall:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
-    def document(self, rng: np.random.Generator, filler: Tokens, length: int) -> Tokens:
-        """One document of exactly `length` tokens.
+    def document(self, rng: np.random.Generator, filler: Tokens, length: int) -> tuple[Tokens, Tokens]:
+        """One document of exactly `length` tokens, and its labels, which are -100 but for the answers.
 
         filler: at least `length` tokens of ordinary text. In every second document short sentences, repeated, take
         its place. Facts that do not fit are left out; at least one is always there. Every fourth document holds no fact
-        but ends with a passage of its own text once more, word for word.
+        but ends with a passage of its own text once more, word for word; all of its tokens are labels.
+
+        Answers are a few tokens among thousands: with a loss on the others, which nobody wants to be written, they
+        would hardly count.
         """
         if rng.random() < 1 / 4:
             size = int(rng.integers(8, length // 2))
             start = int(rng.integers(0, length - 2 * size + 1))
-            return np.concatenate([filler[: length - size], filler[start : start + size]]).astype(np.int64)
-        facts, questions = self._facts(rng, budget=length // 2)
+            ids = np.concatenate([filler[: length - size], filler[start : start + size]]).astype(np.int64)
+            return ids, ids.copy()
+        facts, questions, answers = self._facts(rng, budget=length // 2)
         introduction = self.encode(INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))] + "\n")
         fixed = sum(map(len, facts)) + len(questions)
         if fixed + len(introduction) > length:
@@ -83,7 +89,10 @@ class Recall:
         for fact, start, stop in zip(facts, [0, *cuts[:-1]], cuts, strict=True):
             parts += [padding[start:stop], fact]
         parts += [padding[cuts[-1] :], questions]
-        return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+        ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+        labels = np.full(length, IGNORED, dtype=np.int64)
+        labels[length - len(answers) :] = answers
+        return ids, labels
 
     def needle(self, rng: np.random.Generator, filler: Tokens, length: int, depth: float) -> tuple[Tokens, int]:
         """A document of exactly `length` tokens with one fact at `depth`, 0 (start) to 1 (end), a question about it and
@@ -101,10 +110,12 @@ class Recall:
         parts: list[Tokens | list[int]] = [filler[:before], fact, filler[before:room], question, answer]
         return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]), len(answer)
 
-    def _facts(self, rng: np.random.Generator, budget: int) -> tuple[list[list[int]], list[int]]:
-        """Facts in their order of appearance and the questions about some of them, together at most `budget` long."""
+    def _facts(self, rng: np.random.Generator, budget: int) -> tuple[list[list[int]], list[int], list[int]]:
+        """Facts in their order of appearance, the questions about some of them, together at most `budget` long, and the
+        labels of the questions."""
         facts: list[list[int]] = []
         questions: list[int] = []
+        answers: list[int] = []
         used: set[str] = set()
         wanted = int(rng.choice([1, 1, 2, 3, 4, 6]))
         for _ in range(wanted):
@@ -117,12 +128,16 @@ class Recall:
             statement = self.encode("\n" + fact.format(k=key, v=value) + "\n")
             space = "" if ask.endswith("'") else " "
             question = self.encode("\n" + ask.format(k=key) + space + value + end)
+            start = common_prefix(question, self.encode("\n" + ask.format(k=key)))
+            answer = [IGNORED] * start + question[start:]
             if facts and sum(map(len, facts)) + len(questions) + len(statement) + len(question) > budget:
                 break
             facts.append(statement)
             if not questions or rng.random() < 0.6:
-                questions = questions + question if rng.random() < 0.5 else question + questions
-        return facts, questions
+                last = rng.random() < 0.5
+                questions = questions + question if last else question + questions
+                answers = answers + answer if last else answer + answers
+        return facts, questions, answers
 
 
 def _sentences(rng: np.random.Generator) -> str:
