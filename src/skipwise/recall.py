@@ -62,8 +62,9 @@ class Recall:
         """One document of exactly `length` tokens, and its labels, which are -100 but for the answers.
 
         filler: at least `length` tokens of ordinary text. In every second document short sentences, repeated, take
-        its place. Facts that do not fit are left out; at least one is always there. Every fourth document holds no fact
-        but ends with a passage of its own text once more, word for word; all of its tokens are labels.
+        its place. There are up to six facts for every 512 tokens; those that do not fit are left out, but at least one
+        is always there. Every fourth document holds no fact but ends with a passage of its own text once more, word for
+        word; all of its tokens are labels.
 
         Answers are a few tokens among thousands: with a loss on the others, which nobody wants to be written, they
         would hardly count.
@@ -73,7 +74,8 @@ class Recall:
             start = int(rng.integers(0, length - 2 * size + 1))
             ids = np.concatenate([filler[: length - size], filler[start : start + size]]).astype(np.int64)
             return ids, ids.copy()
-        facts, questions, answers = self._facts(rng, budget=length // 2)
+        wanted = int(rng.choice([1, 1, 2, 3, 4, 6])) * max(length // 512, 1)
+        facts, questions, answers = self._facts(rng, wanted, budget=length // 2)
         introduction = self.encode(INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))] + "\n")
         fixed = sum(map(len, facts)) + len(questions)
         if fixed + len(introduction) > length:
@@ -110,14 +112,15 @@ class Recall:
         parts: list[Tokens | list[int]] = [filler[:before], fact, filler[before:room], question, answer]
         return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]), len(answer)
 
-    def _facts(self, rng: np.random.Generator, budget: int) -> tuple[list[list[int]], list[int], list[int]]:
-        """Facts in their order of appearance, the questions about some of them, together at most `budget` long, and the
-        labels of the questions."""
+    def _facts(
+        self, rng: np.random.Generator, wanted: int, budget: int
+    ) -> tuple[list[list[int]], list[int], list[int]]:
+        """At most `wanted` facts in their order of appearance, the questions about some of them, together at most
+        `budget` long, and the labels of the questions."""
         facts: list[list[int]] = []
         questions: list[int] = []
         answers: list[int] = []
         used: set[str] = set()
-        wanted = int(rng.choice([1, 1, 2, 3, 4, 6]))
         for _ in range(wanted):
             fact, ask, end = WORDINGS[rng.integers(len(WORDINGS))]
             key, value = _key(rng, code="=" in fact), _value(rng)
