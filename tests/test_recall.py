@@ -7,8 +7,7 @@ import pytest
 
 from skipwise import recall as recall_module
 from skipwise.evals import passkey
-from skipwise.head import IGNORED
-from skipwise.recall import Recall
+from skipwise.recall import IGNORED, Recall
 from tiny import tiny_tokenizer
 
 

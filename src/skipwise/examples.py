@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from skipwise.errors import SkipwiseError
 from skipwise.positions import Sampler, SamplerName, TextChoice, example_order
-from skipwise.recall import Recall
+from skipwise.recall import IGNORED, Recall
 from skipwise.tokens import TokenStore
-
-IGNORED = -100  # label without a loss, as torch and transformers write it
 
 
 class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):

@@ -13,10 +13,9 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from skipwise.errors import SkipwiseError
-from skipwise.head import IGNORED
-from skipwise.reading import common_prefix
 
 Tokens = npt.NDArray[np.int64]
+IGNORED = -100  # label without a loss, as torch and transformers write it
 
 ADJECTIVES = "secret magic hidden access special golden locker final launch master entry blue red lucky safe".split()
 NOUNS = "key code number word token price date room address answer account ticket score page seat".split()
@@ -131,7 +130,8 @@ class Recall:
             statement = self.encode("\n" + fact.format(k=key, v=value) + "\n")
             space = "" if ask.endswith("'") else " "
             question = self.encode("\n" + ask.format(k=key) + space + value + end)
-            start = common_prefix(question, self.encode("\n" + ask.format(k=key)))
+            lead = self.encode("\n" + ask.format(k=key))
+            start = next((i for i, (a, b) in enumerate(zip(lead, question, strict=False)) if a != b), len(lead))
             answer = [IGNORED] * start + question[start:]
             if facts and sum(map(len, facts)) + len(questions) + len(statement) + len(question) > budget:
                 break
