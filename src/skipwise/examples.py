@@ -29,8 +29,8 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     bos: token id put first, where the tokenizer begins texts with one.
     examples: length of the dataset; one pass over the text when absent. A longer one passes over it again, in
         another order and with other positions.
-    recall, recall_share: what makes synthetic recall documents, and the share of the examples that they are; of their
-        tokens only the answers have labels.
+    recall, recall_share: what makes synthetic recall documents, and the share of the examples that they are; of those
+        that ask for facts only the answers have labels.
     Errors: SkipwiseError where no document is long enough, and as `Sampler`.
     """
 
