@@ -25,11 +25,12 @@ import numpy as np
 import torch
 
 from skipwise.config import EvaluationConfig, ModelConfig, ScalingConfig
-from skipwise.evals import passkey, perplexity, run
+from skipwise.evals import runner
 from skipwise.evals.task import Inputs, header, measure
-from skipwise.model import LoadedModel, load
-from skipwise.reading import Reader
-from skipwise.runs import peak_memory
+from skipwise.evals.tasks import passkey, perplexity
+from skipwise.models.chunked_reader import Reader
+from skipwise.models.load import LoadedModel, load
+from skipwise.runs.environment import peak_memory
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -46,7 +47,7 @@ def scaled(path: str, window: int) -> LoadedModel:
 
 
 def text_of(loaded: LoadedModel, tokens: int) -> list[perplexity.Document]:
-    return run.load_documents(["stdlib-held-out"], loaded.tokenizer, minimum=tokens, limit=1)
+    return runner.load_documents(["stdlib-held-out"], loaded.tokenizer, minimum=tokens, limit=1)
 
 
 def prefix(loaded: LoadedModel, window: int) -> None:
@@ -122,7 +123,7 @@ def retrieval(loaded: LoadedModel, window: int, prompts: int, script: int) -> No
     grids = [passkey.cells(inputs, length) for length in lengths]
     questions = [[[passkey.question(inputs, c, t) for t in range(c.n)] for c in grid] for grid in grids]
     flat = [question for grid in questions for cell in grid for question in cell]
-    job = run._Run(loaded, inputs, {}, {}, None)  # type: ignore[arg-type]
+    job = runner._Run(loaded, inputs, {}, {}, None)  # type: ignore[arg-type]
 
     def ours() -> list[float]:
         scores: list[float] = []

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from skipwise.positions import Layouts, Sampler
+from skipwise.positions.sampler import Layouts, Sampler
 
 
 def plain_layouts(sampler: Sampler, epoch: int, index: range, n_doc: int) -> Layouts:

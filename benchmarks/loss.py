@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from skipwise import head, model
+from skipwise.models import sliced_loss
+from skipwise.models.forward import hidden_states, loss
 
 Step = Callable[[LlamaForCausalLM, Tensor], Tensor]
 
@@ -49,17 +50,17 @@ def transformers_loss(net: LlamaForCausalLM, ids: Tensor) -> Tensor:
 
 
 def sliced(net: LlamaForCausalLM, ids: Tensor) -> Tensor:
-    return model.loss(net, ids, None, ids)
+    return loss(net, ids, None, ids)
 
 
 def recomputed(net: LlamaForCausalLM, ids: Tensor) -> Tensor:
     """Slices whose logits are made again in the backward pass."""
-    hidden = model.hidden_states(net, ids).flatten(0, 1)
-    labels = F.pad(ids[:, 1:], (0, 1), value=head.IGNORED).flatten()
-    size = head.slice_tokens(net.config.vocab_size)
+    hidden = hidden_states(net, ids).flatten(0, 1)
+    labels = F.pad(ids[:, 1:], (0, 1), value=sliced_loss.IGNORED).flatten()
+    size = sliced_loss.slice_tokens(net.config.vocab_size)
 
     def part(h: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(net.lm_head(h).float(), y, reduction="sum", ignore_index=head.IGNORED)
+        return F.cross_entropy(net.lm_head(h).float(), y, reduction="sum", ignore_index=sliced_loss.IGNORED)
 
     parts = zip(hidden.split(size), labels.split(size), strict=True)
     return torch.stack([checkpoint(part, h, y, use_reentrant=False) for h, y in parts]).sum() / (labels >= 0).sum()

@@ -22,16 +22,17 @@ CASES = {"bundled": (8, 256, 4096), "smollm2": (2, 1024, 4096)}
 
 
 def predict(path: str, batch: int, length: int, text: int) -> dict[str, float]:
-    from skipwise import costs, plan, source
     from skipwise.config import ModelConfig
+    from skipwise.models import checkpoint
+    from skipwise.planning import operations_and_bytes, plan
 
     model = ModelConfig(path=path)
-    config = source.configuration(source.find(model, weights=False))
+    config = checkpoint.configuration(checkpoint.find(model, weights=False))
     options = plan.Options(batch=batch)
     started = time.perf_counter()
     device = plan.device_for(config, model, options, length)
     seconds = time.perf_counter() - started
-    estimate = plan.Estimate(config, costs.work(config), device, options)
+    estimate = plan.Estimate(config, operations_and_bytes.work(config), device, options)
     step, read = estimate.training("", batch, length, rank=0), estimate.evaluation(text)[0]
     return {
         "train_seconds": step.step_seconds,
@@ -48,9 +49,10 @@ def train(path: str, batch: int, length: int, steps: int) -> dict[str, float]:
     import torch
 
     from skipwise.config import ModelConfig, ScalingConfig
-    from skipwise.examples import SkippedPositions
-    from skipwise.model import arithmetic, load
-    from skipwise.runs import peak_memory
+    from skipwise.data.skipped_positions import SkippedPositions
+    from skipwise.models.device import arithmetic
+    from skipwise.models.load import load
+    from skipwise.runs.environment import peak_memory
 
     target, scaling = 32768, ScalingConfig(method="yarn")
     model = load(ModelConfig(path=path), target_length=target, scaling=scaling, dtype=torch.float32).model.train()
@@ -65,10 +67,11 @@ def train(path: str, batch: int, length: int, steps: int) -> dict[str, float]:
 def read(path: str, text: int) -> dict[str, float]:
     import torch
 
-    import skipwise.train  # noqa: F401  as the process of a run has it
+    import skipwise.training.trainer  # noqa: F401  as the process of a run has it
     from skipwise.config import ModelConfig
-    from skipwise.model import load, token_nll
-    from skipwise.runs import peak_memory
+    from skipwise.models.forward import token_nll
+    from skipwise.models.load import load
+    from skipwise.runs.environment import peak_memory
 
     model = load(ModelConfig(path=path)).model
     seconds = []

@@ -22,7 +22,7 @@ def step_times(variant: str, model: Any, examples: Any, *, steps: int, batch: in
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     from skipwise.config import TrainingConfig
-    from skipwise.train import SkippedLoss, SkippedTrainer, _arguments
+    from skipwise.training.trainer import SkippedLoss, SkippedTrainer, _arguments
 
     stamps: list[float] = []
 
@@ -50,9 +50,10 @@ def measure(variant: str, path: str, steps: int, precision: str) -> dict[str, fl
     from transformers import logging
 
     from skipwise.config import ModelConfig, ScalingConfig
-    from skipwise.examples import SkippedPositions
-    from skipwise.model import arithmetic, load
-    from skipwise.runs import peak_memory
+    from skipwise.data.skipped_positions import SkippedPositions
+    from skipwise.models.device import arithmetic
+    from skipwise.models.load import load
+    from skipwise.runs.environment import peak_memory
 
     logging.set_verbosity_error()
     scaling = ScalingConfig(method="yarn")

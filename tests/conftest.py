@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tiny import tiny_tokenizer
-from tokenizers_of_kinds import bytes_tokenizer, merging_tokenizer
+from support.tiny import tiny_tokenizer
+from support.tokenizers_of_kinds import bytes_tokenizer, merging_tokenizer
 
 
 @pytest.fixture(scope="module", params=["bpe", "bos", "bytes", "merging"])

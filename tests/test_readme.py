@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from skipwise import cli
+from skipwise.cli import main
 from skipwise.config import RunConfig, read_yaml, validate
-from tiny import tiny_llama
+from support.tiny import tiny_llama
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_commands_parse(command: str) -> None:
     words = [word.rstrip("…") for word in shlex.split(command)][1:]
-    cli._parser().parse_args(words)
+    main._parser().parse_args(words)
 
 
 def test_commands_are_found() -> None:

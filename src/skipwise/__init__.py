@@ -14,17 +14,18 @@ __version__ = "0.1.0"
 __all__ = ["SkippedPositions", "SkipwiseError", "__version__", "apply", "scale", "token_nll"]
 
 if TYPE_CHECKING:
+    from skipwise.data.skipped_positions import SkippedPositions
     from skipwise.errors import SkipwiseError
-    from skipwise.examples import SkippedPositions
-    from skipwise.model import apply, token_nll
-    from skipwise.rope import scale
+    from skipwise.models.forward import token_nll
+    from skipwise.models.load import apply
+    from skipwise.rope.scale import scale
 
 _HOME = {
     "SkipwiseError": "errors",
-    "SkippedPositions": "examples",
-    "apply": "model",
-    "scale": "rope",
-    "token_nll": "model",
+    "SkippedPositions": "data.skipped_positions",
+    "apply": "models.load",
+    "scale": "rope.scale",
+    "token_nll": "models.forward",
 }
 
 

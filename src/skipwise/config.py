@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from skipwise.errors import SkipwiseError
-from skipwise.files import write_text
+from skipwise.utils.atomic_files import write_text
 
 
 def parse_length(value: object) -> object:

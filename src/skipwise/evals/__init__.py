@@ -1,1 +1,1 @@
-"""Evaluations: a loaded model flows in, rows for results.jsonl flow out. One file a task; `run.py` runs them."""
+"""Evaluation: task declarations (`tasks/`), the runner, decoding, intervals and paired comparisons."""

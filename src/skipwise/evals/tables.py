@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from skipwise.evals.compare import Change, change, pairs, unpaired
+from skipwise.evals.paired_change import Change, change, pairs, unpaired
 
 Row = dict[str, Any]
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from skipwise import corpus
 from skipwise.config import EvaluationConfig
+from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
-from skipwise.evals import statistics
+from skipwise.evals import intervals
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class Inputs:
         """(name, text) of every document of files, folders or packaged names, in order; read once."""
         key = tuple(paths)
         if key not in self._texts:
-            found = corpus.documents(corpus.sources(list(paths)))
+            found = text_sources.documents(text_sources.sources(list(paths)))
             self._texts[key] = [(document.name, document.text) for document in found]
         if not self._texts[key]:
             raise SkipwiseError(f"no documents in {', '.join(paths)}")
@@ -279,9 +279,9 @@ def scored(metric: str, scores: Sequence[float], seed: int, length: int) -> Row:
     Wilson's interval where all scores are 0 or 1, whatever the task (a bootstrap has no width at 0 % and 100 %).
     """
     if all(score in (0, 1) for score in scores):
-        interval = statistics.wilson(round(sum(scores)), len(scores))
+        interval = intervals.wilson(round(sum(scores)), len(scores))
     else:
-        interval = statistics.mean_interval(scores, [seed, length])
+        interval = intervals.mean_interval(scores, [seed, length])
     value = sum(scores) / len(scores)
     return {"value": value, "low": interval.low, "high": interval.high, "interval": interval.name, "scores": scores}
 

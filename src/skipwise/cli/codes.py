@@ -1,0 +1,4 @@
+"""Exit codes."""
+
+CHECK_FAILED = 1
+USER_ERROR = 2

@@ -1,0 +1,61 @@
+"""`skipwise eval`: its options and its action."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from skipwise.cli.options import mapping
+from skipwise.errors import SkipwiseError
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser("eval", help="evaluate models at several lengths")
+    parser.add_argument("model", nargs="+", metavar="MODEL", help="folder, hub id, .gguf file or packaged name")
+    parser.add_argument("--tasks", help="e.g. perplexity,passkey,k_max,key_value,needle,ruler (docs/evaluation.md)")
+    parser.add_argument("--lengths", help="e.g. 2k,4k,8k; from a quarter of the window to the window when absent")
+    parser.add_argument("--data", nargs="+", metavar="PATH", help="documents for perplexity")
+    parser.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="its model and evaluation sections are used")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. evaluation.trials=5")
+    parser.add_argument("--out", type=Path, default=Path("results.jsonl"), help="rows are appended (results.jsonl)")
+    parser.set_defaults(action=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from skipwise.config import EvaluationConfig, ModelConfig, merge, parse_settings, read_yaml, validate
+
+    recipe = read_yaml(args.config) if args.config else {}
+    values = merge({key: recipe[key] for key in ("model", "evaluation") if key in recipe}, parse_settings(args.set))
+    unknown = sorted(set(values) - {"model", "evaluation"})
+    if unknown:
+        raise SkipwiseError(f"--set {unknown[0]}: expected evaluation.KEY=VALUE or model.KEY=VALUE")
+    options: dict[str, Any] = {"data": args.data} if args.data else {}
+    options |= {"tasks": args.tasks.split(",")} if args.tasks else {}
+    options |= {"lengths": args.lengths.split(",")} if args.lengths else {}
+    config = validate(EvaluationConfig, merge(mapping(values, "evaluation"), options), "evaluation")
+    models = [validate(ModelConfig, {**mapping(values, "model"), "path": path}, "model") for path in args.model]
+    if "perplexity" in config.tasks and not config.data:
+        raise SkipwiseError("perplexity needs documents: give them with --data, or choose --tasks passkey")
+
+    from skipwise.evals import runner
+    from skipwise.evals.tables import change_table, summary_table
+    from skipwise.models import checkpoint
+    from skipwise.models.load import load
+    from skipwise.rope import hf_config
+    from skipwise.utils.atomic_files import read_jsonl
+
+    read_jsonl(args.out)  # what is no file of rows is told before anything is loaded
+    lengths = list(config.lengths or [])
+    if not lengths:  # the same for all models, so that they can be compared
+        windows = [hf_config.window(checkpoint.configuration(checkpoint.find(model))) for model in models]
+        lengths = runner.default_lengths(min(windows), max(windows))
+    rows = []
+    for model in models:
+        loaded = load(model)
+        limit, needed = config.documents, max(lengths)
+        chosen = "perplexity" in config.tasks
+        found = runner.load_documents(config.data, loaded.tokenizer, minimum=needed, limit=limit) if chosen else []
+        label = loaded.name if sum(Path(m.path).name == loaded.name for m in models) < 2 else model.path
+        rows += runner.evaluate(loaded, config, found, label=label, out=args.out, lengths=lengths)
+        del loaded
+    print("\n".join(f"\n{table}" for table in (summary_table(rows), change_table(rows)) if table))
+    print(f"\nrows    {args.out}")

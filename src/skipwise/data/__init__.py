@@ -1,0 +1,1 @@
+"""Documents, token stores and training examples with skipped positions."""

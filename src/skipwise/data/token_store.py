@@ -1,0 +1,293 @@
+"""Documents go in; a memory-mapped token store comes out: one long array of token ids and where each document starts.
+
+A store is a folder in the cache, named by a fingerprint of the tokenizer, of the sources and of the settings that
+matter, so that a changed corpus gets a new store and an unchanged one is opened at once:
+
+    tokens.bin (uint16, or uint32 for a vocabulary above 65,536)  offsets.npy  names.txt  meta.json
+
+It is built in a temporary folder and appears whole. Memory stays that of about a million characters, whatever the
+size of the corpus or of one text file in it.
+"""
+
+import functools
+import hashlib
+import io
+import json
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipwise.assets.cache import cache_folder
+from skipwise.config import DataConfig
+from skipwise.data import text_sources
+from skipwise.errors import SkipwiseError
+from skipwise.utils.atomic_files import atomic_folder
+from skipwise.utils.locks import clear_partials, locked
+from skipwise.utils.progress import Bar, say
+from skipwise.utils.progress import bar as progress_bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT = 1
+BATCH = 2**20  # characters tokenised at once
+
+Indices = NDArray[np.int64]
+
+
+class TokenStore:
+    """A store in `folder`, read from disk as needed: `document(i)` is a view of the token ids of document i.
+
+    `tokens` (n_tokens,) uint16 or uint32 and `offsets` (n_docs + 1,) int64 are memory maps; no BOS or EOS is added.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        self.tokens: NDArray[Any] = np.memmap(folder / "tokens.bin", dtype=self.meta["dtype"], mode="r")
+        self.offsets: Indices = np.load(folder / "offsets.npy", mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __reduce__(self) -> tuple[type["TokenStore"], tuple[Path]]:
+        return TokenStore, (self.folder,)  # a pickled memory map would carry its whole content
+
+    def document(self, index: int) -> NDArray[Any]:
+        """Token ids of one document, (n,), read only. Errors: IndexError outside 0..len - 1."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"document {index} of {len(self)}")
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> Indices:
+        """Tokens of each document, (n_docs,)."""
+        return np.diff(self.offsets)
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Where each document comes from."""
+        return (self.folder / "names.txt").read_text(encoding="utf-8").split("\n")[:-1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the tokenizer, the sources and the settings that the tokens depend on."""
+        return str(self.meta["fingerprint"])
+
+
+class LeftOut(NamedTuple):
+    """Documents too short to be used, and the tokens in them."""
+
+    documents: int
+    tokens: int
+
+
+def open_store(data: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, progress: bool = True) -> TokenStore:
+    """The token store of a corpus: the one in the cache if its fingerprint matches, else a new one.
+
+    Processes that want the same store at once wait for the first of them. Errors: SkipwiseError for what the corpus
+    lacks, and where the cache folder cannot be written.
+    """
+    sources = text_sources.sources(data.paths, exclude=data.exclude, field=data.field, split=data.split)
+    identity = {
+        "format": FORMAT,
+        "piece": text_sources.PIECE,
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "sources": hashlib.sha256(
+            "\n".join(source.fingerprint for source in sources).encode(errors="replace")
+        ).hexdigest(),
+    }
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    cache = Path(data.cache).expanduser() if data.cache else cache_folder() / "tokens"
+    folder = cache / fingerprint
+    if _whole(folder):
+        return TokenStore(folder)
+    try:
+        _clear_killed(cache)
+        with locked(cache / f"{fingerprint}.lock", wait=False) as first:
+            if first:
+                _build(folder, sources, tokenizer, identity | {"fingerprint": fingerprint}, progress)
+                return TokenStore(folder)
+        say("another process is tokenising this corpus; waiting for it")
+        with locked(cache / f"{fingerprint}.lock"):
+            if not _whole(folder):
+                _build(folder, sources, tokenizer, identity | {"fingerprint": fingerprint}, progress)
+    except OSError as error:
+        hint = "set data.cache or SKIPWISE_CACHE to a folder with room"
+        raise SkipwiseError(f"cannot write tokens to {cache}: {error.strerror or error}; {hint}") from error
+    return TokenStore(folder)
+
+
+def tokenise(tokenizer: "PreTrainedTokenizerBase", text: str) -> Indices:
+    """Token ids of `text`, (n,) int64: the ids that a store holds for it. No BOS or EOS is added."""
+    parts = text_sources.split_text(io.StringIO(text, newline="\n").read)
+    return np.concatenate([np.empty(0, np.int64), *(_encode(tokenizer, [part], np.int64)[0] for part in parts)])
+
+
+def usable(store: TokenStore, minimum_tokens: int) -> Indices:
+    """Indices of the documents with at least `minimum_tokens` tokens, (n,); see `left_out` for the others.
+
+    Errors: SkipwiseError naming the longest document where none is long enough.
+    """
+    lengths = store.lengths
+    found = np.flatnonzero(lengths >= minimum_tokens)
+    if not len(found):
+        longest = int(lengths.argmax())
+        raise SkipwiseError(
+            f"no document has the {minimum_tokens:,} tokens that an example needs: the longest of {len(store):,}, "
+            f"{store.names[longest]}, has {lengths[longest]:,}; give longer texts or a smaller training.train_length"
+        )
+    return found
+
+
+def left_out(store: TokenStore, minimum_tokens: int) -> LeftOut:
+    """What `usable` leaves out."""
+    short = store.lengths[store.lengths < minimum_tokens]
+    return LeftOut(len(short), int(short.sum()))
+
+
+def split(store: TokenStore, usable: Indices, share: float, minimum_tokens: int) -> tuple[Indices, Indices]:
+    """Spans for training and for validation, each (n, 3) int64: document, first token, one past the last token.
+
+    The last `share` of the tokens of the `usable` documents is held out, never less than `minimum_tokens`: whole
+    documents from the end while they fit, then the tail of the next one unless half is held already. Every span has
+    at least `minimum_tokens` tokens and no token is in two. Errors: SkipwiseError where that cannot be had.
+    """
+    lengths = store.lengths[usable]
+    total = int(lengths.sum())
+    if len(usable) == 1 and total < 2 * minimum_tokens:
+        raise SkipwiseError(
+            f"too little text to hold some out for validation: one document of {total:,} tokens, at least "
+            f"{2 * minimum_tokens:,} are needed; give more text or a smaller training.train_length"
+        )
+    goal = missing = max(round(share * total), minimum_tokens)
+    train, held = list[tuple[int, int, int]](), list[tuple[int, int, int]]()
+    for document, length in zip(usable[::-1].tolist(), lengths[::-1].tolist(), strict=True):
+        tail = max(missing, minimum_tokens)
+        splits = length - tail >= minimum_tokens
+        whole = length <= 1.5 * missing or not (splits or held)
+        enough = missing <= 0 or (held and missing < goal / 2 and length > missing)
+        if enough or not (whole or splits):
+            train.append((document, 0, length))
+            missing = 0
+        elif whole:
+            held.append((document, 0, length))
+            missing -= length
+        else:
+            train.append((document, 0, length - tail))
+            held.append((document, length - tail, length))
+            missing = 0
+    assert train, "a share below one half leaves text to train on"
+    return np.array(train[::-1], dtype=np.int64), np.array(held[::-1], dtype=np.int64)
+
+
+def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """sha256 of what decides the token ids of a text: the serialised backend, or the vocabulary of a slow tokenizer."""
+    if tokenizer.is_fast:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        content = {key: value for key, value in backend.items() if key not in ("truncation", "padding")}
+    else:
+        content = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _dtype(tokenizer: "PreTrainedTokenizerBase") -> np.dtype[Any]:
+    largest = max(tokenizer.get_vocab().values())
+    return np.dtype(np.uint16 if largest < 2**16 else np.uint32)
+
+
+def _encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str], dtype: "np.typing.DTypeLike") -> list[NDArray[Any]]:
+    options = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+    ids = tokenizer(texts, **options, verbose=False)["input_ids"]
+    return [np.asarray(row, dtype=dtype) for row in ids]
+
+
+def _whole(folder: Path) -> bool:
+    """Whether `folder` holds a store with nothing missing."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        size = (folder / "tokens.bin").stat().st_size
+        offsets = np.load(folder / "offsets.npy", mmap_mode="r")
+        there = (folder / "names.txt").exists()
+        return bool(
+            there and size == meta["tokens"] * np.dtype(meta["dtype"]).itemsize and offsets[-1] == meta["tokens"]
+        )
+    except (OSError, ValueError, KeyError, IndexError):
+        return False
+
+
+def _clear_killed(cache: Path) -> None:
+    """Remove what killed builds left, of any store that no process is building now."""
+    for partial in cache.glob(".*.*"):
+        store = cache / partial.name.split(".")[1]
+        with locked(cache / f"{store.name}.lock", wait=False) as free:
+            if free:
+                clear_partials(store)
+
+
+def _build(
+    folder: Path,
+    sources: list[text_sources.Source],
+    tokenizer: "PreTrainedTokenizerBase",
+    identity: dict[str, Any],
+    progress: bool,
+) -> None:
+    sizes = [source.size for source in sources]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    dtype = _dtype(tokenizer)
+    with atomic_folder(folder) as partial, progress_bar("tokenising", total=total, unit="B", quiet=not progress) as bar:
+        offsets = _write_tokens(partial, sources, tokenizer, dtype, bar)
+        if offsets[-1] == 0:
+            raise SkipwiseError("no documents: the tokenizer makes no token of any of the texts")
+        np.save(partial / "offsets.npy", np.frombuffer(offsets, dtype=np.int64))
+        meta = {"documents": len(offsets) - 1, "tokens": offsets[-1], "dtype": dtype.name}
+        (partial / "meta.json").write_text(json.dumps(identity | meta, indent=1), encoding="utf-8")
+
+
+def _write_tokens(
+    folder: Path,
+    sources: list[text_sources.Source],
+    tokenizer: "PreTrainedTokenizerBase",
+    dtype: np.dtype[Any],
+    bar: Bar,
+) -> "array[int]":
+    """Write tokens.bin and names.txt as the documents come; the offsets come back, 8 bytes a document."""
+    offsets, written, name = array("q", [0]), 0, ""
+    with (
+        (folder / "tokens.bin").open("wb") as tokens,
+        (folder / "names.txt").open("w", encoding="utf-8", errors="replace") as names,
+    ):
+
+        def close_document() -> None:
+            if written > offsets[-1]:  # a text may have no tokens
+                offsets.append(written)
+                names.write(" ".join(name.splitlines()) + "\n")
+
+        for batch in _batches(sources, bar):
+            for piece, ids in zip(batch, _encode(tokenizer, [piece.text for piece in batch], dtype), strict=True):
+                if piece.first:
+                    close_document()
+                    name = piece.name
+                tokens.write(ids.data)
+                written += len(ids)
+        close_document()
+    return offsets
+
+
+def _batches(sources: list[text_sources.Source], bar: Bar) -> Iterator[list[text_sources.Piece]]:
+    """Pieces in groups of about `BATCH` characters; the bar moves by the bytes read once a group is done."""
+    batch, characters = list[text_sources.Piece](), 0
+    for piece in text_sources.pieces(sources):
+        batch.append(piece)
+        characters += len(piece.text)
+        if characters >= BATCH:
+            yield batch
+            bar.advance(piece.read - bar.done)
+            batch, characters = [], 0
+    if batch:
+        yield batch
+        bar.advance(batch[-1].read - bar.done)

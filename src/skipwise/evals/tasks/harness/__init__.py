@@ -1,0 +1,1 @@
+"""Short benchmarks through lm-eval."""

@@ -1,0 +1,244 @@
+"""Short benchmarks through lm-eval: a loaded model flows in, a row for each metric of each benchmark flows out.
+
+They tell what an extension cost inside the old window. Prompts, choices and scores are lm-eval's own; ours are where
+benchmarks come from (names that lm-eval knows, a local folder or file of its tasks, a file of multiple-choice
+questions), intervals, and rows that are not measured twice. A prompt is never cut: lm-eval is told a window that holds
+the longest one. lm-eval is an optional dependency and imported where it is used.
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from skipwise.config import EvaluationConfig
+from skipwise.errors import SkipwiseError
+from skipwise.evals.intervals import Z95
+from skipwise.evals.task import Row, scored
+from skipwise.evals.tasks.harness.questions import Choice, read_questions
+from skipwise.models.load import LoadedModel
+
+VERSION = 1
+SEED = 1234
+"""lm-eval's own seed of the few-shot examples, to which ours is added: seed 0 gives the examples it draws by itself."""
+BOOTSTRAPS = 1000
+FEWSHOT = {"boolq": 0, "piqa": 0, "winogrande": 0, "truthfulqa_mc2": 0, "arc_challenge": 25, "hellaswag": 10}
+"""The benchmarks of the PoSE paper, and how many examples stand before a question there."""
+
+
+class Benchmark(NamedTuple):
+    """A task of lm-eval, its requests built."""
+
+    task: Any
+    name: str
+    n: int
+    fewshot: int
+    longest: int
+    """Tokens of the longest request, its answer included."""
+    data: str
+    """Digest of all prompts and answers."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """`acc`, or `exact_match,strict-match` where the answers are read in several ways."""
+        filters = [one.name for one in self.task._filters]
+        return [_metric(metric, name) for metric in self.task.aggregation() for name in filters]
+
+
+def load(loaded: LoadedModel, settings: EvaluationConfig) -> list[Benchmark]:
+    """The benchmarks of the settings, read and their prompts built. Errors: SkipwiseError for what cannot be had."""
+    lm = _wrapped(loaded)
+    found = {}
+    for entry in settings.harness.tasks:
+        for task in _tasks(entry, settings):
+            if task.task_name in found:
+                raise SkipwiseError(f"harness: two benchmarks are called {task.task_name!r}; give one of them alone")
+            found[task.task_name] = _built(task, lm, settings)
+    if not found:
+        raise SkipwiseError("evaluation.harness.tasks is empty: expected names such as [piqa, hellaswag], or files")
+    return list(found.values())
+
+
+GENERATED = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""How a task may say the most tokens of an answer."""
+
+
+def header(benchmark: Benchmark, metric: str, settings: EvaluationConfig) -> Row:
+    """What is known of a row before it is measured. `length` is 0: the questions have the length they have."""
+    return {
+        "task": "harness",
+        "task_version": VERSION,
+        "protocol": benchmark.name,
+        "benchmark_version": str(benchmark.task.VERSION),
+        "fewshot": benchmark.fewshot,
+        "limit": settings.harness.limit,
+        "length": 0,
+        "depth": None,
+        "metric": metric,
+        "n": benchmark.n,
+        "seed": settings.seed,
+        "chat": settings.chat,
+        "data": benchmark.data,
+    }
+
+
+def measure(loaded: LoadedModel, benchmark: Benchmark, settings: EvaluationConfig) -> Iterator[Row]:
+    """A row for each metric, without the model's columns.
+
+    Scores between 0 and 1 whose mean is lm-eval's value get the intervals of the other tasks (Wilson for 0 and 1, else
+    bootstrap over questions); any other value ± 1.96 of lm-eval's standard errors, or none where it gives none.
+    """
+    from lm_eval.evaluator import evaluate
+
+    started = time.monotonic()
+    lm = _wrapped(loaded, max(loaded.window, benchmark.longest), settings.harness.batch_size)
+    benchmark.task.set_fewshot_seed(SEED + settings.seed)
+    found: Any = evaluate(
+        lm=lm,
+        task_dict={"tasks": {benchmark.name: benchmark.task}, "groups": {}, "group_map": {}},
+        limit=settings.harness.limit,
+        bootstrap_iters=BOOTSTRAPS,
+        apply_chat_template=settings.chat,
+        fewshot_as_multiturn=settings.chat,
+    )
+    assert _digest(benchmark.task) == benchmark.data, "lm-eval built other prompts the second time"
+    seconds = time.monotonic() - started
+    samples, values = found["samples"][benchmark.name], found["results"][benchmark.name]
+    for metric, name in [(m, f.name) for m in benchmark.task.aggregation() for f in benchmark.task._filters]:
+        scores = [sample.get(metric) for sample in samples if sample["filter"] == name]
+        head = header(benchmark, _metric(metric, name), settings)
+        yield (
+            head
+            | _result(values[f"{metric},{name}"], values.get(f"{metric}_stderr,{name}"), scores, settings.seed)
+            | {
+                "tokens": benchmark.longest,
+                "seconds": round(seconds, 3),
+                "beyond_window": benchmark.longest > loaded.window,
+            }
+        )
+
+
+def _result(value: float, stderr: Any, scores: list[Any], seed: int) -> Row:
+    plain = [float(score) for score in scores if isinstance(score, bool | int | float) or hasattr(score, "item")]
+    if plain and len(plain) == len(scores) and min(plain) >= 0 and max(plain) <= 1:
+        binary = set(plain) <= {0.0, 1.0}
+        row = scored("accuracy" if binary else "mean", plain, seed, 0)
+        if abs(row["value"] - value) < 1e-9:
+            return row
+    if not isinstance(stderr, int | float):
+        return {"value": float(value), "low": None, "high": None, "interval": None}
+    return {
+        "value": float(value),
+        "low": float(value - Z95 * stderr),
+        "high": float(value + Z95 * stderr),
+        "interval": "normal 95%",
+    }
+
+
+def _metric(metric: str, filter_name: str) -> str:
+    return metric if filter_name == "none" else f"{metric},{filter_name}"
+
+
+def _wrapped(loaded: LoadedModel, window: int | None = None, batch_size: int = 1) -> Any:
+    """The model as lm-eval calls it. It gets a tokenizer of its own, since it may give it a padding token."""
+    try:
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        raise SkipwiseError("harness needs lm-eval: pip install 'skipwise[harness]'") from error
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    own = {"tokenizer": copy.deepcopy(loaded.tokenizer), "backend": "causal"}
+    return HFLM(pretrained=loaded.model, max_length=window, batch_size=batch_size, **own)
+
+
+def _built(task: Any, lm: Any, settings: EvaluationConfig) -> Benchmark:
+    """A task with its requests, few-shot examples drawn by the seed."""
+    known = task.get_config("num_fewshot")
+    wanted = settings.harness.fewshot if settings.harness.fewshot is not None else FEWSHOT.get(task.task_name)
+    # lm-eval's rule: a task that says 0 holds its examples in its own prompt.
+    fewshot = known if known == 0 or wanted is None else wanted
+    task.set_config(key="num_fewshot", value=fewshot or 0)
+    task.set_fewshot_seed(SEED + settings.seed)
+    limit = settings.harness.limit
+    chat = {"apply_chat_template": True, "chat_template": lm.apply_chat_template, "fewshot_as_multiturn": True}
+    task.build_all_requests(limit=limit, rank=0, world_size=1, **(chat if settings.chat else {}))
+    requests = task.instances
+    if not requests:
+        raise SkipwiseError(f"harness: {task.task_name} has no questions")
+    texts = ["".join(part for part in request.args if isinstance(part, str)) for request in requests]
+    longest = max(len(lm.tok_encode(text)) for text in texts) + 1
+    if task.OUTPUT_TYPE == "generate_until":
+        asked = [value for request in requests for key, value in request.args[1].items() if key in GENERATED]
+        longest += max(map(int, asked), default=lm.max_gen_toks)
+    n = len({request.doc_id for request in requests})
+    return Benchmark(task, task.task_name, n, fewshot or 0, longest, _digest(task))
+
+
+def _digest(task: Any) -> str:
+    asked = [[request.doc_id, request.args, task.doc_to_target(request.doc)] for request in task.instances]
+    return hashlib.sha256(json.dumps(asked, default=str, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _tasks(entry: str, settings: EvaluationConfig) -> list[Any]:
+    """lm-eval's tasks behind a name, a folder, a task file or a file of questions."""
+    from lm_eval.tasks import TaskManager
+
+    path = Path(entry).expanduser()
+    if path.is_dir():
+        manager = TaskManager(include_path=str(path), include_defaults=False)
+        if not manager.all_subtasks:
+            raise SkipwiseError(f"harness: the folder {entry} holds no task file of lm-eval (.yaml with `task:`)")
+        return _loaded(manager, list(manager.all_subtasks), entry)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return _loaded(TaskManager(include_defaults=False), [str(path)], entry)
+    if path.is_file():
+        questions = read_questions(path, settings.harness)
+        return _loaded(TaskManager(include_defaults=False), [_multiple_choice(path, questions)], entry)
+    if path.suffix or "/" in entry:
+        raise SkipwiseError(f"evaluation.harness.tasks: {entry}: no such file or folder")
+    manager = TaskManager()
+    if entry not in manager.all_tasks:
+        raise SkipwiseError(
+            f"evaluation.harness.tasks: lm-eval has no task {entry!r}, and there is no such file; "
+            "`lm-eval ls tasks` lists what it has"
+        )
+    return _loaded(manager, [entry], entry)
+
+
+def _loaded(manager: Any, specs: list[Any], entry: str) -> list[Any]:
+    try:
+        return list(manager.load(specs)["tasks"].values())
+    except Exception as error:  # lm-eval and `datasets` raise what their many readers raise
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        if isinstance(error, ConnectionError | OSError):
+            raise SkipwiseError(
+                f"harness: {entry} needs data from the hub, which cannot be had here ({reason}); go online, or name a "
+                "local task folder or a .jsonl file of questions in evaluation.harness.tasks"
+            ) from error
+        raise SkipwiseError(f"harness: lm-eval cannot load {entry}: {reason}") from error
+
+
+def _multiple_choice(path: Path, questions: list[Choice]) -> dict[str, Any]:
+    """A task of lm-eval over questions that are already read: its own prompts, `acc` and `acc_norm`."""
+    from datasets import Dataset
+
+    def held(**ignored: Any) -> dict[str, Any]:
+        return {"test": Dataset.from_list([question._asdict() for question in questions])}
+
+    return {
+        "task": path.resolve().parent.name if path.suffix == ".json" else path.name.split(".")[0],
+        "custom_dataset": held,
+        "test_split": "test",
+        "fewshot_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "prompt",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
+        ],
+        "metadata": {"version": 1},
+    }

@@ -1,0 +1,221 @@
+"""Key/value retrieval: a long list of random pairs, and at its end the question what belongs to one of the keys.
+
+Two protocols. `lines` follows h2oGPT's long-context test: lines `'key' = 'value'` of 8 and 4 hex digits, until only the
+answer has room. `json` follows Liu et al. (arXiv 2307.03172, section 3): UUIDs in one JSON object, the place of the
+pair that is asked for swept from first to last. Where they differ from the originals is told in docs/evaluation.md.
+
+The pair asked for is named at the end only, so all questions about a list begin with the whole list.
+"""
+
+import math
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from skipwise.errors import SkipwiseError
+from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
+from skipwise.utils import progress
+
+
+class Pair(NamedTuple):
+    key: str
+    value: str
+
+
+class Protocol(NamedTuple):
+    draw: Callable[[np.random.Generator], Iterator[Pair]]
+    """Pairs without end, or until they cannot be unique."""
+    show: Callable[[list[Pair]], str]
+    """A list as text."""
+    ask: str
+    """What follows it; `{key}` stands for the key."""
+    lead: str
+    """The words that begin the answer."""
+    answer: str
+    answer_tokens: int
+    fewest: int
+    """Pairs in the shortest list."""
+
+
+def hex_pairs(generator: np.random.Generator) -> Iterator[Pair]:
+    """Keys of 8 hex digits and values of 4, all different; a value has a decimal digit, so that it is no word."""
+    keys: set[str] = set()
+    for number in generator.permutation(16**4):
+        value = f"{number:04x}"
+        key = f"{generator.integers(16**8):08x}"
+        if key not in keys and not value.isalpha():
+            keys.add(key)
+            yield Pair(key, value)
+
+
+def uuid_pairs(generator: np.random.Generator) -> Iterator[Pair]:
+    """Random UUIDs (version 4), keys and values all different."""
+    seen: set[str] = set()
+    while True:
+        pair = Pair(*(str(uuid.UUID(bytes=generator.bytes(16), version=4)) for _ in range(2)))
+        if pair.key != pair.value and seen.isdisjoint(pair):
+            seen.update(pair)
+            yield pair
+
+
+def show_lines(pairs: list[Pair]) -> str:
+    return "## UUID key/value pairs to remember:\n\n" + "".join(f"'{key}' = '{value}'\n" for key, value in pairs)
+
+
+def show_json(pairs: list[Pair]) -> str:
+    shown = ",\n ".join(f'"{key}": "{value}"' for key, value in pairs)
+    return f"Extract the value corresponding to the specified key in the JSON object below.\n\nJSON data:\n{{{shown}}}"
+
+
+# UUIDs have up to 36 tokens; what is over is for quotes, and words before the value.
+PROTOCOLS = {
+    "lines": Protocol(
+        hex_pairs,
+        show_lines,
+        ask="\n\nWhat is the value of the key '{key}'?",
+        lead="\n'{key}' = '",
+        answer="{value}'",
+        answer_tokens=32,
+        fewest=1,
+    ),
+    "json": Protocol(
+        uuid_pairs,
+        show_json,
+        ask='\n\nKey: "{key}"',
+        lead="\nCorresponding value:",
+        answer=' "{value}"',
+        answer_tokens=64,
+        fewest=2,
+    ),
+}
+
+
+def cells(inputs: Inputs, length: int) -> list[Cell]:
+    settings = inputs.settings
+    if not settings.depths or not settings.key_value.protocols:
+        empty = "depths" if not settings.depths else "key_value.protocols"
+        raise SkipwiseError(f"evaluation.{empty} is empty; leave it out for its default")
+    if (settings.key_value.pairs or math.inf) < questions_a_list(inputs):
+        raise SkipwiseError(
+            f"evaluation.key_value.pairs = {settings.key_value.pairs} gives no different pair to each of the "
+            f"{questions_a_list(inputs)} trials about a list; give more pairs or more evaluation.key_value.lists"
+        )
+    chosen, short = [], list[str]()
+    for name in dict.fromkeys(settings.key_value.protocols):
+        try:
+            for which in range(min(settings.key_value.lists, settings.trials)):
+                pairs_of(inputs, name, length, which)
+            chosen.append(name)
+        except TooShortError as error:
+            short.append(str(error))
+    if not chosen:
+        raise TooShortError(short[0])
+    for reason in short:
+        progress.say(f"left out: {reason}")
+    return [
+        Cell(length, settings.trials, PROTOCOLS[name].answer_tokens, depth, i, name)
+        for name in chosen
+        for i, depth in enumerate(settings.depths)
+    ]
+
+
+def pairs_of(inputs: Inputs, name: str, length: int, which: int) -> list[Pair]:
+    """The pairs of a list: as many as leave room for any of its questions and the answer, or `key_value.pairs`.
+
+    Errors: TooShortError where the length holds fewer than there are different questions.
+    """
+    return inputs.once(("key_value", name, length, which), lambda: _make_pairs(inputs, name, length, which))
+
+
+def _make_pairs(inputs: Inputs, name: str, length: int, which: int) -> list[Pair]:
+    settings, protocol = inputs.settings, PROTOCOLS[name]
+    generator = np.random.default_rng([settings.seed, length, which, list(PROTOCOLS).index(name)])
+    source = protocol.draw(generator)
+    drawn, longest = list[Pair](), list[tuple[int, str]]()  # the pairs, and the longest question about the first n
+
+    def make(n: int) -> list[int]:
+        while len(drawn) < max(n, 1):
+            pair = next(source, None)
+            if pair is None:
+                raise SkipwiseError(f"key_value has only {len(drawn):,} different values; give a length under {length}")
+            tokens = inputs.count((protocol.ask + protocol.lead).format(key=pair.key))
+            longest.append(max([(tokens, pair.key), *longest[-1:]]))
+            drawn.append(pair)
+        return prompt(inputs, protocol, drawn[:n], longest[max(n, 1) - 1][1])
+
+    room = length - protocol.answer_tokens
+    fewest = max(settings.key_value.pairs or protocol.fewest, questions_a_list(inputs))
+    needed = len(make(fewest))
+    if needed > room:
+        raise TooShortError(
+            f"{length} tokens are too short for key_value ({name}): with this tokenizer a list of {fewest} pairs, the "
+            f"question and the answer take {needed + protocol.answer_tokens}; give longer evaluation.retrieval_lengths"
+        )
+    if settings.key_value.pairs is not None:
+        return drawn[: settings.key_value.pairs]
+    per_pair = (len(make(fewest + 20)) - needed) / 20
+    n, _ = fit(make, room, int(fewest + (room - needed) / per_pair))
+    return drawn[:n]
+
+
+def prompt(inputs: Inputs, protocol: Protocol, pairs: list[Pair], key: str) -> list[int]:
+    return inputs.encode(protocol.show(pairs) + protocol.ask.format(key=key), protocol.lead.format(key=key))
+
+
+def questions_a_list(inputs: Inputs) -> int:
+    """How many trials ask about the same list."""
+    return math.ceil(inputs.settings.trials / inputs.settings.key_value.lists)
+
+
+def place(depth: float, pairs: int, trial: int, together: int) -> int:
+    """Index of the pair asked for: floor(depth · (pairs - 1)), as Liu et al. sweep it.
+
+    Where `together` trials ask about one list, they ask for as many neighbours, that one among them.
+    """
+    first = math.floor(depth * (pairs - 1) + 1e-9) - together // 2
+    return min(max(first, 0), pairs - together) + trial
+
+
+def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
+    assert cell.protocol is not None
+    protocol, lists = PROTOCOLS[cell.protocol], inputs.settings.key_value.lists
+    pairs = pairs_of(inputs, cell.protocol, cell.length, trial % lists)
+    asked = pairs[place(cell.depth or 0.0, len(pairs), trial // lists, questions_a_list(inputs))]
+    ids = prompt(inputs, protocol, pairs, asked.key)
+    assert len(ids) <= cell.length - cell.answer_tokens
+    draft = inputs.draft(protocol.lead.format(key=asked.key), protocol.answer.format(value=asked.value))
+    return Question(ids, draft, [asked.value, asked.key])
+
+
+def first_value(answer: str, key: str) -> re.Match[str] | None:
+    """The first word with a digit in it that is not the key, whole: `"= 'f00d', '1234'"` → `f00d`."""
+    words = re.finditer("[0-9A-Za-z_]+(?:-[0-9A-Za-z_]+)*", answer)
+    return next((word for word in words if re.search("[0-9]", word[0]) and word[0].lower() != key), None)
+
+
+def score(answer: str, question: Question) -> float:
+    """1 where the first value that an answer gives is the right one; being among others further on does not count."""
+    value, key = question.truth
+    found = first_value(answer, key)
+    return float(found is not None and found[0].lower() == value)
+
+
+def value_ended(answer: str, question: Question) -> bool:
+    """Whether something follows the first value that cannot be part of it."""
+    found = first_value(answer, question.truth[1])
+    return found is not None and answer[found.end() :].strip("-") != ""
+
+
+TASK = Task(
+    name="key_value",
+    version=1,
+    metric="accuracy",
+    cells=cells,
+    question=question,
+    score=score,
+    ended=value_ended,
+    apart=True,
+)

@@ -1,0 +1,245 @@
+"""Perplexity by length: documents as token arrays flow in, one result row for each length flows out.
+
+Two protocols. In both, `length` counts everything the model reads, so a BOS token takes one of its places and the model
+never sees a position beyond `length - 1`.
+
+- `prefix`: the perplexity of the first n tokens, for every n from one forward pass a document: a causal model's loss at
+  a token does not depend on what follows. (Where the frequencies depend on the length of the input, as in dynamic NTK
+  or LongRoPE, that is not so, and every length gets a pass of its own.)
+- `sliding`: windows of n tokens moved by `stride` (Press et al., arXiv 2108.12409; Position Interpolation, arXiv
+  2306.15595): the first window scores all its tokens, a later one its last `stride`, each document to its end or to
+  `span` tokens.
+
+Beside `prefix` comes, at no cost, the perplexity of the tokens between one length and the next, as a task of its own
+(`perplexity_by_position`): the average over a prefix hides where a model breaks.
+"""
+
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
+
+from skipwise.errors import SkipwiseError
+from skipwise.evals import intervals
+from skipwise.models.chunked_reader import Reader
+from skipwise.models.load import LoadedModel
+from skipwise.rope import hf_config
+
+VERSION = 2
+
+Tokens = npt.NDArray[Any]
+Document = tuple[str, Tokens]
+
+
+class Protocol(NamedTuple):
+    """How perplexity is measured; everything here is written into the rows.
+
+    `span` (sliding only) is how much of each document is scored, in tokens and with its BOS; the same for all windows,
+    so that they are compared on the same text.
+    """
+
+    name: Literal["prefix", "sliding"] = "prefix"
+    stride: int = 256
+    span: int = 0
+    bos_id: int | None = None
+    seed: int = 0
+
+
+def bos_id(tokenizer: Any, wanted: bool) -> int | None:
+    """The tokenizer's BOS token; None when it has none or none is wanted."""
+    return tokenizer.bos_token_id if wanted else None
+
+
+def select(documents: Sequence[Document], lengths: Sequence[int], protocol: Protocol, limit: int) -> list[Document]:
+    """The documents of the evaluation: the first `limit` that reach the longest length, and those alone.
+
+    All lengths (and all models) are so compared on the same documents; a shorter document is left out even of the
+    lengths that it reaches, and fewer than `limit` may remain: the rows' `n` says how many. Errors: SkipwiseError when
+    no document reaches the longest length (nothing is cut shorter), or for a length that the protocol cannot score.
+    """
+    if not documents:
+        raise SkipwiseError("perplexity needs documents and has none: name some in evaluation.data")
+    need, extra, shortest = max(lengths), protocol.bos_id is not None, min(lengths)
+    if shortest < 2:
+        raise SkipwiseError(f"perplexity at length {shortest}: nothing to score, lengths start at 2 tokens")
+    if protocol.name == "sliding" and protocol.stride > shortest - extra:
+        raise SkipwiseError(
+            f"evaluation.stride = {protocol.stride} would leave out text between windows of {shortest} tokens; "
+            f"expected at most {shortest - extra}"
+        )
+    chosen = [document for document in documents if len(document[1]) + extra >= need]
+    if not chosen:
+        name, tokens = max(documents, key=lambda document: len(document[1]))
+        reach = len(tokens) + extra
+        raise SkipwiseError(
+            f"perplexity at {need} tokens: no document is that long, the longest is {name!r} with {reach} tokens; "
+            f"give longer documents (evaluation.data) or lengths up to {reach} (evaluation.lengths)"
+        )
+    return chosen[:limit]
+
+
+def parts(lengths: Sequence[int], model: PreTrainedModel, protocol: Protocol) -> list[tuple[int, int]]:
+    """(start, length) of every row: the lengths from 0 and, under `prefix`, the stretches between them.
+
+    No stretches where frequencies depend on the length of the input: their tokens were read in several ways.
+    """
+    ordered = sorted(lengths)
+    one_pass = protocol.name == "prefix" and not hf_config.changes_with_length(model.config)
+    return [(0, length) for length in ordered] + (list(itertools.pairwise(ordered)) if one_pass else [])
+
+
+def header(documents: Sequence[Document], start: int, length: int, protocol: Protocol) -> dict[str, Any]:
+    """What is known of a row before it is measured. Rows with equal headers and models have equal values.
+
+    `start` above 0 is that of a stretch. `data` is a digest of the text that the row scores, so that other documents
+    never pass for these.
+    """
+    sliding = protocol.name == "sliding"
+    row = {
+        "task": "perplexity_by_position" if start else "perplexity",
+        "task_version": VERSION,
+        "protocol": protocol.name,
+        "length": length,
+        "depth": None,
+        "metric": "perplexity",
+        "n": len(documents),
+        "seed": protocol.seed,
+        "bos": protocol.bos_id is not None,
+        "documents": [name for name, _ in documents],
+        "data": _digest(documents, protocol.span if sliding else length, protocol.bos_id),
+    }
+    return row | ({"stride": protocol.stride, "span": protocol.span} if sliding else {"start": start})
+
+
+def total_tokens(documents: Sequence[Document], lengths: Sequence[int], model: PreTrainedModel, how: Protocol) -> int:
+    """Tokens that `measure` will put through the model, for its progress."""
+    if how.name == "sliding":
+        ends = [(n, min(how.span, len(tokens) + (how.bos_id is not None))) for _, tokens in documents for n in lengths]
+        return sum(sum(stop - start for start, stop, _ in windows(end, n, how.stride)) for n, end in ends)
+    return len(documents) * sum(max(group) for group in _passes(model, lengths))
+
+
+def measure(
+    loaded: LoadedModel,
+    reader: Reader,
+    documents: Sequence[Document],
+    wanted: Sequence[tuple[int, int]],
+    protocol: Protocol,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> Iterator[dict[str, Any]]:
+    """Rows for `wanted` (start, length), from `select`ed documents, as they are finished, without the model's columns.
+
+    `tokens` is how many tokens were scored, all documents together; `sums` and `counts` are losses (nats) and tokens of
+    the units that the interval resamples. `seconds` is the time of the forward passes that gave the row; under `prefix`
+    rows share their passes, so their seconds do not add up. A length beyond the configured window is run and flagged.
+    Only the losses are kept. Errors: SkipwiseError for a loss that is not finite.
+    """
+    lengths = sorted({length for _, length in wanted})
+    groups = _passes(loaded.model, lengths) if protocol.name == "prefix" else [[length] for length in lengths]
+    for group in groups:
+        started = time.monotonic()
+        losses = []
+        for name, tokens in documents:
+            losses.append(_unfailing(reader, tokens, max(group), protocol, advance))
+            _require_finite(losses[-1], name)
+        seconds = time.monotonic() - started
+        for start, length in [part for part in wanted if part[1] in group]:
+            first = max(start - 1, 0)
+            scored = [part[first : length - 1] for part in losses] if protocol.name == "prefix" else losses
+            units = intervals.units(scored)
+            interval = intervals.perplexity_interval(units, [protocol.seed, length])
+            yield header(documents, start, length, protocol) | {
+                "value": intervals.perplexity(scored),
+                "low": interval.low,
+                "high": interval.high,
+                "interval": interval.name,
+                "tokens": sum(len(part) for part in scored),
+                "seconds": round(seconds, 3),
+                "beyond_window": length > loaded.window,
+                "sums": [round(value, 4) for value in units.sums.tolist()],
+                "counts": units.counts.tolist(),
+            }
+
+
+def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Sliding windows over a text of `tokens`: (start, stop, scored), where the last `scored` tokens are new.
+
+    The first window scores all it holds, the others `stride` tokens; the last one ends with the text and scores the
+    rest, which may be fewer.
+    """
+    previous = 0
+    for start in range(0, tokens, stride):
+        stop = min(start + window, tokens)
+        yield start, stop, stop - previous
+        if stop == tokens:
+            return
+        previous = stop
+
+
+def _unfailing(
+    reader: Reader, tokens: Tokens, length: int, protocol: Protocol, advance: Callable[[int], None]
+) -> intervals.Losses:
+    """`_document_losses`, begun anew with half as much at once where memory runs out."""
+    while True:
+        try:
+            return _document_losses(reader, tokens, length, protocol, advance)
+        except (MemoryError, RuntimeError) as error:
+            reader.shrink(error)
+
+
+def _document_losses(
+    reader: Reader, tokens: Tokens, length: int, protocol: Protocol, advance: Callable[[int], None]
+) -> intervals.Losses:
+    """Losses of the scored tokens of one document, in their order, fp32."""
+    bos = [] if protocol.bos_id is None else [protocol.bos_id]
+    if protocol.name == "prefix":
+        ids = torch.tensor([[*bos, *tokens[: length - len(bos)].tolist()]], device=reader.model.device)
+        found = []
+        for losses in reader.token_nll(ids):
+            found.append(losses[0].cpu().numpy())
+            advance(losses.shape[1])
+        advance(1)  # the last token is read and has no successor
+        return np.concatenate(found)
+    text = tokens[: protocol.span - len(bos)].tolist()
+    # Each window starts with a BOS of its own, which takes one of its places.
+    todo = list(windows(len(text), length - len(bos), protocol.stride))
+    rows = max(reader.chunk // length, 1)
+    found = []
+    while todo:
+        batch = [part for part in todo[:rows] if part[1] - part[0] == todo[0][1] - todo[0][0]]
+        todo = todo[len(batch) :]
+        ids = torch.tensor([[*bos, *text[start:stop]] for start, stop, _ in batch], device=reader.model.device)
+        scored = [min(part[2], ids.shape[1] - 1) for part in batch]
+        rows_of = torch.cat(list(reader.token_nll(ids, scored=scored)), dim=1).cpu().numpy()  # (B, T - 1)
+        found += [row[len(row) - count :] for row, count in zip(rows_of, scored, strict=True)]
+        advance(ids.numel())
+    return np.concatenate(found)
+
+
+def _require_finite(losses: intervals.Losses, name: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        raise SkipwiseError(
+            f"the model's loss on {name!r} is {losses[bad[0]]} at scored token {bad[0]}: its numbers overflow; "
+            "try --set model.precision=float32, and check that the checkpoint is whole"
+        )
+
+
+def _passes(model: PreTrainedModel, lengths: Sequence[int]) -> list[list[int]]:
+    """The lengths that one forward pass may share: all of them, unless RoPE depends on the length of the input."""
+    return [[length] for length in lengths] if hf_config.changes_with_length(model.config) else [list(lengths)]
+
+
+def _digest(documents: Sequence[Document], tokens: int, bos: int | None) -> str:
+    """Digest of the first `tokens` tokens (BOS included) of every document."""
+    state = hashlib.sha256()
+    for _, text in documents:
+        part = np.asarray(text[: tokens - (bos is not None)], dtype="<i8")
+        state.update(len(part).to_bytes(8, "little") + part.tobytes())
+    return state.hexdigest()[:16]

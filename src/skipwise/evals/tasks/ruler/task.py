@@ -1,0 +1,211 @@
+"""RULER (arXiv 2404.06654): up to thirteen tasks, averaged at each length, and the effective length.
+
+The prompts are made in `evals/ruler_prompts.py`. Beside each task's rows there is one with their average for each
+length, and one with the effective length: the longest at which that average reaches a threshold.
+"""
+
+import functools
+import random
+import re
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from skipwise.config import RulerConfig
+from skipwise.errors import SkipwiseError
+from skipwise.evals.task import Cell, Inputs, Question, Row, Task, TooShortError, digest, fit, scored
+from skipwise.evals.tasks.ruler import documents, prompts
+from skipwise.evals.tasks.ruler.prompts import Documents, Essay, Needles, Sample, Source
+from skipwise.utils.progress import say
+
+VERSION = 1
+
+
+class Variant(NamedTuple):
+    """One of RULER's tasks."""
+
+    answer_tokens: int
+    least: int
+    """Smallest size of a prompt that is a fair question."""
+    sample: Callable[[Source, random.Random, int], Sample]
+    match: Literal["all", "any"] = "all"
+    """Whether every reference counts (RULER's `string_match_all`), or one is enough (`string_match_part`)."""
+
+
+def _needles(needles: Needles) -> Variant:
+    return Variant(128, needles.least(), needles.sample)
+
+
+VARIANTS: dict[str, Variant] = {
+    "niah_single_1": _needles(Needles("noise")),
+    "niah_single_2": _needles(Needles("essay")),
+    "niah_single_3": _needles(Needles("essay", value_kind="uuids")),
+    "niah_multikey_1": _needles(Needles("essay", keys=4)),
+    "niah_multikey_2": _needles(Needles("needle")),
+    "niah_multikey_3": _needles(Needles("needle", key_kind="uuids", value_kind="uuids")),
+    "niah_multivalue": _needles(Needles("essay", values=4)),
+    "niah_multiquery": _needles(Needles("essay", keys=4, queries=4)),
+    "vt": Variant(30, prompts.HOPS + 1, prompts.variable_tracking),
+    "cwe": Variant(120, prompts.COMMON + 1, prompts.common_words),
+    "fwe": Variant(prompts.CODED_ANSWER_TOKENS, prompts.FEWEST_CODED, prompts.frequent_words),
+    "qa_1": Variant(32, 0, prompts.question_answering, match="any"),
+    "qa_2": Variant(32, 0, prompts.question_answering, match="any"),
+}
+
+
+def names(settings: RulerConfig) -> list[str]:
+    """The tasks to measure. Errors: SkipwiseError for none, and for one whose file is not given."""
+    files = {"qa_1": settings.squad, "qa_2": settings.hotpotqa}
+    chosen = settings.tasks
+    if chosen is None:
+        return [name for name in VARIANTS if files.get(name, True)]
+    if not chosen:
+        raise SkipwiseError("evaluation.ruler.tasks is empty: expected names such as [niah_single_1, vt]")
+    for name, setting in (("qa_1", "squad"), ("qa_2", "hotpotqa")):
+        if name in chosen and not files[name]:
+            raise SkipwiseError(f"RULER's {name} needs a local file: give evaluation.ruler.{setting}")
+    return list(dict.fromkeys(chosen))
+
+
+def cells(inputs: Inputs, length: int) -> list[Cell]:
+    """A cell for each task. Of tasks that nobody named, those that the length cannot hold are left out, which is said:
+    `cwe` takes 4,102 tokens where every digit is one. Errors: TooShortError where a named task, or none, fits."""
+    settings = inputs.settings.ruler
+    grid, left_out = [], []
+    for name in names(settings):
+        cell = Cell(length, settings.samples, VARIANTS[name].answer_tokens, protocol=name)
+        needed = _needed(inputs, cell)
+        if needed <= length:
+            grid.append(cell)
+            continue
+        left_out.append(f"{name} ({needed} tokens)")
+        if settings.tasks is not None or len(left_out) == len(names(settings)):
+            raise TooShortError(
+                f"RULER's {name} does not fit in {length} tokens: with this tokenizer the smallest prompt and its "
+                f"answer take {needed}; give longer evaluation.retrieval_lengths or leave it out of "
+                "evaluation.ruler.tasks"
+            )
+    if left_out:
+        say(f"ruler: left out at {length} tokens, and of their average: {', '.join(left_out)}")
+    return grid
+
+
+def _needed(inputs: Inputs, cell: Cell) -> int:
+    """Tokens of the smallest prompt and its answer; of the first one where that is far below the cell's length."""
+    needed = 0
+    for trial in range(cell.n):  # samples differ by a few tokens: all are looked at only near the limit
+        needed = max(needed, len(_prompt(inputs, cell, trial, 0)) + cell.answer_tokens)
+        # The paragraphs of qa_1 and qa_2 differ by more, so none of theirs is taken for the others.
+        if needed > cell.length or (2 * needed < cell.length and not str(cell.protocol).startswith("qa")):
+            break
+    return needed
+
+
+def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
+    """The largest prompt that leaves room for the answer, to the last 0.2 % of its tokens."""
+    room = cell.length - cell.answer_tokens
+    smallest, larger = (len(_prompt(inputs, cell, trial, more)) for more in (0, 32))
+    hint = (room - smallest) * 32 // max(larger - smallest, 1)
+    more, ids = fit(lambda n: _prompt(inputs, cell, trial, n), room, hint, slack=room // 512)
+    made = sample(inputs, cell, trial, more)
+    match = VARIANTS[str(cell.protocol)].match
+    return Question(ids, inputs.draft(made.lead, made.draft), made.truth, match)
+
+
+def sample(inputs: Inputs, cell: Cell, trial: int, more: int) -> Sample:
+    """The text of one trial, `more` above its smallest size; drawn from (seed, length, task, trial)."""
+    settings, name = inputs.settings.ruler, str(cell.protocol)
+    source = Source(
+        cell.length,
+        inputs.count,
+        lambda: _essay(tuple(text for _, text in inputs.texts(settings.essays))),
+        lambda: _documents(name, settings),
+        trial,
+    )
+    rng = random.Random(f"{inputs.settings.seed} {cell.length} {name} {trial}")
+    return VARIANTS[name].sample(source, rng, VARIANTS[name].least + more)
+
+
+def _prompt(inputs: Inputs, cell: Cell, trial: int, more: int) -> list[int]:
+    made = sample(inputs, cell, trial, more)
+    return inputs.encode(made.body, made.lead)
+
+
+@functools.lru_cache(maxsize=2)
+def _essay(texts: tuple[str, ...]) -> Essay:
+    return prompts.essay(texts)
+
+
+def _documents(name: str, settings: RulerConfig) -> Documents:
+    found = documents.squad(settings.squad) if name == "qa_1" else documents.hotpotqa(settings.hotpotqa)
+    if settings.samples > len(found.questions):
+        raise SkipwiseError(
+            f"RULER's {name} has {len(found.questions)} questions with an answer in its file and evaluation.ruler."
+            f"samples is {settings.samples}; give fewer samples"
+        )
+    return found
+
+
+def score(answer: str, question: Question) -> float:
+    """The share of the references that the answer contains, whatever their case; 1 for any where one is enough."""
+    said = re.sub(r"[\x00-\x1f]", "\n", answer.strip()).strip().lower()
+    found = [reference.lower() in said for reference in question.truth]
+    return float(any(found)) if question.variant == "any" else sum(found) / len(found)
+
+
+def summarise(inputs: Inputs, rows: list[Row]) -> list[Row]:
+    """The average over tasks at each length, then the effective length."""
+    lengths = sorted({row["length"] for row in rows})
+    averages = [_average([row for row in rows if row["length"] == length]) for length in lengths]
+    return [*averages, effective_length(averages, inputs.settings.ruler.threshold)]
+
+
+def _average(rows: list[Row]) -> Row:
+    """The mean over tasks. A sample is one prompt of every task, so all tasks count the same."""
+    scores = [sum(column) / len(column) for column in zip(*(row["scores"] for row in rows), strict=True)]
+    shared = {key: value for key, value in rows[0].items() if key != "answers"}
+    return (
+        shared
+        | {"protocol": "average", "tasks": [row["protocol"] for row in rows], "data": digest(rows)}
+        | scored(rows[0]["metric"], scores, rows[0]["seed"], rows[0]["length"])
+        | {
+            "tokens": round(sum(row["tokens"] for row in rows) / len(rows)),
+            "seconds": round(sum(row["seconds"] for row in rows), 3),
+        }
+    )
+
+
+def effective_length(averages: list[Row], threshold: float) -> Row:
+    """The longest length whose average reaches `threshold`, 0 where none does, as RULER's table has it.
+
+    The interval's ends are the same of the averages' ends. `length` is None: the row is over all of them.
+    """
+
+    def longest(end: str) -> int:
+        return max((row["length"] for row in averages if row[end] >= threshold), default=0)
+
+    shared = {key: value for key, value in averages[-1].items() if key != "scores"}
+    return shared | {
+        "protocol": "effective_length",
+        "metric": "effective_length",
+        "length": None,
+        "threshold": threshold,
+        "data": digest([*averages, {"data": str(threshold)}]),
+        "value": longest("value"),
+        "low": longest("low"),
+        "high": longest("high"),
+        "interval": "where the averages' ends reach the threshold",
+        "seconds": round(sum(row["seconds"] for row in averages), 3),
+    }
+
+
+TASK = Task(
+    name="ruler",
+    version=VERSION,
+    metric="match",
+    cells=cells,
+    question=question,
+    score=score,
+    ended=lambda answer, question: score(answer, question) == 1.0,
+    summarise=summarise,
+    apart=True,
+)

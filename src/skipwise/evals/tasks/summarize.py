@@ -1,0 +1,101 @@
+"""Summaries of long documents, scored with ROUGE-1, -2 and -L against summaries that people wrote.
+
+Prompt and budget are Position Interpolation's (arXiv 2306.15595, section 3.5): a document cut to what the length leaves
+(there 15,000 tokens) between two lines of instruction, a summary of at most 1,000 tokens. Two things differ: decoding
+is greedy, where the paper samples (temperature 0.5, top-p 0.95), and the model is taken as it is, where the paper
+fine-tunes it on the task. Scores are F measures of Google's `rouge-score`, without stemming, for Latin script and
+digits only. One answer is scored three ways, each a row of its own.
+"""
+
+import functools
+import re
+from typing import Any
+
+from skipwise.data import text_sources
+from skipwise.errors import SkipwiseError
+from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
+
+MEASURES = ("rouge1", "rouge2", "rougeL")
+
+DESCRIPTION = "Read the following article and then summarize it."
+ASK = "Now summarize the above article."
+LEAD = "\nSummary:"
+
+SAMPLE = 20_000  # characters from which the tokens of a word are estimated
+
+
+def pairs(inputs: Inputs) -> list[tuple[str, str]]:
+    """(document, summary) of the first `summarize.documents` rows that have both."""
+    return inputs.once("summarize", lambda: _read(inputs))
+
+
+def _read(inputs: Inputs) -> list[tuple[str, str]]:
+    settings = inputs.settings.summarize
+    if not settings.data:
+        raise SkipwiseError(
+            "summarize needs documents with reference summaries: name a .jsonl file in evaluation.summarize.data"
+        )
+    columns = []
+    for name in (settings.document_field, settings.summary_field):
+        sources = text_sources.sources(settings.data, field=name, split=settings.split)
+        if plain := [source.name for source in sources if source.kind == "text"]:
+            raise SkipwiseError(f"summarize: {plain[0]} is plain text; expected .jsonl, .parquet or a datasets id")
+        columns.append({document.name: document.text for document in text_sources.documents(sources)})
+    found = [(text, columns[1][name]) for name, text in columns[0].items() if name in columns[1]]
+    if not found:
+        raise SkipwiseError(f"summarize: no row of {', '.join(settings.data)} has both a document and a summary")
+    return found[: settings.documents]
+
+
+def cells(inputs: Inputs, length: int) -> list[Cell]:
+    scorer()  # what is missing is said before anything is measured
+    tokens = inputs.settings.summarize.output_tokens
+    fixed = len(inputs.encode(prompt_text(""), LEAD))
+    if length < fixed + tokens + 1:
+        raise TooShortError(
+            f"summarize at {length} tokens: the rest of the prompt takes {fixed} and the summary up to {tokens}; "
+            "give longer evaluation.retrieval_lengths, or fewer evaluation.summarize.output_tokens"
+        )
+    return [Cell(length, len(pairs(inputs)), tokens, protocol=measure) for measure in MEASURES]
+
+
+def prompt_text(document: str) -> str:
+    """The prompt without the word that leads the summary."""
+    return f"{DESCRIPTION}\n{document}\n{ASK}"
+
+
+def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
+    """A document, cut after the last word that fits where it is too long."""
+    ids = inputs.once(("summarize", cell.length, trial), lambda: _prompt(inputs, cell, trial))
+    return Question(ids, [], [pairs(inputs)[trial][1]], cell.protocol)
+
+
+def _prompt(inputs: Inputs, cell: Cell, trial: int) -> list[int]:
+    text = pairs(inputs)[trial][0].strip()
+    words = re.findall(r"\s*\S+", text)
+    each = max(inputs.count(text[:SAMPLE]), 1) / len(re.findall(r"\S+", text[:SAMPLE]))
+    room = cell.length - cell.answer_tokens
+    if limit := inputs.settings.summarize.document_tokens:
+        room = min(room, len(inputs.encode(prompt_text(""), LEAD)) + limit)
+    _, ids = fit(
+        lambda n: inputs.encode(prompt_text("".join(words[:n])), LEAD), room, int(room / each), most=len(words)
+    )
+    return ids
+
+
+@functools.cache
+def scorer() -> Any:
+    """Google's ROUGE. Errors: SkipwiseError with the command that installs it."""
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise SkipwiseError("summarize needs rouge-score: pip install 'skipwise[summarize]'") from error
+    return RougeScorer(list(MEASURES), use_stemmer=False)
+
+
+def score(answer: str, question: Question) -> float:
+    """F measure between 0 and 1."""
+    return float(scorer().score(question.truth[0], answer)[question.variant].fmeasure)
+
+
+TASK = Task(name="summarize", version=1, metric="rouge F1", cells=cells, question=question, score=score)

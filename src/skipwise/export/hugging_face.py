@@ -1,0 +1,164 @@
+"""A model or a run flows in; a Hugging Face folder or a GGUF file that any loader reads flows out, or goes to a hub."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from skipwise.config import ModelConfig, RunConfig, read_yaml, validate
+from skipwise.errors import SkipwiseError
+from skipwise.export import gguf_tokenizer, gguf_writer, legacy_fields, model_card
+from skipwise.export.model_card import plain_card
+from skipwise.models import checkpoint, gguf_header
+from skipwise.rope import hf_config
+from skipwise.utils.atomic_files import atomic_folder, read_jsonl, write_text
+from skipwise.utils.progress import say
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SHARD_SIZE = "5GB"
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    window: int,
+    dtype: torch.dtype,
+    shard_size: str = SHARD_SIZE,
+    also: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """Write weights (safetensors, as `dtype`), configuration and tokenizer to `folder`, which appears whole.
+
+    The model is cast in place. `window` becomes the tokenizer's `model_max_length`, tokens. Weights beyond `shard_size`
+    ("5GB", "500MB") are split. `also` writes further files. Errors: SkipwiseError for weights that `dtype` cannot hold.
+    """
+    _check_range(model, dtype)
+    model.to(dtype)
+    tokenizer.model_max_length = window
+    with atomic_folder(folder) as partial:
+        model.save_pretrained(partial, max_shard_size=shard_size)
+        tokenizer.save_pretrained(partial)
+        legacy_fields.mend_tokenizer(partial)
+        if not legacy_fields.add_to_config(partial, model.config):
+            say("config.json holds rope_parameters alone: this family would misread the fields of older loaders")
+        also(partial)
+
+
+def _check_range(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    if dtype != torch.float16:
+        return
+    limit = torch.finfo(dtype).max
+    for name, value in model.named_parameters():
+        if value.numel() and value.detach().abs().max() > limit:
+            raise SkipwiseError(f"{name} holds values beyond float16's {limit:g}; export as bfloat16 or float32")
+
+
+class Origin:
+    """What is exported: a model, and the run that made it where it is known."""
+
+    def __init__(self, path: str) -> None:
+        """`path`: a run folder, or whatever `skipwise eval` takes. Errors: SkipwiseError as `source.find`."""
+        folder = Path(path).expanduser()
+        is_run = (folder / "config.yaml").is_file() and not (folder / "config.json").is_file()
+        if is_run and not (folder / "model").is_dir():
+            raise SkipwiseError(f"{path} is a run that has no model yet; finish it with: skipwise extend --resume")
+        self.source = checkpoint.find(ModelConfig(path=str(folder / "model") if is_run else path))
+        at = Path(self.source.place).resolve()
+        made = all((at.parent / name).is_file() for name in ("config.yaml", "environment.json"))
+        self.run = at.parent if at.name == "model" and made else None
+        self.config = checkpoint.configuration(self.source)
+        self.name = self.run.name if self.run else self.source.name
+
+    def load(self, dtype: torch.dtype) -> PreTrainedModel:
+        return checkpoint.weights(self.source, self.config, "sdpa", dtype)
+
+    def dtype(self, wanted: str | None) -> torch.dtype:
+        """`wanted`, or else the one that the weights are stored in; bf16 for dequantised ones."""
+        if wanted is not None:
+            return DTYPES[wanted]
+        stored = None if self.source.gguf else getattr(self.config, "dtype", None)
+        return next((dtype for dtype in DTYPES.values() if dtype == stored), torch.bfloat16)
+
+    def write_card(self, folder: Path) -> None:
+        """README.md, and skipwise.yaml where a run is known."""
+        if self.run:
+            config = validate(RunConfig, read_yaml(self.run / "config.yaml"), str(self.run / "config.yaml"))
+            environment = json.loads((self.run / "environment.json").read_text(encoding="utf-8"))
+            return model_card.write_card(folder, config, environment, read_jsonl(self.run / "results.jsonl"))
+        before = Path(self.source.place)
+        if (before / "skipwise.yaml").is_file() and (before / "README.md").is_file():
+            for name in ("skipwise.yaml", "README.md"):
+                shutil.copyfile(before / name, folder / name)
+            return None
+        known = (
+            hf_config.window(self.config),
+            hf_config.true_original_length(self.config),
+            hf_config.describe(self.config),
+        )
+        quantised = gguf_header.weight_type(self.source.file) if self.source.gguf else None
+        return write_text(folder / "README.md", plain_card(self.name, *known, quantised))
+
+
+def to_hf(path: str, out: Path, *, dtype: str | None = None, shard_size: str = SHARD_SIZE) -> Path:
+    """Write the model or run at `path` as a Hugging Face folder; `out` comes back.
+
+    dtype: a key of DTYPES, the stored one when absent. Errors: SkipwiseError for a model that cannot be read, an `out`
+    that is taken, or a size that is none.
+    """
+    if not re.fullmatch(r"\d+(\.\d+)?[KMGT]I?B", shard_size.upper()):
+        raise SkipwiseError(f"--shard-size {shard_size!r}: expected a size such as 5GB or 500MB")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise SkipwiseError(f"{out} is there already; give another --out")
+    origin = Origin(path)
+    tokenizer = checkpoint.tokenizer(origin.source)
+    text, window = origin.config.get_text_config(), hf_config.window(origin.config)
+    if hf_config.parameters(text)["rope_type"] == "yarn":  # Qwen's leaves its original window there
+        text.max_position_embeddings = window
+    stored = origin.dtype(dtype)
+    # float16 is reached from float32, so that what it cannot hold is seen.
+    model = origin.load(torch.float32 if stored == torch.float16 else stored)
+    size = shard_size.upper()
+    save(model, tokenizer, out, window=window, dtype=stored, shard_size=size, also=origin.write_card)
+    return out
+
+
+def to_gguf(path: str, out: Path, *, dtype: str | None = None) -> Path:
+    """Write the model or run at `path` as a GGUF file and return it: `out`, or a file in it named by model and dtype.
+
+    dtype: a key of `gguf_writer.TYPES`, the stored one when absent. Errors: SkipwiseError as `to_hf`, and for what
+    llama.cpp cannot compute, before any weight is read.
+    """
+    origin = Origin(path)
+    stored = origin.dtype(None)
+    kind = dtype or {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}[stored]
+    file = out if out.suffix == ".gguf" else out / f"{origin.name}-{kind}.gguf"
+    if file.exists() or (out.exists() and file != out and not out.is_dir()):
+        raise SkipwiseError(f"{file if file.exists() else out} is there already; give another --out")
+    gguf_writer.check(origin.config)
+    gguf_writer.scaling(origin.config)
+    tokenizer = checkpoint.tokenizer(origin.source)
+    gguf_tokenizer.vocabulary(tokenizer, origin.config.vocab_size)
+    gguf_writer.write(origin.load(stored), tokenizer, file, name=origin.name, dtype=kind)
+    return file
+
+
+def push(folder: Path, repo: str) -> str:
+    """Upload an exported folder to the hub repository `repo` and return its address; a new one is private.
+
+    The hub's own settings count (HF_TOKEN, HF_ENDPOINT). Errors: SkipwiseError in one line.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        created = api.create_repo(repo, private=True, exist_ok=True)
+        api.upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message="Add the extended model")
+    except Exception as error:  # the hub's client raises many kinds: no token, no network, a bad name …
+        raise SkipwiseError(f"cannot push to {repo!r}: {checkpoint.one_line(error)}; {folder} is written") from error
+    return str(created)

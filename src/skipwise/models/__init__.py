@@ -1,0 +1,1 @@
+"""Model families, checkpoints in every form, loading, forward passes and losses in bounded memory."""

@@ -1,0 +1,115 @@
+"""Checks of a loaded model's behaviour: does its code use RoPE as its configuration says, and do we know its head?"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from skipwise.errors import SkipwiseError
+from skipwise.models import sliced_loss
+from skipwise.models.forward import hidden_states
+from skipwise.rope import hf_config
+from skipwise.utils.progress import say
+
+
+def check_rope(model: PreTrainedModel, tables: dict[str, Tensor], config: PreTrainedConfig) -> None:
+    """SkipwiseError unless these tables of a model hold the frequencies that a scaled configuration asks for."""
+    wanted = torch.from_numpy(hf_config.inv_freq(config, 1)).float()  # a fresh model has met no long input
+    if hf_config.is_nested(config.get_text_config().rope_parameters):
+        tables = {name: table for name, table in tables.items() if "full_attention" in name}
+    same = [t.shape == wanted.shape and torch.allclose(t.float().cpu(), wanted, rtol=1e-4) for t in tables.values()]
+    if not same or not all(same):
+        raise SkipwiseError(
+            f"the code of model type {model.config.model_type!r} does not follow the rope_parameters of its "
+            "configuration, so its RoPE cannot be scaled"
+        )
+
+
+def rope_tables(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Buffers that hold RoPE frequencies, by name."""
+    buffers = module.named_buffers()
+    return {name: table for name, table in buffers if name.endswith("inv_freq") and "original" not in name}
+
+
+@contextmanager
+def full_precision(model: PreTrainedModel) -> Iterator[None]:
+    """Until the block ends, each module of `model` computes in fp32, with its weights widened while it runs.
+
+    For checks of what a model's code does. bf16 would hide that in rounding: two ways to compute the same token of a
+    trained model were seen to differ by more than the token's own norm, where its activations are massive
+    (arXiv 2402.17762).
+    """
+
+    def widen(module: nn.Module, args: Any) -> None:
+        for weight in stored[module]:
+            weight.data = weight.data.float()
+
+    def restore(module: nn.Module, args: Any, output: Any) -> None:
+        for weight, data in stored[module].items():
+            weight.data = data
+
+    stored = {module: own for module in model.modules() if (own := _low_precision(module))}
+    handles = [module.register_forward_pre_hook(widen) for module in stored]
+    handles += [module.register_forward_hook(restore, always_call=True) for module in stored]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _low_precision(module: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """The data of a module's own weights that are stored in 16 bits."""
+    own = module.parameters(recurse=False)
+    return {weight: weight.data for weight in own if weight.dtype in (torch.bfloat16, torch.float16)}
+
+
+@torch.no_grad()
+def probe(model: PreTrainedModel) -> None:
+    """Warn that a model's family is not among the tested ones; it has passed these checks of its behaviour.
+
+    A shift of all positions changes nothing and a skip does (so positions are relative, and those given are used), and
+    the last token sees the first across the skip. Errors: SkipwiseError for a model that fails one.
+    """
+    family = model.config.get_text_config().model_type
+    ids = torch.arange(16, device=model.device)[None] % (model.config.get_text_config().vocab_size - 1)
+    plain = torch.arange(16, device=model.device)[None]
+    skipped = plain + (plain >= 8) * min(hf_config.window(model.config) // 2, 1024)
+
+    def last(tokens: Tensor, positions: Tensor) -> Tensor:
+        with full_precision(model):
+            return hidden_states(model, tokens, positions)[:, -1].float()
+
+    base = last(ids, plain)
+    shift, skip = ((last(ids, moved) - base).norm() for moved in (plain + 8, skipped))
+    if not skip > 2 * shift:
+        raise SkipwiseError(
+            f"model type {family!r} is not among the tested ones, and its code does not take position_ids as RoPE does "
+            f"(a shift of all positions changes the last state by {shift:.2g}, a skip by {skip:.2g})"
+        )
+    other = torch.cat([ids[:, :1] + 1, ids[:, 1:]], dim=1)
+    if not (last(other, skipped) - last(ids, skipped)).abs().max() > 0:
+        raise SkipwiseError(
+            f"model type {family!r} is not among the tested ones, and its tokens do not see those before a skip"
+        )
+    say(f"model type {family!r} is not among the tested ones; its use of positions was probed and looks like RoPE")
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """SkipwiseError unless our logits are the model's own, which proves that we know all its head does."""
+    tokens = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
+    own = model(input_ids=tokens, use_cache=False).logits.float()
+    ours = (
+        sliced_loss.logits(model, hidden_states(model, tokens))
+        if model.get_output_embeddings() is not None
+        else own * 0
+    )
+    if not torch.allclose(own, ours, rtol=0.02, atol=0.02 * own.abs().max().item()):
+        raise SkipwiseError(
+            f"model type {model.config.model_type!r} changes its logits in a way that is not known here, "
+            "so its losses cannot be computed in slices"
+        )

@@ -1,0 +1,100 @@
+"""Forward passes: hidden states, losses and greedy decoding.
+
+Every forward pass over skipped positions goes through `hidden_states`, which keeps transformers from reading their
+jumps as borders between packed sequences.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from skipwise.models import sliced_loss
+from skipwise.rope import hf_config
+
+
+def forget_length(model: PreTrainedModel) -> None:
+    """Put `dynamic` RoPE back to plain: transformers keeps the frequencies of the longest input for the next one."""
+    if not hf_config.changes_with_length(model.config):
+        return
+    for module in model.get_decoder().modules():
+        for name in [name for name in module._buffers if name.endswith("original_inv_freq")]:
+            prefix = name.removesuffix("original_inv_freq")  # of the layer type, where there are several
+            setattr(module, f"{prefix}inv_freq", getattr(module, name).clone())
+            setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
+    """Hidden states that the head reads: input_ids (B, T) → (B, T, H).
+
+    The mask of ones says that a row is one sequence; without it (and without a cache) transformers takes every jump of
+    `position_ids` for the border of a packed one, and a chunk would not see those before it.
+    """
+    forget_length(model)
+    output = model.get_decoder()(
+        input_ids=input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        position_ids=position_ids,
+        use_cache=False,
+    )
+    states: Tensor = output.last_hidden_state
+    return states
+
+
+@torch.no_grad()
+def token_nll(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    position_ids: Tensor | None = None,
+    labels: Tensor | None = None,
+    *,
+    slice_tokens: int | None = None,
+) -> Tensor:
+    """-log p(token t+1 | tokens up to t) in fp32: input_ids (B, T) → (B, T-1); without gradients.
+
+    `labels` (B, T) stand for input_ids as what is predicted; 0 where they are -100. Logits exist for `slice_tokens`
+    tokens at a time, as many as 64 MiB hold when absent.
+    """
+    hidden = hidden_states(model, input_ids, position_ids)  # (B, T, H)
+    wanted = (input_ids if labels is None else labels)[:, 1:]
+    losses = sliced_loss.nll(model, hidden[:, :-1].flatten(0, 1), wanted.flatten(), slice_tokens)
+    return losses.view(wanted.shape)
+
+
+def loss(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    position_ids: Tensor | None,
+    labels: Tensor,
+    *,
+    slice_tokens: int | None = None,
+) -> Tensor:
+    """Training loss: mean -log p over the labels that are not -100, fp32 scalar; all arguments (B, T).
+
+    Labels stand at their token, as transformers has them; position t-1 predicts label t. Errors: SkipwiseError when
+    there is no label.
+    """
+    hidden = hidden_states(model, input_ids, position_ids)  # (B, T, H)
+    following = F.pad(labels[:, 1:], (0, 1), value=sliced_loss.IGNORED)
+    return sliced_loss.mean_nll(model, hidden.flatten(0, 1), following.flatten(), slice_tokens)
+
+
+@torch.no_grad()
+def greedy(
+    model: PreTrainedModel, input_ids: Tensor, max_new_tokens: int, stop: Callable[[list[int]], bool]
+) -> list[int]:
+    """The most probable continuation of input_ids (1, T), token by token with a cache, until `stop` of them is true."""
+    forget_length(model)
+    decoder = model.get_decoder()
+    tokens: list[int] = []
+    step, cache = input_ids, None
+    while len(tokens) < max_new_tokens:
+        output = decoder(input_ids=step, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        tokens.append(int(sliced_loss.logits(model, output.last_hidden_state[:, -1]).argmax()))
+        if stop(tokens):
+            break
+        step = torch.tensor([tokens[-1:]], device=input_ids.device)
+    return tokens

@@ -1,0 +1,71 @@
+"""Bytes of keys and values that a model keeps while it generates: a configuration flows in, sizes flow out.
+
+As transformers' DynamicCache holds them: full-attention layers keep every token, sliding ones the last window - 1,
+layers without softmax attention a state that does not grow, which is not counted.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from skipwise.models.families import Architecture
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class KvCache:
+    """Sizes for one sequence. Errors: none; a length is any number of tokens from 0."""
+
+    values: int
+    """Numbers that one layer keeps for one token, keys and values together."""
+    itemsize: int
+    """Bytes of one number."""
+    full_layers: int
+    """Layers that keep every token."""
+    sliding_layers: int
+    kept: int
+    """Tokens that a sliding layer keeps."""
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Growth with every token beyond all sliding windows."""
+        return self.values * self.itemsize * self.full_layers
+
+    def bytes_at(self, tokens: int) -> int:
+        """Bytes after `tokens` tokens."""
+        kept = self.full_layers * tokens + self.sliding_layers * min(tokens, self.kept)
+        return self.values * self.itemsize * kept
+
+
+def values_per_token(config: "PreTrainedConfig") -> int:
+    """Numbers that one attention layer keeps for one token.
+
+    Two of head_dim for each key head (grouped-query attention); with multi-head latent attention the one latent and the
+    rotated part of the key instead (arXiv 2405.04434, eq. 9-13, as transformers 5.2x and vLLM keep them).
+    """
+    text = config.get_text_config()
+    if getattr(text, "kv_lora_rank", None):
+        return int(text.kv_lora_rank + text.qk_rope_head_dim)
+    heads = int(text.num_attention_heads)
+    width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+    key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
+    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
+        key_heads = 1  # Falcon-7B; Falcon-40B repeats its keys for every head before they are kept
+    return key_heads * (width + int(getattr(text, "v_head_dim", None) or width))
+
+
+def kv_cache(config: "PreTrainedConfig", architecture: Architecture, itemsize: int) -> KvCache:
+    """The cache of a model whose numbers take `itemsize` bytes."""
+    # The last layers of Gemma-3n read the cache of earlier ones.
+    own = architecture.layers - int(getattr(config.get_text_config(), "num_kv_shared_layers", None) or 0)
+    layers = [i for i in range(own) if i not in architecture.linear_layers]
+    bounded = architecture.sliding_window is not None
+    sliding = sum(i in architecture.sliding_layers for i in layers) if bounded else 0
+    return KvCache(
+        values=values_per_token(config),
+        itemsize=itemsize,
+        full_layers=len(layers) - sliding,
+        sliding_layers=sliding,
+        kept=(architecture.sliding_window or 1) - 1,
+    )

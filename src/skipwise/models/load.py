@@ -1,0 +1,122 @@
+"""Load a model from a folder, hub id or GGUF file with scaled RoPE, or scale the RoPE of a live model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from skipwise.config import ModelConfig, ScalingConfig
+from skipwise.models import checkpoint, families, gguf_header
+from skipwise.models.checks import check_head as _check_head
+from skipwise.models.checks import check_rope as _check_rope
+from skipwise.models.checks import probe
+from skipwise.models.checks import rope_tables as _tables
+from skipwise.models.device import arithmetic, device_of
+from skipwise.rope import hf_config
+from skipwise.rope.scale import scale
+
+
+@dataclass
+class LoadedModel:
+    """A model in evaluation mode with what the rest of a run wants to know about it."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    name: str
+    """For display."""
+    path: str
+    """As given: a folder, hub id, .gguf file or packaged name."""
+    original_length: int
+    """Window before any scaling, tokens."""
+    window: int
+    """Window as configured now, tokens."""
+    fingerprint: str
+    """Of configuration and weights; the same on every machine."""
+    scaling: dict[str, Any] | None
+    """RoPE scaling as written into results; None for plain RoPE."""
+    quantised_from: str | None = None
+    """Type of a GGUF file's weights, e.g. "Q4_1"; they are dequantised while loading."""
+
+
+def load(
+    config: ModelConfig,
+    *,
+    target_length: int | None = None,
+    scaling: ScalingConfig | None = None,
+    dtype: torch.dtype | None = None,
+) -> LoadedModel:
+    """The model and tokenizer of `config` on its device; RoPE is scaled when `scaling` and `target_length` are given.
+
+    `dtype`: how weights are stored (float32 to train); `config.precision` when absent. Errors: SkipwiseError in one
+    line for an unknown model, missing or corrupt weights, no tokenizer, no RoPE, or a scaling that does not apply.
+    A model type that is not in `architectures.FAMILIES` is probed, and used with a warning.
+    """
+    found = checkpoint.find(config)
+    device = device_of(config.device)
+    read = checkpoint.configuration(found)
+    facts = families.inspect(read)
+    original = config.original_length or hf_config.true_original_length(read)
+    carried, configured = hf_config.describe(read), read
+    if scaling is not None and target_length is not None:
+        configured = scale(read, scaling, target_length=target_length, original_length=config.original_length)
+        carried = {
+            "method": scaling.method,
+            "factor": target_length / original,
+            "theta": hf_config.parameters(configured)["rope_theta"],
+            **(hf_config.describe(configured) or {}),
+        }
+    tokenizer = checkpoint.tokenizer(found)
+    stored = dtype or arithmetic(config.precision, device)
+    model = checkpoint.weights(found, configured, config.attention, stored).to(device)
+    if facts.row is None:
+        probe(model)
+    if scaling is not None and scaling.method != "none" and target_length is not None:
+        _check_rope(model, _tables(model.get_decoder()), configured)
+    _check_head(model)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=found.name,
+        path=config.path,
+        original_length=original,
+        window=hf_config.window(configured),
+        fingerprint=checkpoint.fingerprint(found, configured),
+        scaling=carried,
+        quantised_from=gguf_header.weight_type(found.file) if found.gguf else None,
+    )
+
+
+def apply(
+    model: PreTrainedModel,
+    method: str | ScalingConfig = "yarn",
+    *,
+    target_length: int,
+    original_length: int | None = None,
+) -> PreTrainedModel:
+    """Scale the RoPE of a live model, which is changed and returned: it gets a new configuration and rotary tables.
+
+    The same as loading it with the scaled configuration. Errors: SkipwiseError as `rope.scale`, before any change.
+    """
+    facts = families.inspect(model.config)
+    scaled = scale(model.config, method, target_length=target_length, original_length=original_length)
+    if facts.row is None:
+        probe(model)
+    text, new = model.config.get_text_config(), scaled.get_text_config()
+    decoder = model.get_decoder()
+    rotary = {name.rpartition(".")[0] for name in _tables(decoder)}
+    built = {name: type(decoder.get_submodule(name))(config=new).to(model.device) for name in rotary}
+    _check_rope(model, {f"{name}.{k}": t for name, module in built.items() for k, t in _tables(module).items()}, scaled)
+    for name, module in built.items():
+        decoder.set_submodule(name, module.train(model.training))
+    if any(hf_config.parameters(each).get("mscale_all_dim") for each in (model.config, scaled)):
+        for module in decoder.modules():  # DeepSeek's layers computed the scale of their scores when they were made
+            if hasattr(module, "scaling") and hasattr(module, "layer_idx"):
+                with torch.device("meta"):
+                    module.scaling = type(module)(new, module.layer_idx).scaling
+    # The old objects may belong to other models too, so they are replaced wherever this one holds them.
+    renewed = {id(model.config): scaled, id(text): new}
+    for module in model.modules():
+        if id(getattr(module, "config", None)) in renewed:
+            module.config = renewed[id(module.config)]
+    return model

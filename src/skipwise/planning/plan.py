@@ -1,0 +1,303 @@
+"""What a run will cost, before anything is loaded: a configuration and a device flow in; times and bytes flow out.
+
+A training step of PoSE beside full-length training and beside the evaluation at the target; and how many examples show
+every distance of the target. The facts are plain values: `dataclasses.asdict` makes them JSON; page/plan.py shows them.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedConfig
+
+from skipwise.config import DEFAULT_TRAIN_LENGTH, ModelConfig
+from skipwise.errors import SkipwiseError
+from skipwise.models import checkpoint, families
+from skipwise.models.device import arithmetic, device_of
+from skipwise.models.kv_cache_size import kv_cache
+from skipwise.models.memory import chunk_on
+from skipwise.planning import devices, operations_and_bytes
+from skipwise.planning.devices import UTILISATION, Device
+from skipwise.planning.operations_and_bytes import Bytes, Run, Work
+from skipwise.positions import coverage
+from skipwise.positions.sampler import Sampler
+from skipwise.rope import hf_config
+
+SHARE = 0.99
+"""Of the distances, for the number of examples that show most of them."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user says beside the model and the target."""
+
+    device: str = "here"
+    """`here`, or the name of a GPU in `devices.SHEETS`."""
+    devices: int = 1
+    train_length: int | None = None
+    batch: int = 2
+    """Examples in one forward pass on one device, as training.batch_size; full-length training takes one."""
+    examples: int = 800
+    """Of the whole training."""
+    chunks: int = 2
+    rank: int = 16
+    """Of LoRA adapters."""
+    checkpointing: bool = False
+    """Gradient checkpointing."""
+    probability: float = 0.95
+    """That every distance is seen."""
+    utilisation: float = UTILISATION
+    """Of a named GPU."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One kind of work. Lengths in tokens, memory in bytes on one device."""
+
+    name: str
+    tokens: int
+    """In one sequence."""
+    sequences: int
+    """In one step, over all devices."""
+    trained_parameters: int
+    memory: int
+    fits: bool | None
+    """None where the device's memory is unknown."""
+    step_seconds: float
+    total_seconds: float
+    """Of all examples; of one step in evaluation."""
+    bound: str
+    """What a step waits for: compute, or the link between devices."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    chunks: int
+    all_seen: int
+    """Examples until every distance has been seen with the chosen probability; never too few."""
+    most_seen: int
+    """Examples until SHARE of the distances have been seen on average."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that `skipwise plan` says."""
+
+    model: str
+    family: str
+    parameters: int
+    original_length: int
+    target_length: int
+    train_length: int
+    options: Options
+    device: Device
+    costs: list[Cost]
+    coverage: list[Coverage]
+    curves: dict[str, list[tuple[int, int, float]]]
+    """By kind of work: (tokens of the window, bytes, seconds for one sequence)."""
+    notes: list[str]
+
+
+def plan(model: ModelConfig, target_length: int, options: Options) -> Plan:
+    """The cost of extending `model` to `target_length` tokens. Reads its configuration alone.
+
+    Errors: SkipwiseError for what is no model, lengths that clash, an unknown device, and a model whose memory cannot
+    be worked out.
+    """
+    found = checkpoint.find(model, weights=False)
+    config = checkpoint.configuration(found)
+    architecture = families.inspect(config)
+    original = model.original_length or hf_config.true_original_length(config)
+    length = options.train_length or min(original, DEFAULT_TRAIN_LENGTH)
+    if target_length <= original:
+        raise SkipwiseError(f"target {target_length:,} is not beyond the original window of {original:,} tokens")
+    if length > original:
+        raise SkipwiseError(
+            f"--train-length {length:,} is longer than the model's own window of {original:,} tokens; "
+            "skipped positions need no more than that"
+        )
+    samplers = [Sampler("pose", length, target_length, chunks=n) for n in sorted({2, 3, options.chunks}) if n > 1]
+    seen = [
+        Coverage(
+            s.chunks, coverage.examples_until_seen(s, options.probability), coverage.examples_until_share(s, SHARE)
+        )
+        for s in samplers
+    ]
+    device = device_for(config, model, options, length)
+    estimate = Estimate(config, operations_and_bytes.work(config), device, options)
+    kinds = [
+        estimate.training("PoSE, all weights", options.batch, length, rank=0),
+        estimate.training("PoSE, LoRA", options.batch, length, rank=options.rank),
+        estimate.training("full length, all weights", 1, target_length, rank=0),
+        estimate.training("full length, LoRA", 1, target_length, rank=options.rank),
+        *estimate.evaluation(target_length),
+    ]
+    return Plan(
+        model=found.name,
+        family=architecture.family,
+        parameters=estimate.work.parameters,
+        original_length=original,
+        target_length=target_length,
+        train_length=length,
+        options=options,
+        device=device,
+        costs=kinds,
+        coverage=seen,
+        curves=estimate.curves(length, target_length),
+        notes=_notes(architecture, options, device),
+    )
+
+
+def device_for(config: PreTrainedConfig, model: ModelConfig, options: Options, length: int) -> Device:
+    """The device that the options name, or this one, measured."""
+    if options.device != "here":
+        return devices.named(options.device, options.utilisation)
+    import skipwise.training.trainer  # noqa: F401  what a training process holds counts as its runtime
+
+    used = device_of(model.device)
+    return devices.here(config, options.batch, length, device=used, dtype=arithmetic(model.precision, used))
+
+
+def _notes(architecture: families.Architecture, options: Options, device: Device) -> list[str]:
+    notes = []
+    if architecture.linear_layers:
+        notes.append("layers without softmax attention are counted by their matrices alone: their state costs more")
+    if architecture.sliding_layers:
+        notes.append("sliding layers are counted as transformers computes them, without skipping what is masked")
+    if architecture.row and not architecture.row.sdpa:
+        notes.append("attention cannot run in torch's fused kernel: all its scores are computed and held")
+    if options.devices > 1:
+        notes.append("several devices: examples are split, and weights, gradients and moments sharded over them (FSDP)")
+    if device.source.startswith("data sheet"):
+        notes.append("figures of a data sheet at a stated utilisation: small models and short sequences reach less")
+    return notes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Times and bytes of one model on one kind of device."""
+
+    config: PreTrainedConfig
+    work: Work
+    device: Device
+    options: Options
+
+    def training(self, name: str, batch: int, tokens: int, *, rank: int) -> Cost:
+        """One optimiser step with `batch` sequences on every device."""
+        options, count = self.options, self.options.devices
+        run = Run(batch, tokens, True, self.device.bf16, rank, options.checkpointing)
+        memory = self._bytes(run).peak(count) * devices.SLACK + self.device.runtime
+        trained = self.work.adapter * rank or self.work.parameters
+        compute = batch * self._training_seconds(tokens, rank) + self._update_seconds(trained / count)
+        weights = self.work.parameters * (2 if self.device.bf16 else 4)
+        # Weights are gathered for the forward and the backward pass, gradients sent back.
+        link = (2 * weights + weights * trained / self.work.parameters) * (count - 1) / count / self.device.link
+        step = max(compute, link)
+        return Cost(
+            name=name,
+            tokens=tokens,
+            sequences=batch * count,
+            trained_parameters=trained,
+            memory=int(memory),
+            fits=self._fits(memory),
+            step_seconds=step,
+            total_seconds=step * math.ceil(options.examples / (batch * count)),
+            bound="link" if link > compute else "compute",
+        )
+
+    def _training_seconds(self, tokens: int, rank: int) -> float:
+        """Forward and backward of one sequence.
+
+        A backward pass is two forward passes, one where the weights are frozen (the other half makes their gradients),
+        and 2.5 for attention, whose scores are computed again; checkpointing adds a forward pass of the layers.
+        """
+        work, device, again = self.work, self.device, int(self.options.checkpointing)
+        frozen = rank > 0
+        layers = tokens * work.layer_flops * ((2 if frozen else 3) + again) / device.layers_training
+        adapters = tokens * 2 * 3 * work.adapter * rank / device.layers_training
+        output = tokens * work.head_flops * (2 if frozen else 3) / device.head_training
+        return layers + adapters + output + work.attention_flops(tokens) * (3.5 + again) / device.attention_training
+
+    def _update_seconds(self, trained: float) -> float:
+        """Clipping and AdamW, and the gradient of the input embedding, which is written whole."""
+        embedding = 12 * self.work.embedding if trained > self.work.embedding else 0
+        return (devices.ADAM_TRAFFIC * trained + embedding) / self.device.bandwidth + devices.STEP_SECONDS
+
+    def evaluation(self, tokens: int) -> list[Cost]:
+        """One sequence on one device: in one pass, and in chunks that see those before them through a cache."""
+        work, device = self.work, self.device
+        seconds = self._reading_seconds(tokens)
+        chunk, itemsize = min(chunk_on(device.kind), tokens), 2 if device.bf16 else 4
+        cache = kv_cache(self.config, families.inspect(self.config), itemsize)
+        kept = cache.values * itemsize * (cache.full_layers + cache.sliding_layers)
+        repeated = work.pair_flops / 2 * itemsize  # one layer's keys and values, for every head
+        # Eager attention holds the scores of a chunk and the keys before it: twice in its arithmetic, and in fp32.
+        heads = int(self.config.get_text_config().num_attention_heads)
+        scores = heads * chunk * (tokens - chunk) * (2 * itemsize + 4) if work.eager else 0
+        later = (kept + repeated) * tokens + scores
+        held = {
+            "evaluation, one pass": self._forward_bytes(tokens),
+            "evaluation, in chunks": self._forward_bytes(chunk) + later * devices.SLACK,
+        }
+        return [
+            Cost(
+                name=name,
+                tokens=tokens,
+                sequences=1,
+                trained_parameters=0,
+                memory=int(memory),
+                fits=self._fits(memory),
+                step_seconds=seconds,
+                total_seconds=seconds,
+                bound="compute",
+            )
+            for name, memory in held.items()
+        ]
+
+    def _reading_seconds(self, tokens: int) -> float:
+        work, device = self.work, self.device
+        per_token = work.layer_flops / device.layers + work.head_flops / device.head
+        return tokens * per_token + work.attention_flops(tokens) / device.attention
+
+    def _forward_bytes(self, tokens: int) -> float:
+        run = Run(1, tokens, False, self.device.bf16)
+        return self._bytes(run).peak() * devices.SLACK + self.device.runtime
+
+    def _bytes(self, run: Run) -> Bytes:
+        return operations_and_bytes.bytes_of(self.config, run, alike=self.work.alike)
+
+    def _fits(self, memory: float) -> bool | None:
+        return None if self.device.memory is None else memory <= self.device.memory
+
+    def curves(self, length: int, target: int) -> dict[str, list[tuple[int, int, float]]]:
+        """Bytes and seconds of one sequence as the window grows, doubling from the train length to twice the target.
+
+        Three lengths are worked out; bytes are a polynomial of degree 2 at most, and seconds are known at every length.
+        """
+        single = replace(self, options=replace(self.options, devices=1))
+        windows = [length * 2**i for i in range(1 + math.ceil(math.log2(2 * target / length)))]
+        known = (length, target, 2 * target)
+        full = [single.training("", 1, tokens, rank=0) for tokens in known]
+        read = [single.evaluation(tokens)[1] for tokens in known]
+        pose, update = full[0], self._update_seconds(self.work.parameters)
+        memory = {name: _through(known, [c.memory for c in part]) for name, part in (("full", full), ("read", read))}
+        return {
+            "PoSE": [(tokens, pose.memory, pose.step_seconds) for tokens in windows],
+            "full length": [
+                (tokens, memory["full"](tokens), self._training_seconds(tokens, 0) + update) for tokens in windows
+            ],
+            "evaluation": [(tokens, memory["read"](tokens), self._reading_seconds(tokens)) for tokens in windows],
+        }
+
+
+def _through(places: tuple[int, ...], values: list[int]) -> Callable[[int], int]:
+    """The polynomial through three points (Lagrange)."""
+
+    def at(x: int) -> int:
+        total = 0.0
+        for i, (a, value) in enumerate(zip(places, values, strict=True)):
+            others = [b for j, b in enumerate(places) if j != i]
+            total += value * math.prod((x - b) / (a - b) for b in others)
+        return round(total)
+
+    return at

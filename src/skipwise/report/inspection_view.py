@@ -1,0 +1,168 @@
+"""How `skipwise inspect` shows its facts: as text for a terminal, and as the data of an HTML page."""
+
+import textwrap
+from datetime import UTC, datetime
+from typing import Any
+
+from skipwise import __version__
+from skipwise.planning.inspection import Facts
+from skipwise.utils.text import length_text
+
+WIDTH = 96
+"""Characters of a line of text beside its label."""
+
+
+def text(facts: Facts) -> str:
+    """The facts for a terminal: the table of pairs, then what matters."""
+    lines = [*_pair_table(facts), ""]
+    carried = facts.scaling and ", ".join(f"{key} {value:g}" for key, value in facts.scaling.items() if _number(value))
+    scaled = f"carries {facts.scaling['method']} ({carried})" if facts.scaling else "plain RoPE"
+    turned = f"the first {facts.critical_dimension} of {facts.rotary_dim} rotated dimensions turned at least once"
+    rows = [
+        ("model", f"{facts.model} ({facts.family}, {facts.layers} layers)"),
+        ("window", f"{facts.window:,} tokens, {scaled}, θ {facts.theta:,.0f}"),
+        *([("original window", f"{facts.original_length:,} tokens")] if facts.scaling else []),
+        ("target", f"{facts.target_length:,} tokens, ×{facts.factor:.4g}"),
+        ("critical", f"{turned} in the original window; pairs from {facts.critical_pair} on never did"),
+        *(("layers", note) for note in facts.notes),
+        (
+            "KV cache",
+            f"{facts.kv_bytes_per_token:,} bytes a token ({facts.dtype}): {_bytes(facts.kv_bytes_at_window)} at "
+            f"{facts.window:,} tokens, {_bytes(facts.kv_bytes_at_target)} at {facts.target_length:,}",
+        ),
+        *((f"not {method.name}", method.refused) for method in facts.methods if method.refused),
+    ]
+    advice = facts.recommendation
+    if advice:
+        chosen = f"{advice.scaling}, {advice.sampler} with {advice.chunks} chunks of {advice.train_length:,} tokens"
+        rows += [("recommended", chosen), *(("because", reason) for reason in advice.reasons)]
+        rows += [("command", advice.command)]
+    for i, (label, value) in enumerate(rows):
+        named = "" if i and rows[i - 1][0] == label else label
+        parts = [value] if label == "command" else textwrap.wrap(value, WIDTH)
+        lines += [f"{named:<18}{parts[0]}", *(" " * 18 + part for part in parts[1:])]
+    return "\n".join(lines)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"
+
+
+def _cells(facts: Facts) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows of the table of pairs: wavelength, turns, and how far each method stretches the wavelength."""
+    known = [(method.name, method.stretch) for method in facts.methods if method.stretch]
+    titles = ["pair", "wavelength", "turns", *(name for name, _ in known)]
+    rows = [
+        [str(p.pair), _wave(p.wavelength), f"{p.turns:,.2f}", *(f"×{stretch[i]:.3g}" for _, stretch in known)]
+        for i, p in enumerate(facts.pairs)
+    ]
+    return titles, rows
+
+
+def _wave(tokens: float) -> str:
+    return f"{tokens:,.2f}" if tokens < 1000 else f"{tokens:,.0f}"
+
+
+def _pair_table(facts: Facts) -> list[str]:
+    titles, rows = _cells(facts)
+    widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
+    lines = ["  ".join(map(str.rjust, row, widths)) for row in [titles, *rows]]
+    border = f"--- no full turn in {facts.original_length:,} tokens "
+    lines.insert(1 + facts.critical_pair, border.ljust(len(lines[0]), "-"))
+    return lines
+
+
+def page(facts: Facts) -> dict[str, Any]:
+    """Data of the HTML page, for the scripts `page.render.SHEET`."""
+    span = f"{length_text(facts.original_length)} to {length_text(facts.target_length)} tokens"
+    scaled = f"carries {facts.scaling['method']}" if facts.scaling else "plain RoPE"
+    advice = facts.recommendation
+    titles, rows = _cells(facts)
+    refused = [f"{method.name}: {method.refused}" for method in facts.methods if method.refused]
+    sections: list[dict[str, Any]] = [
+        {
+            "id": "pairs",
+            "nav": "Pairs",
+            "title": "What each scaling does to every pair",
+            "lead": "Fast pairs (left) tell neighbouring tokens apart, slow ones (right) far places. Those that never "
+            "turned once in the original window are the ones that fail beyond it.",
+            "charts": _charts(facts),
+        },
+        {
+            "id": "numbers",
+            "nav": "Numbers",
+            "title": "All numbers",
+            "lead": "Stretch: wavelength after the scaling over wavelength before.",
+            "tables": [{"title": "Pairs", "columns": titles, "rows": rows}],
+            "notes": refused,
+        },
+    ]
+    if advice:
+        told: dict[str, Any] = {"id": "advice", "nav": "Advice", "title": "What Skipwise recommends", "lead": None}
+        sections.insert(0, {**told, "code": advice.command, "notes": advice.reasons})
+    return {
+        "runs": [],
+        "series": [],
+        "headline": f"{facts.model}: from {span}",
+        "kicker": f"{facts.model}, {facts.family}",
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "skipwise": __version__,
+        "tiles": [
+            ["Factor", f"×{facts.factor:.4g}", span, scaled],
+            ["Critical dimension", f"{facts.critical_dimension} of {facts.rotary_dim}", f"θ {facts.theta:,.0f}"],
+            [
+                "KV cache at target",
+                _bytes(facts.kv_bytes_at_target),
+                f"{facts.kv_bytes_per_token:,} bytes a token, {facts.dtype}",
+            ],
+            ["Recommended", advice.scaling if advice else "none", f"pose, {advice.chunks} chunks" if advice else ""],
+        ],
+        "notes": facts.notes,
+        "sections": sections,
+    }
+
+
+def _charts(facts: Facts) -> list[dict[str, Any]]:
+    """Wavelengths and stretches by pair, a line a method."""
+    waves = [pair.wavelength for pair in facts.pairs]
+    known = [(method.name, method.stretch) for method in facts.methods if method.stretch]
+    after: list[dict[str, Any]] = []
+    stretched: list[dict[str, Any]] = []
+    for i, (name, stretch) in enumerate(known):
+        # Colours come again after six methods; dashes then tell them apart.
+        style = {"name": name, "colour": 1 + i % 6, "dash": "6 4" if i >= 6 else None}
+        stretched.append(style | {"points": list(enumerate(stretch))})
+        after.append(style | {"points": [(pair, waves[pair] * s) for pair, s in enumerate(stretch)]})
+    windows = [("original window", facts.original_length), ("target window", facts.target_length)]
+    levels = [
+        {"name": name, "faint": True, "dash": "4 4", "colour": 0, "points": [(0, tokens), (len(waves) - 1, tokens)]}
+        for name, tokens in windows
+    ]
+    shared = {
+        "x": {"label": "pair of rotated dimensions", "scale": "linear", "unit": "count"},
+        "marks": [{"x": facts.critical_pair, "label": "no full turn"}] if facts.critical_pair < len(waves) else [],
+    }
+    before = {"name": "before scaling", "colour": 0, "points": list(enumerate(waves))}
+    return [
+        shared
+        | {
+            "title": "Wavelength",
+            "label": "Wavelength of every pair",
+            "y": {"label": "tokens in one turn", "scale": "log", "unit": "wave"},
+            "series": [before, *after, *levels],
+        },
+        shared
+        | {
+            "title": "Stretch",
+            "label": "How far each method stretches every pair",
+            "y": {"label": "wavelength after / before", "scale": "log", "unit": "ratio"},
+            "series": stretched,
+        },
+    ]

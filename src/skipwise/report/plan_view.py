@@ -1,0 +1,160 @@
+"""How `skipwise plan` shows its facts: as text for a terminal, and as the data of an HTML page."""
+
+import textwrap
+from datetime import UTC, datetime
+from typing import Any
+
+from skipwise import __version__
+from skipwise.planning.plan import SHARE, Cost, Plan
+from skipwise.utils.text import length_text
+
+WIDTH = 110
+"""Characters of a line of text."""
+
+
+def bytes_text(count: float) -> str:
+    """`1.23 GB`."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"
+
+
+def seconds_text(seconds: float) -> str:
+    """`45 ms`, `12.3 s`, `4.2 min`, `3.1 h`, `12 days`."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    for unit, size, most in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 48 * 3600)):
+        if seconds < most:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 86400:,.3g} days"
+
+
+def _columns(plan: Plan) -> tuple[list[str], list[list[str]]]:
+    examples = f"{plan.options.examples:,} examples"
+    titles = ["work", "tokens", "trained", "memory", "fits", "a step", examples]
+    return titles, [_row(cost) for cost in plan.costs]
+
+
+def _row(cost: Cost) -> list[str]:
+    training = cost.trained_parameters > 0
+    return [
+        cost.name,
+        f"{cost.sequences} × {cost.tokens:,}",
+        f"{cost.trained_parameters / 1e6:,.3g} M" if training else "–",
+        bytes_text(cost.memory),
+        {True: "yes", False: "no", None: "?"}[cost.fits],
+        seconds_text(cost.step_seconds) + (" (link)" if cost.bound == "link" else ""),
+        seconds_text(cost.total_seconds) if training else "–",
+    ]
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
+def _coverage_rows(plan: Plan) -> tuple[list[str], list[list[str]]]:
+    titles = ["chunks", f"{SHARE:.0%} of distances", f"all, {plan.options.probability:.0%} sure"]
+    return titles, [[str(c.chunks), f"{c.most_seen:,}", f"{c.all_seen:,}"] for c in plan.coverage]
+
+
+def _device_parts(plan: Plan) -> tuple[str, str, str]:
+    """Memory, name and where the rates come from."""
+    count = f"{plan.options.devices} × " if plan.options.devices > 1 else ""
+    memory = "unknown" if plan.device.memory is None else bytes_text(plan.device.memory)
+    return memory, count + plan.device.name, plan.device.source
+
+
+LORA = "LoRA is a cost model: adapters on every linear layer, the frozen weights in the arithmetic's type"
+
+
+def text(plan: Plan) -> str:
+    """The plan for a terminal."""
+    titles, rows = _columns(plan)
+    seen_titles, seen = _coverage_rows(plan)
+    size = f"{plan.parameters / 1e6:,.4g} M parameters"
+    memory, name, origin = _device_parts(plan)
+    window = f"{plan.original_length:,} → {plan.target_length:,} tokens"
+    notes = [f"LoRA rank {plan.options.rank}: {LORA[len('LoRA is a ') :]}", *plan.notes]
+    return "\n".join(
+        [
+            f"{plan.model} ({plan.family}, {size}), {window}, trained on {plan.train_length:,} at a time",
+            f"device: {name}, memory {memory}; {origin}",
+            "",
+            *_aligned([titles, *rows]),
+            "",
+            "examples until distances of the target have been seen:",
+            *_aligned([seen_titles, *seen]),
+            "",
+            *(line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")),
+        ]
+    )
+
+
+def page(plan: Plan) -> dict[str, Any]:
+    """Data of the HTML page, for the scripts `page.render.SHEET`."""
+    titles, rows = _columns(plan)
+    seen_titles, seen = _coverage_rows(plan)
+    pose, full = plan.costs[0], plan.costs[2]
+    span = f"{length_text(plan.original_length)} to {length_text(plan.target_length)} tokens"
+    return {
+        "runs": [],
+        "series": [],
+        "headline": f"What it costs to extend {plan.model} from {span}",
+        "kicker": f"{plan.model}, {plan.parameters / 1e6:,.4g} M parameters",
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "skipwise": __version__,
+        "tiles": [
+            ["PoSE, memory", bytes_text(pose.memory), f"{bytes_text(full.memory)} at full length"],
+            ["PoSE, time", seconds_text(pose.total_seconds), f"{seconds_text(full.total_seconds)} at full length"],
+            ["Evaluation at target", seconds_text(plan.costs[-1].step_seconds), bytes_text(plan.costs[-1].memory)],
+            ["Memory of the device", *_device_parts(plan)],
+        ],
+        "notes": plan.notes,
+        "sections": [
+            {
+                "id": "costs",
+                "nav": "Costs",
+                "title": "Memory and time",
+                "lead": f"For {plan.options.examples:,} examples in training; one text in evaluation.",
+                "tables": [{"title": "Costs", "columns": titles, "rows": rows}],
+                "notes": [LORA],
+            },
+            {
+                "id": "window",
+                "nav": "Window",
+                "title": "As the window grows",
+                "lead": "One example on one device. PoSE's examples stay short, whatever the window.",
+                "charts": [_chart(plan, 1), _chart(plan, 2)],
+            },
+            {
+                "id": "distances",
+                "nav": "Distances",
+                "title": "Examples until distances have been seen",
+                "lead": f"Of {plan.train_length:,} tokens each, over a window of {plan.target_length:,}.",
+                "tables": [{"title": "Distances", "columns": seen_titles, "rows": seen}],
+            },
+        ],
+    }
+
+
+def _chart(plan: Plan, value: int) -> dict[str, Any]:
+    """A line a kind of work; `value` 1 is memory, 2 time."""
+    title, label, unit = [("Memory", "memory", "bytes"), ("Time", "time of one example", "seconds")][value - 1]
+    series = [
+        {"name": name, "colour": colour, "points": [(point[0], point[value]) for point in points]}
+        for colour, (name, points) in enumerate(plan.curves.items(), 1)
+    ]
+    last = max(point[0] for points in plan.curves.values() for point in points)
+    if value == 1 and plan.device.memory is not None:
+        limit = [(plan.train_length, plan.device.memory), (last, plan.device.memory)]
+        series.append({"name": "memory of the device", "colour": 0, "faint": True, "dash": "4 4", "points": limit})
+    return {
+        "title": title,
+        "label": f"{title} by window",
+        "x": {"label": "window, tokens", "scale": "log", "unit": "length"},
+        "y": {"label": label, "scale": "log", "unit": unit},
+        "marks": [{"x": plan.target_length, "label": "target"}],
+        "series": series,
+    }

@@ -1,0 +1,97 @@
+"""Which models a report compares: results of runs and files flow in, series and their rows, with changes, flow out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from skipwise.evals.paired_change import change, pairs, unpaired
+from skipwise.report.run_files import ResultRow, Rows, Run
+
+LEFT_OUT = {"scaling", "documents", "scores", "sums", "counts", "depths", "data"}
+"""Columns of rows that the page does not need."""
+
+
+def series(runs: Sequence[Run], files: Sequence[Rows]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(series, rows): one series a model, each with its `base`, the series that its changes are counted from.
+
+    That is the original model of its run or, for rows without a run, the first of all. An original model that several
+    runs measured alike is one series; so is a model in several files.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    rows: dict[tuple[Any, ...], ResultRow] = {}
+    for owner, name, row in [*_of_runs(runs), *_of_files(files)]:
+        key = (owner, row.model, row.fingerprint)
+        entry = {"name": name, "model": row.model, "run": owner, "window": row.window, "scaling": row.scaling}
+        found.setdefault(key, {"id": len(found), **entry})
+        rows[(key, *row.key)] = row
+    measured: dict[int, list[ResultRow]] = {entry["id"]: [] for entry in found.values()}
+    for (key, *_), row in rows.items():
+        measured[found[key]["id"]].append(row)
+    for entry in found.values():
+        entry["base"] = _base(entry, list(found.values()))
+    changes = {entry["id"]: _changes(measured, entry) for entry in found.values()}
+    shown = [
+        {
+            "series": found[key]["id"],
+            **row.model_dump(exclude=LEFT_OUT),
+            "change": changes[found[key]["id"]].get(row.key),
+        }
+        for (key, *_), row in rows.items()
+    ]
+    return list(found.values()), shown
+
+
+def _of_runs(runs: Sequence[Run]) -> list[tuple[int | None, str, ResultRow]]:
+    """(run, name, row) of every row; an original that several runs measured alike belongs to none of them."""
+    found: list[tuple[int | None, str, ResultRow]] = []
+    originals: dict[tuple[Any, ...], tuple[float, int]] = {}  # key → (value, n), of the shared series
+    for number, run in enumerate(runs):
+        latest = {row.model: row.fingerprint for row in run.results}
+        own = {row.key: (row.value, row.n) for row in run.results if row.model == "original"}
+        alike = all(originals.get(key, measured) == measured for key, measured in own.items())
+        originals |= own if alike else {}
+        for row in run.results:
+            owner = None if row.model == "original" and alike else number
+            name = row.model if row.fingerprint == latest[row.model] else f"{row.model} (earlier {row.fingerprint[:6]})"
+            if len(runs) > 1 and owner is not None:
+                name = run.name if name == "extended" else f"{run.name} · {name}"
+            found.append((owner, name, row))
+    return found
+
+
+def _of_files(files: Sequence[Rows]) -> list[tuple[str, str, ResultRow]]:
+    """("rows", name, row) of every row; models of one name are told apart by their fingerprint."""
+    rows = [row for file in files for row in file.results]
+    labels = [label for label, _ in dict.fromkeys((row.model, row.fingerprint) for row in rows)]
+    return [
+        ("rows", row.model if labels.count(row.model) == 1 else f"{row.model} {row.fingerprint[:6]}", row)
+        for row in rows
+    ]
+
+
+def _base(entry: dict[str, Any], found: list[dict[str, Any]]) -> int | None:
+    """The series that `entry` is compared with; None for what others are compared with."""
+    if entry["model"] == "original" and entry["run"] != "rows":
+        return None
+    runs = [other for other in found if other["model"] == "original" and other["run"] in (entry["run"], None)]
+    own = [other for other in runs if other["run"] == entry["run"]]
+    base: int = next(iter([*own, *runs, *found]))["id"]
+    return base if base != entry["id"] else None
+
+
+def _changes(measured: dict[int, list[ResultRow]], entry: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The paired change of each row by its key: as `compare.Change` says, or {"other": True} for other prompts."""
+    if entry["base"] is None:
+        return {}
+    first = [_plain(row) for row in measured[entry["base"]]]
+    later = [_plain(row) for row in measured[entry["id"]]]
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for before, after in unpaired(first, later):
+        found[after["key"]] = {"other": True, "before": before["value"]}
+    for before, after in pairs(first, later):
+        paired = change(before, after)
+        found[after["key"]] = {"before": before["value"], **(paired._asdict() if paired else {})}
+    return found
+
+
+def _plain(row: ResultRow) -> dict[str, Any]:
+    return {**row.model_dump(), "key": row.key}

@@ -1,0 +1,1 @@
+"""RoPE scaling methods, what a configuration carries, and scaled configurations. No weights."""

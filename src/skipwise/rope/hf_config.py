@@ -1,0 +1,204 @@
+"""A model's RoPE: its configuration flows in; what it carries, or a copy scaled to a longer window, flows out.
+
+The methods themselves are in `scalings`. A configuration that already carries one is read here, in the old form
+(`rope_scaling`) and the new one (`rope_parameters`), and is never scaled twice.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from skipwise.errors import SkipwiseError
+from skipwise.rope.methods import (
+    METHODS,
+    Dynamic,
+    Frequencies,
+    Linear,
+    Llama3,
+    Longrope,
+    Unscaled,
+    Yarn,
+    YarnRevised,
+    plain_inv_freq,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+# Keys that belong to a scaling; all others (partial_rotary_factor, mrope_section …) are the model's and stay.
+_SCALING_KEYS = {"type", "rope_type", "rope_theta", "factor", "original_max_position_embeddings", "attention_factor"}
+_SCALING_KEYS |= {"beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "low_freq_factor"}
+_SCALING_KEYS |= {"high_freq_factor", "short_factor", "long_factor", "short_mscale", "long_mscale", "attn_factor"}
+
+_YARN_KEYS = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
+
+
+def parameters(config: "PreTrainedConfig") -> dict[str, Any]:
+    """The RoPE parameters of the layers that see the whole window, always with `rope_type` and `rope_theta`.
+
+    Reads transformers' `rope_parameters`, flat or nested by layer type (then `full_attention`), and the older top-level
+    `rope_theta` with `rope_scaling`. Errors: SkipwiseError when the model has no RoPE there.
+    """
+    text = config.get_text_config()
+    found = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    if is_nested(found):
+        if not found.get("full_attention"):
+            rotated = ", ".join(key for key, value in found.items() if value) or "no"
+            raise SkipwiseError(
+                f"model type {text.model_type!r} rotates {rotated} layers, not those of full attention; "
+                "there is no RoPE to extend"
+            )
+        found = found["full_attention"]
+    theta = found.get("rope_theta", getattr(text, "rope_theta", None))
+    if theta is None:
+        raise SkipwiseError(
+            f"model type {text.model_type!r} has no RoPE; only models with rotary positions can be used"
+        )
+    return {**found, "rope_type": found.get("rope_type") or found.get("type") or "default", "rope_theta": float(theta)}
+
+
+def is_nested(found: dict[str, Any]) -> bool:
+    """Whether these `rope_parameters` are written by layer type."""
+    return bool(found) and all(value is None or isinstance(value, dict) for value in found.values())
+
+
+def rotary_dim(config: "PreTrainedConfig") -> int:
+    """Dimensions of a head that are rotated: head_dim, or its rotary part."""
+    text = config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(head * (parameters(config).get("partial_rotary_factor") or 1.0))
+
+
+def _configured(config: "PreTrainedConfig") -> int:
+    text = config.get_text_config()
+    length = getattr(text, "max_position_embeddings", None)
+    if not length:
+        raise SkipwiseError(f"model type {text.model_type!r} does not say its window; give model.original_length")
+    return int(length)
+
+
+def true_original_length(config: "PreTrainedConfig") -> int:
+    """Window before any scaling that the configuration carries, tokens; the configured one where it does not say."""
+    text = config.get_text_config()
+    length = parameters(config).get("original_max_position_embeddings")
+    return int(length or getattr(text, "original_max_position_embeddings", None) or _configured(config))
+
+
+def window(config: "PreTrainedConfig") -> int:
+    """Window as configured now, tokens: `max_position_embeddings`, or what the scaling reaches from its original window
+    where that is more (Qwen's YaRN leaves the former as it was). Errors: SkipwiseError where neither is said."""
+    configured = _configured(config)
+    try:
+        found = parameters(config)
+    except SkipwiseError:
+        return configured
+    if found["rope_type"] not in ("yarn", "dynamic"):  # Llama 3.2's factor is more than its window's share
+        return configured
+    return max(configured, round(true_original_length(config) * (found.get("factor") or 1)))
+
+
+class Carried(NamedTuple):
+    """The scaling that a configuration carries."""
+
+    method: str
+    scaling: Unscaled
+    original: int
+    """Window before it, tokens."""
+    target: float
+    """Original window times factor, tokens."""
+
+
+def carried(config: "PreTrainedConfig") -> Carried:
+    """What a configuration carries, `none` for plain RoPE. Errors: SkipwiseError for a type that is not known here."""
+    found = parameters(config)
+    kind, original = found["rope_type"], true_original_length(config)
+    target = original * (found.get("factor") or _configured(config) / original)
+    target = round(target) if math.isclose(target, round(target), rel_tol=1e-9) else target
+    scaling: Unscaled
+    if kind == "default":
+        return Carried("none", Unscaled(), original, original)
+    if kind == "linear":
+        scaling = Linear()
+    elif kind == "dynamic" and "alpha" not in found:
+        scaling = Dynamic()
+    elif kind == "yarn":
+        # transformers looks for `truncate` at the top, where parameters by layer type have none.
+        nested = is_nested(getattr(config.get_text_config(), "rope_parameters", None) or {})
+        truncate = None if nested else found.get("truncate")
+        scaling = Yarn(**{key: found.get(key) for key in _YARN_KEYS}, truncate=truncate)
+    elif kind == "llama3":
+        scaling = Llama3(found["low_freq_factor"], found["high_freq_factor"], found["factor"])
+    elif kind == "longrope":
+        scaling = _listed(config, found, original, target)
+    else:
+        said = f"{kind!r} with alpha" if kind == "dynamic" else repr(kind)
+        raise SkipwiseError(f"RoPE type {said} is not known here: its frequencies cannot be computed or continued")
+    return Carried(next(name for name, method in METHODS.items() if type(scaling) is method), scaling, original, target)
+
+
+def _listed(config: "PreTrainedConfig", found: dict[str, Any], original: int, target: float) -> Longrope | YarnRevised:
+    """The lists of a configuration; `yarn_revised` where they are its own."""
+    attention = found.get("attention_factor") or found.get("long_mscale")
+    scaling = Longrope(tuple(found["long_factor"]), tuple(found["short_factor"]), attention)
+    revised = YarnRevised()
+    if scaling.short == scaling.long and target > original:
+        own = revised.factors(rotary_dim(config), found["rope_theta"], original, target)
+        usual = revised.attention_scaling(original, target)
+        if len(own) == len(scaling.long) and np.allclose([*scaling.long, attention or 0], [*own, usual], rtol=1e-6):
+            return revised
+    return scaling
+
+
+def describe(config: "PreTrainedConfig") -> dict[str, Any] | None:
+    """The scaling that a configuration carries, e.g. `{"method": "yarn", "factor": 4.0, …}`; None for plain RoPE."""
+    found = parameters(config)
+    if found["rope_type"] == "default":
+        return None
+    has = carried(config)
+    keys = ("factor", *_YARN_KEYS, "truncate", "low_freq_factor", "high_freq_factor")
+    kept = {key: found[key] for key in keys if found.get(key) is not None}
+    told = {"method": has.method, "factor": has.target / has.original, **kept}
+    return {**told, "theta": found["rope_theta"], "original_length": has.original}
+
+
+def inv_freq(config: "PreTrainedConfig", length: int | None = None) -> Frequencies:
+    """Radians a position that a configuration gives each pair; (rotary_dim / 2,).
+
+    `length`: tokens of the input, for `dynamic` and `longrope`, whose frequencies depend on it; the whole window when
+    absent. Errors: SkipwiseError for a RoPE type that is not known here.
+    """
+    has, dim, theta = carried(config), rotary_dim(config), parameters(config)["rope_theta"]
+    if length is None:
+        return has.scaling.inv_freq(dim, theta, has.original, has.target)
+    return has.scaling.inv_freq_at(dim, theta, has.original, has.target, length)
+
+
+def factors(config: "PreTrainedConfig", length: int | None = None) -> Frequencies:
+    """What the wavelength of each pair is multiplied by, beside plain RoPE of the same base; (rotary_dim / 2,)."""
+    return plain_inv_freq(rotary_dim(config), parameters(config)["rope_theta"]) / inv_freq(config, length)
+
+
+def attention_factor(config: "PreTrainedConfig") -> float:
+    """Factor on cos and sin that a configuration gives."""
+    has = carried(config)
+    return has.scaling.attention_scaling(has.original, has.target)
+
+
+def changes_with_length(config: "PreTrainedConfig") -> bool:
+    """Whether the frequencies depend on the length of the input: `dynamic`, and `longrope` with two different lists."""
+    found = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    parts = [part for part in found.values() if part] if is_nested(found) else [found]
+    return any(
+        part.get("rope_type") == "dynamic" or part.get("short_factor") != part.get("long_factor") for part in parts
+    )
+
+
+def refuse_training(config: "PreTrainedConfig") -> None:
+    """SkipwiseError for RoPE that changes with the length of the input: a jump of positions would switch it."""
+    if changes_with_length(config):
+        raise SkipwiseError(
+            f"{parameters(config)['rope_type']!r} RoPE changes with the length of the input, so nothing can be trained "
+            "under it with skipped positions; choose another scaling.method, or training.steps=0 to only evaluate"
+        )

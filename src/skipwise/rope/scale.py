@@ -1,0 +1,155 @@
+"""Scale the RoPE of a configuration to a longer window."""
+
+import copy
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from skipwise.config import ScalingConfig, validate
+from skipwise.errors import SkipwiseError
+from skipwise.rope.methods import (
+    Llama3,
+    Longrope,
+    Unscaled,
+    Yarn,
+    YarnRevised,
+    from_config,
+    given,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+from skipwise.rope.hf_config import (
+    _SCALING_KEYS,
+    Carried,
+    _configured,
+    carried,
+    is_nested,
+    parameters,
+    rotary_dim,
+    true_original_length,
+    window,
+)
+
+
+def scale(
+    config: "PreTrainedConfig",
+    method: str | ScalingConfig = "yarn",
+    *,
+    target_length: int,
+    original_length: int | None = None,
+) -> "PreTrainedConfig":
+    """A copy of `config` whose RoPE is scaled from `original_length` to `target_length` tokens.
+
+    A configuration that carries a scaling is continued from its true original window by the same method, or its
+    frequencies replaced by a list of factors (`longrope`); anything else is refused, so nothing is ever scaled twice.
+    `dynamic` is dropped, since it leaves the original window as it was. Nested parameters: `full_attention` only.
+    Errors: SkipwiseError for a target within the original window, no RoPE, or a scaling that cannot be continued.
+    """
+    wanted = method if isinstance(method, ScalingConfig) else validate(ScalingConfig, {"method": method}, "scaling")
+    scaling = from_config(wanted)
+    found = parameters(config)
+    original = original_length or true_original_length(config)
+    if target_length <= original:
+        raise SkipwiseError(f"target_length ({target_length}) must be above the original window ({original} tokens)")
+    if wanted.method == "none":
+        # Phi-3 does not say its factor; a new window would change it.
+        unsaid = found["rope_type"] in ("yarn", "longrope") and not found.get("factor")
+        written = {**found, "factor": _configured(config) / original} if unsaid else found
+    else:
+        scaling = _continued(scaling, wanted, config, original_length, target_length)
+        kept = {key: value for key, value in found.items() if key not in _SCALING_KEYS}
+        written = {**kept, **scaling.to_hf(rotary_dim(config), found["rope_theta"], original, target_length)}
+    return _rewritten(config, written, original, target_length, wanted.method)
+
+
+_CONTINUES = {"critical": "yarn", **{name: name for name in ("linear", "yarn", "yarn_revised", "llama3")}}
+
+
+def _continued(
+    scaling: Unscaled, wanted: ScalingConfig, config: "PreTrainedConfig", original_length: int | None, target: int
+) -> Unscaled:
+    """`scaling` as it continues what `config` carries. Errors: SkipwiseError where that would scale twice."""
+    has, name = carried(config), wanted.method
+    if has.method in ("none", "dynamic"):
+        return scaling
+    if name != "longrope" and _CONTINUES.get(name) != has.method:
+        way = "give the factors of the longer window" if has.method == "longrope" else f"extend it with {has.method!r}"
+        raise SkipwiseError(
+            f"the model already carries {has.method!r} scaling; {name!r} would scale it twice: {way}, "
+            "or replace its frequencies by a list (scaling.method=longrope scaling.factors=…)"
+        )
+    known = original_length or getattr(config.get_text_config(), "original_max_position_embeddings", None)
+    if has.method == "linear" and not known:
+        raise SkipwiseError(
+            f"the model carries 'linear' scaling by {has.target / has.original:g} and does not say from which window; "
+            "give model.original_length"
+        )
+    if isinstance(scaling, Llama3):
+        return _further(wanted, has, window(config), target)
+    if isinstance(has.scaling, Yarn | Longrope):
+        _ask_for_attention(has, scaling)
+    if isinstance(has.scaling, Yarn) and isinstance(scaling, Yarn) and not isinstance(scaling, YarnRevised):
+        said = {**given(wanted), **({"beta_slow": scaling.beta_slow} if name == "critical" else {})}
+        return replace(has.scaling, **{"attention_factor": None, **said})
+    return scaling
+
+
+def _further(wanted: ScalingConfig, has: Carried, reached: int, target: int) -> Llama3:
+    """Llama 3's scaling for a longer window: its factor grows with the window, whatever share of it that was.
+
+    (Llama 3.1 divides by 8 for 16 times its window, Llama 3.2 by 32.) So the slowest pairs turn no further than before.
+    """
+    if target <= reached:
+        raise SkipwiseError(f"target_length ({target}) must be above the model's present window ({reached} tokens)")
+    assert isinstance(has.scaling, Llama3)
+    factor = has.target / has.original * target / reached
+    return replace(has.scaling, **given(wanted), factor=factor)
+
+
+def _ask_for_attention(has: Carried, new: Unscaled) -> None:
+    """SkipwiseError where the model was made with an attention factor of its own and none is given for the next."""
+    old = has.scaling
+    assert isinstance(old, Yarn | Longrope)
+    if old.attention_factor is None or getattr(new, "attention_factor", None) is not None:
+        return
+    usual = replace(old, attention_factor=None).attention_scaling(has.original, has.target)
+    if not math.isclose(old.attention_factor, usual, rel_tol=1e-3):
+        raise SkipwiseError(
+            f"the model carries {has.method!r} with its own attention_factor {old.attention_factor}; "
+            "say which one the longer window shall have: scaling.attention_factor"
+        )
+
+
+def _rewritten(
+    config: "PreTrainedConfig", written: dict[str, Any], original: int, target: int, method: str
+) -> "PreTrainedConfig":
+    """A copy of `config` with these parameters and window, checked to come back the same from its saved form."""
+    scaled = copy.deepcopy(config)
+    text = scaled.get_text_config()
+    current = getattr(text, "rope_parameters", None) or {}
+    if is_nested(current) and written.get("truncate") is False and method != "none":
+        raise SkipwiseError(
+            f"scaling.truncate=false: transformers does not read it for model type {text.model_type!r}, "
+            "whose RoPE parameters are written by layer type"
+        )
+    text.rope_parameters = {**current, "full_attention": written} if is_nested(current) else written
+    if hasattr(text, "rope_theta"):
+        text.rope_theta = written["rope_theta"]
+    if written["rope_type"] != "dynamic":  # which is computed from the original window
+        text.max_position_embeddings = int(target)
+    if getattr(text, "head_dim", 0) is None:  # Mixtral: transformers' own YaRN would multiply by None
+        text.head_dim = text.hidden_size // text.num_attention_heads
+    marked = hasattr(text, "original_max_position_embeddings")
+    if method == "linear" or (marked and method != "none"):
+        # A new base (ntk, theta) is the model's own, so its window is whole; a factor has to be told apart from it.
+        text.original_max_position_embeddings = int(target) if written["rope_type"] == "default" else original
+    refused = f"model type {text.model_type!r} does not take {method!r} scaling"
+    instead = "use ntk" if written["rope_type"] == "longrope" else "use ntk or yarn_revised"
+    try:
+        back = parameters(type(scaled).from_dict(scaled.to_dict()))
+    except Exception as error:  # each family raises what it likes
+        raise SkipwiseError(f"{refused} ({' '.join(str(error).split())}); {instead}") from error
+    if back != written:
+        raise SkipwiseError(f"{refused}: it comes back as {back['rope_type']!r}; {instead}")
+    return scaled

@@ -1,0 +1,1 @@
+"""Training on skipped positions with `transformers.Trainer`, and its checkpoints."""

@@ -1,0 +1,132 @@
+"""Examples with skipped positions: what an item holds, what it depends on, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import default_data_collator
+
+from skipwise.data.recall_documents import Recall
+from skipwise.data.skipped_positions import IGNORED, SkippedPositions, leading_bos
+from skipwise.errors import SkipwiseError
+from support.tiny import tiny_tokenizer
+
+L, T = 16, 128
+DOCUMENTS = [np.arange(1000 * i, 1000 * i + n) for i, n in enumerate((40, 100, 7, 64))]
+
+
+def dataset(**more: object) -> SkippedPositions:
+    return SkippedPositions(DOCUMENTS, **{"target_length": T, "train_length": L, **more})
+
+
+def test_an_item_is_a_short_text_with_positions_up_to_the_target() -> None:
+    data = dataset(examples=200)
+    for i in range(200):
+        item = data[i]
+        assert {tuple(value.shape) for value in item.values()} == {(L,)}
+        positions, ids = item["position_ids"], item["input_ids"]
+        assert positions[0] == 0
+        assert bool((positions.diff() > 0).all())
+        assert bool((item["attention_mask"] == 1).all())
+        assert len(set((ids // 1000).tolist())) == 1, "one document"
+    assert max(int(data[i]["position_ids"][-1]) for i in range(200)) > 0.9 * T
+
+
+def test_only_the_label_after_a_text_seam_is_masked() -> None:
+    data = dataset(examples=100)
+    masked = 0
+    for i in range(100):
+        item = data[i]
+        seams = torch.nn.functional.pad(item["input_ids"].diff() != 1, (1, 0))
+        assert torch.equal(item["labels"] == IGNORED, seams)
+        assert torch.equal(item["labels"][~seams], item["input_ids"][~seams])
+        masked += int(seams.sum())
+    assert masked > 50
+    plain = dataset(examples=100, mask_seams=False)
+    assert all(torch.equal(plain[i]["labels"], plain[i]["input_ids"]) for i in range(100))
+
+
+def test_documents_are_met_as_often_as_their_text_fills_examples() -> None:
+    data = dataset()
+    assert len(data) == 40 // L + 100 // L + 64 // L
+    met = [int(data[i]["input_ids"][0]) // 1000 for i in range(len(data))]
+    assert {document: met.count(document) for document in set(met)} == {0: 2, 1: 6, 3: 4}
+
+
+def test_contiguous_text_covers_every_piece_of_a_long_document() -> None:
+    data = SkippedPositions(DOCUMENTS[1:2], target_length=T, train_length=L, text="contiguous")
+    starts = sorted(int(data[i]["input_ids"][0]) - 1000 for i in range(len(data)))
+    assert starts == [0, 16, 32, 48, 64, 80]
+
+
+def test_items_depend_on_seed_epoch_and_index_alone() -> None:
+    def positions(data: SkippedPositions) -> torch.Tensor:
+        return torch.stack([data[i]["position_ids"] for i in range(len(data))])
+
+    first = positions(dataset())
+    backwards = dataset()
+    assert torch.equal(
+        first, torch.stack([backwards[i]["position_ids"] for i in reversed(range(len(backwards)))]).flip(0)
+    )
+    assert not torch.equal(first, positions(dataset(seed=1)))
+    second = dataset()
+    second.set_epoch(1)
+    assert not torch.equal(first, positions(second))
+    longer = positions(dataset(examples=2 * len(first)))
+    assert torch.equal(longer[: len(first)], first)
+    again = longer[len(first) :]
+    assert not any(torch.equal(row, other) for row in again for other in first), "a second pass has new positions"
+
+
+def test_workers_change_nothing() -> None:
+    data = dataset(examples=8)
+    loaders = [torch.utils.data.DataLoader(data, batch_size=4, num_workers=workers) for workers in (0, 2)]
+    batches = [torch.cat([batch["position_ids"] for batch in loader]) for loader in loaders]
+    assert torch.equal(*batches)
+
+
+def test_it_wraps_a_tokenised_hf_dataset_and_collates() -> None:
+    wrapped = Dataset.from_dict({"input_ids": [document.tolist() for document in DOCUMENTS], "name": list("abcd")})
+    data = SkippedPositions(wrapped, target_length=T, train_length=L)
+    batch = default_data_collator([data[0], data[1]])
+    assert batch["position_ids"].shape == (2, L)
+    assert torch.equal(batch["input_ids"][0], dataset()[0]["input_ids"])
+
+
+def test_bos_comes_first_where_the_tokenizer_puts_one(tmp_path) -> None:
+    assert leading_bos(tiny_tokenizer(tmp_path / "a", adds_bos=True)) == 0
+    assert leading_bos(tiny_tokenizer(tmp_path / "b")) is None
+    data = dataset(bos=7)
+    assert all(int(data[i]["input_ids"][0]) == 7 for i in range(len(data)))
+
+
+def test_full_length_examples_are_as_long_as_the_target() -> None:
+    data = SkippedPositions([np.arange(300)], target_length=T, train_length=L, sampler="full")
+    assert data[0]["position_ids"].tolist() == list(range(T))
+    assert len(data) == 2
+
+
+def test_recall_documents_take_their_share_and_keep_the_positions(tmp_path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path)
+    documents = [np.random.default_rng(0).integers(2, 500, size=5000)]
+    options = {"target_length": 2048, "train_length": 256, "examples": 300}
+    plain = SkippedPositions(documents, **options)
+    mixed = SkippedPositions(documents, **options, recall=Recall(tokenizer), recall_share=0.4)
+    differ = sum(not torch.equal(plain[i]["input_ids"], mixed[i]["input_ids"]) for i in range(300))
+    assert 0.3 < differ / 300 < 0.5
+    assert all(torch.equal(plain[i]["position_ids"], mixed[i]["position_ids"]) for i in range(300))
+    assert torch.equal(mixed[5]["input_ids"], mixed[5]["input_ids"]), "drawn by index, not by call"
+
+
+@pytest.mark.parametrize(
+    ("documents", "options", "message"),
+    [
+        ([np.arange(10)], {}, "no document has the 16 tokens.*the longest of 1 has 10"),
+        ([], {}, "no document"),
+        (DOCUMENTS, {"target_length": 8}, "target_length 8"),
+        (DOCUMENTS, {"text": "aligned"}, "no document has the 128 tokens"),
+    ],
+)
+def test_refusals(documents, options, message) -> None:
+    with pytest.raises(SkipwiseError, match=message):
+        SkippedPositions(documents, **{"target_length": T, "train_length": L, **options})

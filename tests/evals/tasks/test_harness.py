@@ -1,0 +1,232 @@
+"""Short benchmarks through lm-eval: scores worked out by hand, where benchmarks come from, and rolling perplexity."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from skipwise.config import EvaluationConfig, ModelConfig
+from skipwise.errors import SkipwiseError
+from skipwise.evals.runner import evaluate
+from skipwise.evals.tasks import perplexity
+from skipwise.evals.tasks.perplexity import Protocol
+from skipwise.models.chunked_reader import Reader
+from skipwise.models.load import LoadedModel, load
+from skipwise.utils.atomic_files import read_jsonl
+from support.known import bigram_llama
+from support.tiny import tiny_llama, tiny_tokenizer
+
+lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra `harness`)")
+
+from skipwise.evals.tasks.harness import task  # noqa: E402
+
+WORDS = "the sky is blue and a number of arguments stands in this parser or in a string".split()
+
+
+def questions_of(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    generator = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        texts = [" ".join(generator.choice(WORDS, size=size)) for size in generator.integers(1, 6, 3)]
+        rows.append({"question": f"Number {i}?", "choices": texts, "answer": int(generator.integers(3))})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def chances() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(1).dirichlet(np.full(512, 0.05), size=512) * 0.999 + 0.001 / 512
+
+
+@pytest.fixture(scope="module")
+def bigram(tmp_path_factory: pytest.TempPathFactory, chances: np.ndarray[Any, Any]) -> LoadedModel:
+    """A model whose next token depends on the last alone, with known probabilities."""
+    folder = tmp_path_factory.mktemp("bigram")
+    tiny_tokenizer(folder)
+    bigram_llama(chances, folder, window=64)
+    return load(ModelConfig(path=str(folder), precision="float32", device="cpu"))
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def config_of(*tasks: str, **more: Any) -> EvaluationConfig:
+    return EvaluationConfig.model_validate({"tasks": ["harness"], "harness": {"tasks": list(tasks)} | more})
+
+
+def run(loaded: LoadedModel, out: Path, config: EvaluationConfig) -> tuple[list[Any], int]:
+    """The rows, and how many forward passes they took."""
+    passes: list[int] = []
+    handle = loaded.model.get_decoder().register_forward_hook(lambda *_: passes.append(1))
+    rows = evaluate(loaded, config, [], label="m", out=out, lengths=[64])
+    handle.remove()
+    return rows, len(passes)
+
+
+def by_hand(tokenizer: Any, chances: np.ndarray[Any, Any], row: dict[str, Any]) -> tuple[float, float]:
+    """Whether the likeliest choice is right, by its probability and by that of a character."""
+    prompt = f"Question: {row['question']}\nAnswer:"
+    before = len(tokenizer(prompt)["input_ids"])
+    sums = []
+    for choice in row["choices"]:
+        ids = tokenizer(f"{prompt} {choice}")["input_ids"]
+        sums.append(sum(math.log(chances[a, b]) for a, b in zip(ids[before - 1 : -1], ids[before:], strict=True)))
+    norms = [total / len(choice) for total, choice in zip(sums, row["choices"], strict=True)]
+    return float(np.argmax(sums) == row["answer"]), float(np.argmax(norms) == row["answer"])
+
+
+def test_scores_worked_out_by_hand(bigram: LoadedModel, chances: np.ndarray[Any, Any], tmp_path: Path) -> None:
+    questions = questions_of(24)
+    path, out = written(tmp_path / "quiz.jsonl", questions), tmp_path / "results.jsonl"
+    rows, _ = run(bigram, out, config_of(path))
+    expected = [by_hand(bigram.tokenizer, chances, question) for question in questions]
+    assert [row["metric"] for row in rows] == ["acc", "acc_norm"]
+    for row, scores in zip(rows, zip(*expected, strict=True), strict=True):
+        assert row["scores"] == list(scores)
+        assert row["value"] == pytest.approx(np.mean(scores))
+        assert (row["low"] < row["value"] < row["high"], row["interval"]) == (True, "wilson 95%")
+    assert rows[0]["scores"] != rows[1]["scores"]
+    told = {"task": "harness", "protocol": "quiz", "n": 24, "fewshot": 0, "limit": None, "benchmark_version": "1"}
+    assert rows[0].items() >= (told | {"length": 0, "seed": 0, "beyond_window": False}).items()
+    assert read_jsonl(out) == rows
+
+
+def test_finished_benchmarks_are_not_measured_again(bigram: LoadedModel, tmp_path: Path) -> None:
+    path, out = written(tmp_path / "quiz.jsonl", questions_of(4)), tmp_path / "results.jsonl"
+    rows, passes = run(bigram, out, config_of(path))
+    assert passes > 0
+    assert run(bigram, out, config_of(path)) == (rows, 0)
+    fewer, _ = run(bigram, out, config_of(path, limit=2))
+    shown, _ = run(bigram, out, config_of(path, fewshot=2))
+    assert [(row["n"], row["limit"], row["fewshot"]) for row in (*fewer, *shown)] == [(2, 2, 0)] * 2 + [
+        (4, None, 2)
+    ] * 2
+    written(tmp_path / "quiz.jsonl", questions_of(4, seed=1))
+    assert run(bigram, out, config_of(path))[1] > 0
+    assert len(read_jsonl(out)) == 8
+
+
+def test_a_prompt_beyond_the_window_is_whole_and_flagged(bigram: LoadedModel, tmp_path: Path) -> None:
+    long = {"question": "word " * 60, "choices": ["a", "b"], "answer": 0}
+    rows, _ = run(bigram, tmp_path / "r.jsonl", config_of(written(tmp_path / "long.jsonl", [long])))
+    lengths: list[int] = []
+    handle = bigram.model.get_decoder().register_forward_hook(
+        lambda module, args, kwargs, output: lengths.append((args[0] if args else kwargs["input_ids"]).shape[1]),
+        with_kwargs=True,
+    )
+    run(bigram, tmp_path / "again.jsonl", config_of(written(tmp_path / "long.jsonl", [long])))
+    handle.remove()
+    prompt = len(bigram.tokenizer(f"Question: {long['question']}\nAnswer:")["input_ids"])
+    assert prompt > bigram.window
+    assert max(lengths) >= prompt
+    assert {row["beyond_window"] for row in rows} == {True}
+
+
+def test_a_local_folder_of_tasks(bigram: LoadedModel, tmp_path: Path) -> None:
+    data = written(
+        tmp_path / "data.jsonl", [{"ask": f"{i} and", "say": [" one", " two"], "right": i % 2} for i in range(6)]
+    )
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/mine.yaml").write_text(
+        f"task: mine\ndataset_path: json\ndataset_kwargs:\n  data_files: {{test: {data}}}\n  cache_dir: {tmp_path}/c\n"
+        "test_split: test\nfewshot_split: test\noutput_type: multiple_choice\nnum_fewshot: 1\n"
+        "doc_to_text: ask\ndoc_to_choice: say\ndoc_to_target: right\ntarget_delimiter: ''\n"
+        "metric_list: [{metric: acc}]\nmetadata: {version: 3.0}\n",
+        encoding="utf-8",
+    )
+    rows, _ = run(bigram, tmp_path / "r.jsonl", config_of(str(tmp_path / "tasks"), limit=4))
+    told = [(row["protocol"], row["metric"], row["n"], row["fewshot"], row["benchmark_version"]) for row in rows]
+    assert told == [("mine", "acc", 4, 1, "3.0")]
+    # The seed draws the examples before a question, so it is another measurement.
+    other = config_of(str(tmp_path / "tasks"), limit=4).model_copy(update={"seed": 1})
+    assert run(bigram, tmp_path / "r.jsonl", other)[1] > 0
+    (tmp_path / "tasks/mine.yaml").write_text("group: x\ntask: []\n", encoding="utf-8")
+    with pytest.raises(SkipwiseError, match=r"holds no task file of lm-eval"):
+        task.load(bigram, config_of(str(tmp_path / "tasks")))
+
+
+def test_the_papers_benchmarks_by_name() -> None:
+    assert config_of().model_copy(update={"harness": EvaluationConfig().harness}).harness.tasks == list(task.FEWSHOT)
+    known = Path(lm_eval.__file__).parent / "tasks"
+    names = {"boolq": "super_glue/boolq", "arc_challenge": "arc", "truthfulqa_mc2": "truthfulqa"}
+    for name in task.FEWSHOT:
+        texts = [path.read_text(encoding="utf-8") for path in (known / names.get(name, name)).glob("*.yaml")]
+        assert any(f"task: {name}\n" in text for text in texts), name
+
+
+def test_what_is_wrong_is_one_line(bigram: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SkipwiseError, match="nothing/here: no such file or folder"):
+        task.load(bigram, config_of("nothing/here"))
+    with pytest.raises(SkipwiseError, match=r"evaluation\.harness\.tasks is empty"):
+        task.load(bigram, config_of())
+    path = written(tmp_path / "quiz.jsonl", questions_of(2))
+    with pytest.raises(SkipwiseError, match="two benchmarks are called 'quiz'"):
+        task.load(bigram, config_of(path, path))
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "far.yaml").write_text("task: far\ndataset_path: someone/nothing\ntest_split: test\n", encoding="utf-8")
+    with pytest.raises(SkipwiseError, match=r"needs data from the hub, .* go online, or name a local task folder"):
+        task.load(bigram, config_of(str(tmp_path / "far.yaml")))
+    monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", None)
+    with pytest.raises(SkipwiseError, match=r"harness needs lm-eval: pip install 'skipwise\[harness\]'"):
+        task.load(bigram, config_of(path))
+
+
+def test_intervals_of_values_that_are_no_mean() -> None:
+    found = task._result(12.0, 0.5, [3.0, 30.0], 0)
+    assert found == {"value": 12.0, "low": 12 - 0.5 * 1.959963984540054, "high": 12 + 0.5 * 1.959963984540054,
+                     "interval": "normal 95%"}  # fmt: skip
+    assert task._result(12.0, "N/A", [], 0)["low"] is None
+    shares = task._result(0.5, 0.1, [0.25, 0.75], 0)
+    assert (shares["value"], shares["interval"], shares["scores"]) == (0.5, "bootstrap 95%", [0.25, 0.75])
+
+
+def rolling(loaded: LoadedModel, text: str, window: int) -> float:
+    """lm-eval's log-likelihood of a text in disjoint windows, nats."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    lm = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, max_length=window, batch_size=1)
+    assert lm.prefix_token_id == loaded.tokenizer.bos_token_id
+    [found] = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)], disable_tqdm=True)
+    return float(found)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = tiny_llama(tmp_path_factory.mktemp("llama") / "m", window=128)
+    return load(ModelConfig(path=str(folder), precision="float32", device="cpu"))
+
+
+def ours(loaded: LoadedModel, tokens: list[int], length: int, protocol: Protocol) -> dict[str, Any]:
+    documents = [("text", np.array(tokens, dtype=np.uint16))]
+    [row] = perplexity.measure(loaded, Reader(loaded.model), documents, [(0, length)], protocol)
+    return row
+
+
+@pytest.mark.parametrize("windows", [1, 2, 5])
+def test_sliding_perplexity_is_lm_evals_rolling_one_where_windows_are_disjoint(
+    llama: LoadedModel, windows: int
+) -> None:
+    # lm-eval puts one BOS before the text alone; a later window begins with the last token of the one before, which is
+    # not scored again. Ours is the same with that BOS as the text's first token and none for each window, where a
+    # window of n tokens moves by n - 1, the tokens that it scores.
+    tokenizer = AutoTokenizer.from_pretrained(llama.path)
+    tokens = tokenizer(" ".join(WORDS * 6))["input_ids"][:120]
+    text = tokenizer.decode(tokens)
+    assert tokenizer(text)["input_ids"] == tokens
+    window = len(tokens) // windows
+    bos = tokenizer.bos_token_id
+    row = ours(llama, [bos, *tokens], window + 1, Protocol("sliding", stride=window, span=len(tokens) + 1))
+    assert row["tokens"] == len(tokens)
+    assert row["value"] == pytest.approx(math.exp(-rolling(llama, text, window) / len(tokens)), rel=1e-5)
+    # A BOS before every window is another thing, but for a single one.
+    each = ours(llama, tokens, window + 1, Protocol("sliding", stride=window, span=len(tokens) + 1, bos_id=bos))
+    assert each["tokens"] == len(tokens)
+    assert (each["value"] == pytest.approx(row["value"], rel=1e-5)) is (windows == 1)

@@ -1,0 +1,200 @@
+"""Paired comparisons: numbers worked out by hand, coverage by simulation, and nothing paired that differs."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t as students_t
+
+from skipwise.cli import main
+from skipwise.evals.paired_change import change, pairs, perplexity_ratio, score_difference, student, unpaired
+from skipwise.evals.tables import change_table, summary_table, value_text
+from skipwise.utils.atomic_files import read_jsonl
+from support.tiny import tiny_llama
+
+TEXT = Path(argparse.__file__)
+DRAWS = 2000
+
+
+def row(model: str, answers: list[float], **more: Any) -> dict[str, Any]:
+    known: dict[str, Any] = {"model": model, "fingerprint": model, "task": "passkey", "task_version": 2}
+    known |= {"protocol": None, "length": 64, "depth": None, "metric": "accuracy", "n": len(answers), "seed": 0}
+    known |= {"chat": False, "data": "abc", "value": sum(answers) / len(answers), "low": 0.0, "high": 1.0}
+    return known | {"interval": "wilson 95%", "scores": answers} | more
+
+
+def losses(model: str, sums: list[float], **more: Any) -> dict[str, Any]:
+    known = {"task": "perplexity", "protocol": "prefix", "metric": "perplexity", "interval": "bootstrap 95%"}
+    return row(model, [2.0]) | known | {"n": len(sums), "sums": sums, "counts": [100] * len(sums)} | more
+
+
+def test_binary_scores_by_hand() -> None:
+    # 3 gained, 1 lost, 6 the same: p+ = 4/12, p- = 2/12, middle 1/6, variance (1/2 - 1/36) / 12
+    before = [0, 0, 0, 1, 1, 1, 1, 0, 0, 0]
+    after = [1, 1, 1, 0, 1, 1, 1, 0, 0, 0]
+    found = score_difference(before, after)
+    half = 1.959964 * math.sqrt((1 / 2 - 1 / 36) / 12)
+    assert found.value == pytest.approx(0.2)
+    assert (found.low, found.high) == pytest.approx((1 / 6 - half, 1 / 6 + half), abs=1e-6)
+    assert (found.verdict, found.n) == ("undecided", 10)
+    assert found.interval == "paired Bonett-Price 95%"
+
+
+def test_verdicts_of_binary_scores() -> None:
+    assert score_difference([0] * 20, [1] * 20).verdict == "better"
+    assert score_difference([1] * 20, [0] * 20).verdict == "worse"
+    same = score_difference([1, 0] * 10, [1, 0] * 10)
+    assert (same.value, same.verdict) == (0.0, "undecided")
+    assert same.low == -same.high < 0  # agreement on 20 prompts is no proof of agreement on all
+    assert score_difference([0, 0], [1, 1]).verdict == "undecided"  # two prompts cannot tell
+
+
+def test_graded_scores_by_hand() -> None:
+    found = score_difference([0.5, 0.25, 0.5, 0.75], [0.75, 0.5, 0.5, 0.75])  # differences 1/4, 1/4, 0, 0
+    half = 3.1824 * math.sqrt(4 * (1 / 8) ** 2 / 3) / 2
+    assert found[:3] == pytest.approx((1 / 8, 1 / 8 - half, 1 / 8 + half), abs=1e-6)
+    assert found.interval == "paired t 95%"
+
+
+def test_a_ratio_of_perplexities_by_hand() -> None:
+    # 0.1 and 0.3 nats a token less on texts of equal length: exp(-0.2), spread 0.2 / sqrt(2) over sqrt(2) texts
+    found = perplexity_ratio([300.0, 400.0], [290.0, 370.0], [100, 100])
+    assert found.value == pytest.approx(math.exp(-0.2))
+    assert (found.low, found.high) == pytest.approx((math.exp(-0.2 - 1.27062), math.exp(-0.2 + 1.27062)))
+    assert found.verdict == "undecided"
+    even = perplexity_ratio(
+        [300.0, 40.0], [270.0, 36.0], [300, 40]
+    )  # 0.1 nats a token everywhere, whatever the lengths
+    assert even[:3] == pytest.approx((math.exp(-0.1),) * 3)
+    assert even.verdict == "better"
+    one = perplexity_ratio([300.0], [200.0], [100])
+    assert (one.low, one.high, one.verdict) == (0.0, math.inf, "undecided")
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 7, 12, 30, 255, 10_000])
+def test_students_quantile(degrees: int) -> None:
+    assert student(degrees) == pytest.approx(students_t.ppf(0.975, degrees), abs=1e-3)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=30))
+def test_the_other_way_round_is_the_mirror_image(scores: list[tuple[float, float]]) -> None:
+    before, after = ([pair[i] for pair in scores] for i in (0, 1))
+    there, back = score_difference(before, after), score_difference(after, before)
+    assert (there.value, there.low, there.high) == pytest.approx((-back.value, -back.high, -back.low))
+    assert -1 <= there.low <= there.high <= 1
+    ratio, inverse = (
+        perplexity_ratio(before, after, [9] * len(scores)),
+        perplexity_ratio(after, before, [9] * len(scores)),
+    )
+    assert ratio.value == pytest.approx(1 / inverse.value)
+    assert ratio.low == pytest.approx(1 / inverse.high)
+
+
+@pytest.mark.parametrize(("first", "second", "alike"), [(0.5, 0.5, 0.0), (0.4, 0.7, 0.5), (0.9, 0.95, 0.3)])
+@pytest.mark.parametrize("n", [8, 40])
+def test_coverage_of_binary_scores(n: int, first: float, second: float, alike: float) -> None:
+    rng = np.random.default_rng(n)
+    hard = rng.random((2, DRAWS, n))
+    hard[1] = np.where(rng.random((DRAWS, n)) < alike, hard[0], hard[1])  # prompts hard for one are hard for the other
+    scores = hard < np.array([first, second]).reshape(2, 1, 1)
+    found = [score_difference(a, b) for a, b in zip(*scores.astype(float), strict=True)]
+    assert np.mean([c.low <= second - first <= c.high for c in found]) > 0.94
+
+
+@pytest.mark.parametrize(("n", "least"), [(4, 0.94), (30, 0.94)])
+def test_coverage_of_perplexities_and_of_graded_scores(n: int, least: float) -> None:
+    rng = np.random.default_rng(n)
+    hard = rng.normal(300, 50, (DRAWS, n))  # what both models find hard does not widen the interval
+    after = hard - rng.normal(5, 10, (DRAWS, n))
+    ratios = [perplexity_ratio(a, b, [100] * n) for a, b in zip(hard, after, strict=True)]
+    assert np.mean([c.low <= math.exp(-0.05) <= c.high for c in ratios]) > least
+    assert np.median([c.high / c.low for c in ratios]) < 1.5
+    mean = [score_difference(a, b) for a, b in zip(hard / 1000, after / 1000, strict=True)]
+    assert np.mean([c.low <= -0.005 <= c.high for c in mean]) > least
+
+
+def test_only_what_measures_the_same_is_paired() -> None:
+    first = row("a", [0.0, 1.0])
+    assert [(b["model"], a["model"]) for b, a in pairs([first], [row("b", [1.0, 1.0])])] == [("a", "b")]
+    for column, value in {
+        "seed": 1,
+        "task_version": 3,
+        "protocol": "x",
+        "length": 65,
+        "depth": 0.5,
+        "chat": True,
+    }.items():
+        assert not list(pairs([first], [row("b", [1.0, 1.0]) | {column: value}])), column
+        assert not list(unpaired([first], [row("b", [1.0, 1.0], data="x") | {column: value}])), column
+    other = row("b", [1.0, 1.0], data="of another tokenizer")
+    assert not list(pairs([first], [other]))
+    assert list(unpaired([first], [other])) == [(first, other)]
+    again = row("b", [0.0, 0.0])
+    assert [a["scores"] for _, a in pairs([first], [row("b", [1.0, 1.0]), again])] == [[0.0, 0.0]]
+
+
+def test_rows_with_nothing_to_pair_have_no_change() -> None:
+    assert change(row("a", [1.0], scores=[]), row("b", [1.0], scores=[])) is None
+    assert change(losses("a", [200.0, 210.0]), losses("b", [200.0, 210.0], counts=[100, 99])) is None
+    assert change(row("a", [1.0, 0.0]), row("b", [1.0])) is None
+
+
+def test_the_table_of_changes() -> None:
+    rows = [
+        losses("a", [300.0, 400.0, 350.0]),
+        row("a", [0.0] * 20),
+        row("a", [0.0] * 20, task="k_max", metric="k_max", value=64, scores=[], length=0),
+        losses("b", [290.0, 391.0, 339.0]),
+        row("b", [1.0] * 10 + [0.0] * 10),
+        row("b", [0.0] * 20, task="k_max", metric="k_max", value=2048, scores=[], length=0),
+        losses("c", [1.0], data="other"),
+    ]
+    lines = change_table(rows).split("\n")
+    assert lines[0].startswith("change against a [95%], paired")
+    assert "another tokenizer" in lines[0]
+    assert [line.split() for line in lines[1:]] == [
+        ["task", "variant", "metric", "length", "b", "c"],
+        *([["perplexity", "prefix", "perplexity", "64", "x0.905", "[0.883,", "0.928]", "better", "other", "prompts"]]),
+        ["passkey", "accuracy", "64", "+50.0", "[+21.1,", "+69.8]", "points", "better", "-"],
+        ["k_max", "k_max", "-", "64", "->", "2,048", "-"],
+    ]
+    assert change_table(rows[:3]) == ""
+    assert "nothing was measured alike" in change_table([rows[0], rows[4] | {"seed": 7}])
+
+
+def test_the_summary_shows_variants_and_values_of_every_kind() -> None:
+    rows = [
+        row("a", [0.5, 0.25], task="ruler", protocol=name, metric="recall", length=length, interval="bootstrap 95%")
+        for length in (128, 64)
+        for name in ("niah", "vt")
+    ]
+    rows.append(row("a", [0.5], task="ruler", protocol="niah", metric="recall", length=64, depth=0.5, value=0.9))
+    text = summary_table([*rows, row("a", [1.0], task="boolq", length=0)])
+    assert [line.split()[:3] for line in text.split("\n")[2:6]] == [
+        *(["niah", "64", "37.5%"], ["niah", "128", "37.5%"], ["vt", "64", "37.5%"], ["vt", "128", "37.5%"])
+    ]
+    assert text.endswith("-  100% [0%, 100%] n=1")
+    assert [value_text("k_max", 8192), value_text("recall", None)] == ["8,192", "-"]
+    assert [value_text("bits_per_byte", 0.913), value_text("acc_norm", 0.913)] == ["0.913", "91.3%"]
+
+
+def test_two_models_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [str(tiny_llama(tmp_path / name, window=512, seed=i)) for i, name in enumerate(("first", "second"))]
+    models.append(str(tiny_llama(tmp_path / "third", window=512, vocab=300)))
+    command = ["eval", *models, "--lengths", "256,400", "--data", str(TEXT), "--out", str(tmp_path / "rows.jsonl")]
+    command += ["--set", "evaluation.trials=2", "--set", "evaluation.depths=[0.5]"]
+    assert main.main(command) == 0
+    table = capsys.readouterr().out.split("change against first")[1]
+    (line,) = [line for line in table.split("\n") if line.startswith("perplexity ") and " 256 " in line]
+    rows = [r for r in read_jsonl(tmp_path / "rows.jsonl") if r["task"] == "perplexity" and r["length"] == 256]
+    found = change(rows[0], rows[1])
+    assert found is not None
+    assert f"x{found.value:.3f} [{found.low:.3f}, {found.high:.3f}] {found.verdict}" in line
+    assert found.value == pytest.approx(rows[1]["value"] / rows[0]["value"], rel=1e-4)
+    assert line.endswith("other prompts")
+    assert "passkey" in table

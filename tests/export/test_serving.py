@@ -1,0 +1,102 @@
+"""The extended packaged model behind `transformers serve`, asked through the OpenAI client; it also passes `verify`."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from skipwise.cli import main
+from skipwise.evals.tasks import passkey
+from skipwise.utils.atomic_files import read_jsonl
+from support import ROOT
+
+pytestmark = pytest.mark.slow
+openai = pytest.importorskip("openai", reason="the OpenAI client is not installed (extra `serving`)")
+pytest.importorskip("fastapi", reason="transformers serve is not installed (extra `serving`)")
+
+RECIPE = ROOT / "recipes/bundled.yaml"
+ORIGINAL, TARGET = 256, 1024
+QUICK = [
+    *("training.steps=120", "training.save_every=120", "training.validate_every=120", "evaluation.tasks=[passkey]"),
+    *(f"evaluation.lengths=[{TARGET}]", f"evaluation.retrieval_lengths=[{ORIGINAL}, {TARGET}]", "evaluation.trials=2"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged model, trained from 256 to 1,024 tokens for 120 steps: a minute on two idle cores."""
+    out = tmp_path_factory.mktemp("serving") / "run"
+    settings = [part for setting in QUICK for part in ("--set", setting)]
+    assert main.main(["extend", "--config", str(RECIPE), "--target", str(TARGET), "--out", str(out), *settings]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> Path:
+    out = run.parent / "exported"
+    assert main.main(["export", str(run), "--out", str(out), "--dtype", "float32"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def server(exported: Path) -> Iterator[str]:
+    """Address of a real server process with the exported model."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    program = shutil.which("transformers", path=str(Path(sys.executable).parent)) or shutil.which("transformers")
+    assert program, "the transformers command is not installed"
+    command = [program, "serve", str(exported), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    log = exported.parent / "server.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 300
+        while True:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            try:
+                with urllib.request.urlopen(f"{address}/health", timeout=5):
+                    break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def test_a_value_hidden_beyond_the_original_window(
+    run: Path, exported: Path, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = openai.OpenAI(base_url=f"{server}/v1", api_key="none", timeout=300)
+    answers = {}
+    for key, depth in {"48151": 0.1, "62342": 0.3, "90876": 0.5, "17354": 0.7, "35209": 0.9}.items():
+        prompt = passkey.prompt_text(key, 144, depth) + passkey.LEAD
+        said = client.completions.create(model=str(exported), prompt=prompt, max_tokens=12, temperature=0)
+        assert said.usage.prompt_tokens > 3 * ORIGINAL
+        assert said.usage.prompt_tokens + 12 <= TARGET
+        answers[key] = said.choices[0].text
+    right = [key for key, text in answers.items() if passkey.first_number(text) == key]
+    with capsys.disabled():
+        print(f"\n{len(right)} of 5 found in prompts of {said.usage.prompt_tokens} tokens: {answers}")
+    assert len(right) >= 3
+    before = [row for row in read_jsonl(run / "results.jsonl") if row["model"] == "original" and row["depth"] is None]
+    assert {row["length"]: row["value"] for row in before}[TARGET] == 0, "the original model finds none"
+
+
+def test_the_export_passes_verify(run: Path, exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main.main(["verify", str(exported), "--against", str(run)])
+    printed = capsys.readouterr().out
+    with capsys.disabled():
+        print(f"\n{printed}")
+    assert code == 0
+    assert "the recipe on bundled" in printed

@@ -1,0 +1,264 @@
+"""`skipwise inspect`: numbers worked out by hand, nothing loaded, JSON that follows its types, a page that opens."""
+
+import json
+import math
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from transformers import DeepseekV3Config, Gemma3Config, LlamaConfig, Phi3Config, SmolLM3Config
+
+from skipwise.cli import main
+from skipwise.config import ModelConfig, ScalingConfig
+from skipwise.errors import SkipwiseError
+from skipwise.planning.inspection import Facts, critical_pair, facts, inspect
+from skipwise.report import inspection_view as shown
+from skipwise.report.render import SHEET, render
+from skipwise.rope import hf_config, methods
+from skipwise.rope.scale import scale
+from support.tiny import llama_config, tiny_gguf, tiny_llama
+
+MODEL = ModelConfig()
+
+
+def looked_at(config, target=None, model=MODEL) -> Facts:
+    return facts(config, model, target, name="m")
+
+
+def llama2(**more) -> LlamaConfig:
+    return LlamaConfig(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, **{
+        "max_position_embeddings": 4096, **more})  # fmt: skip
+
+
+def test_llama2_worked_out_by_hand() -> None:
+    found = looked_at(llama2(), 32768)
+    assert (found.original_length, found.window, found.factor, found.rotary_dim) == (4096, 4096, 8.0, 128)
+    assert found.scaling is None
+    # 64 · ln(4096 / 2π) / ln(10000) = 45.03
+    assert (found.critical_pair, found.critical_dimension) == (46, 92)
+    assert len(found.pairs) == 64
+    assert found.pairs[0].wavelength == pytest.approx(6.2832, abs=1e-4)
+    assert found.pairs[0].turns == pytest.approx(651.90, abs=0.01)
+    assert found.pairs[63].wavelength == pytest.approx(54410, rel=1e-4)  # 2π · 10000^(126/128)
+    assert found.pairs[45].turns > 1 > found.pairs[46].turns
+    assert (found.kv_bytes_per_token, found.kv_bytes_at_target) == (524_288, 2**34)
+
+
+@pytest.mark.parametrize(
+    ("dim", "theta", "original", "pair"),
+    [
+        (64, 100_000, 8192, 20),  # SmolLM2
+        (128, 500_000, 8192, 35),  # Llama-3-8B; arXiv 2502.20082, table 1, gives 35 and 31 for these two
+        (96, 10_000, 2048, 31),  # Phi-3-mini
+        (32, 10_000, 256, 7),
+        (64, 10_000, 6, 0),
+        (64, 10_000, 10**9, 32),
+    ],
+)
+def test_critical_pairs(dim: int, theta: float, original: int, pair: int) -> None:
+    assert critical_pair(dim, theta, original) == pair
+
+
+@given(st.integers(1, 128), st.floats(100, 1e7), st.integers(1, 10**6))
+def test_pairs_from_the_critical_one_on_never_turn(pairs: int, theta: float, original: int) -> None:
+    turns = original * methods.plain_inv_freq(2 * pairs, theta) / (2 * math.pi)
+    first = critical_pair(2 * pairs, theta, original)
+    assert (turns[:first] >= 1 - 1e-9).all()
+    assert (turns[first:] <= 1 + 1e-9).all()
+
+
+def test_methods_are_those_of_rope_and_stretch_by_its_frequencies() -> None:
+    config = llama_config(window=64)
+    found = looked_at(config, 512)
+    assert [m.name for m in found.methods] == [
+        name for name in get_args(ScalingConfig.model_fields["method"].annotation) if name != "none"
+    ]
+    plain = hf_config.inv_freq(config)
+    by_name = {method.name: method for method in found.methods}
+    for name in ("linear", "ntk", "yarn"):
+        scaled = hf_config.inv_freq(scale(config, name, target_length=512))
+        assert by_name[name].stretch == pytest.approx(plain / scaled)
+        assert by_name[name].refused is None
+    assert by_name["linear"].stretch == [8.0] * 8
+    assert by_name["yarn"].attention_factor == pytest.approx(0.1 * math.log(8) + 1)
+    assert by_name["theta"].stretch is None
+    assert "new base" in by_name["theta"].refused
+
+
+def test_a_model_that_was_scaled_is_seen_from_its_original_window() -> None:
+    scaled = scale(llama_config(window=64), "yarn", target_length=256)
+    found = looked_at(scaled)
+    assert (found.window, found.original_length, found.target_length, found.factor) == (256, 64, 1024, 16)
+    assert found.scaling["method"] == "yarn"
+    assert found.recommendation.scaling == "yarn"
+    assert "not scaled twice" in found.recommendation.reasons[0]
+    by_name = {method.name: method for method in found.methods}
+    assert "scale it twice" in by_name["linear"].refused
+    assert by_name["linear"].stretch == [16.0] * 8
+
+
+def test_layers_out_of_reach_are_told() -> None:
+    layers = ["sliding_attention", "full_attention"]
+    gemma = Gemma3Config(text_config={"num_hidden_layers": 2, "layer_types": layers, "sliding_window": 512})
+    found = looked_at(gemma, 10 * 131072)
+    assert (found.sliding_layers, found.sliding_window) == ([0], 512)
+    assert any("keep no more than 511 tokens" in note for note in found.notes)
+    assert found.kv_bytes_at_target - found.kv_bytes_at_window == found.kv_bytes_per_token * 9 * 131072
+    nope = looked_at(SmolLM3Config(num_hidden_layers=4, no_rope_layers=[1, 1, 1, 0]))
+    assert nope.nope_layers == [3]
+    assert any("1 of 4 layers have no RoPE" in note for note in nope.notes)
+    assert any("latent" in note for note in looked_at(DeepseekV3Config(), 10**6).notes)
+
+
+def test_a_carried_scaling_is_shown_and_recommended_as_it_is_continued() -> None:
+    """Llama 3.1 divides by 8, for twice its window by 16, though that is 32 times its original one."""
+    own = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    parameters = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, **own}
+    found = looked_at(llama_config(window=131_072, head_dim=128, rope_parameters=parameters), 262_144)
+    [method] = [method for method in found.methods if method.name == "llama3"]
+    assert method.stretch is not None
+    assert max(method.stretch) == pytest.approx(16)
+    assert found.recommendation is not None
+    assert found.recommendation.scaling == "llama3"
+    assert "scaling.method=llama3" in found.recommendation.command
+
+
+def test_what_is_recommended() -> None:
+    near, far = (looked_at(llama_config(window=256), target).recommendation for target in (1024, 4096))
+    assert (near.scaling, near.sampler, near.chunks, near.train_length) == ("yarn", "pose", 2, 256)
+    assert far.chunks == 3
+    assert "once in 3,841 examples with 2 chunks" in far.reasons[-1]
+    assert far.command == "skipwise extend --model bundled --target 4k --data TEXTS --set positions.chunks=3"
+    phi = looked_at(Phi3Config(pad_token_id=0), 32768)  # whose code takes no yarn
+    assert phi.recommendation.scaling == "ntk"
+    assert any(reason.startswith("yarn is not possible here") for reason in phi.recommendation.reasons)
+    assert "scaling.method=ntk" in phi.recommendation.command
+
+
+def test_the_recommended_command_is_for_the_model_as_it_was_given() -> None:
+    model = ModelConfig(path="a b", original_length=128, revision="v 2")
+    assert looked_at(llama_config(window=256), 1024, model).recommendation.command == (
+        "skipwise extend --model 'a b' --target 1k --data TEXTS "
+        "--set 'model.revision=v 2' --set model.original_length=128"
+    )
+    bare = looked_at(llama_config(window=256), 1024, ModelConfig(path="x/config.json")).recommendation
+    assert bare.command == "skipwise extend --model MODEL --target 1k --data TEXTS"
+
+
+def test_a_broken_configuration_is_not_taken_for_a_hub_id(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(SkipwiseError, match="cannot read the configuration") as caught:
+        inspect(ModelConfig(path=str(tmp_path / "config.json")))
+    assert "hub id" not in str(caught.value)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """The configuration of a model of 405 billion parameters, and nothing else."""
+    config = LlamaConfig(hidden_size=16384, num_hidden_layers=126, num_attention_heads=128, num_key_value_heads=8,
+                         intermediate_size=53248, max_position_embeddings=8192, dtype="bfloat16")  # fmt: skip
+    config.save_pretrained(tmp_path / "large")
+    return tmp_path / "large"
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_configuration_is_enough(large: Path, bare: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    path = large / "config.json" if bare else large
+    assert main.main(["inspect", str(path), "--target", "32k", "--json"]) == 0
+    found = TypeAdapter(Facts).validate_json(capsys.readouterr().out, strict=True)
+    assert (found.model, found.kv_bytes_per_token, found.dtype) == ("large", 126 * 2 * 8 * 128 * 2, "bfloat16")
+    assert found == inspect(ModelConfig(path=str(path)), 32768)
+    assert set(asdict(found)) == set(Facts.__dataclass_fields__)
+
+
+def test_a_gguf_file_and_a_broken_weight_file(tmp_path: Path) -> None:
+    header = inspect(ModelConfig(path=str(tiny_gguf(tmp_path / "m.gguf"))))
+    assert (header.model, header.window, header.dtype) == ("m", 64, "bfloat16")
+    folder = tiny_llama(tmp_path / "m")
+    (folder / "model.safetensors").write_bytes(b"never read")
+    found = inspect(ModelConfig(path=str(folder)))
+    assert (found.dtype, found.kv_bytes_per_token) == ("float32", 2 * header.kv_bytes_per_token)
+    assert found.pairs == header.pairs
+
+
+def test_the_text_names_every_pair_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["inspect", "bundled", "--target", "4k"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:5] == ["pair", "wavelength", "turns", "linear", "ntk"]
+    assert [line.split()[0] for line in lines[1:8]] == list("0123456")
+    assert lines[8].startswith("--- no full turn in 256 tokens")
+    assert lines[-1].endswith("--set positions.chunks=3")
+    assert max(len(line) for line in lines[:-1]) <= 120
+    assert any("12.6 MB at 4,096" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bundled", "--target", "256"], "not beyond the model's original window of 256"),
+        (["bundled", "--target", "lots"], "expected a number of tokens"),
+        (["bundled", "--set", "training.steps=3"], "expected model.KEY=VALUE"),
+        (["bundled", "--set", "model.lenth=3"], "unknown key"),
+        (["no/such/folder"], "no such file or folder"),
+        (["bundled", "--html", "/dev/null/page.html"], "cannot use"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["inspect", *arguments]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_a_model_without_rope_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_layer": 2}))
+    with pytest.raises(SkipwiseError, match="no RoPE"):
+        inspect(ModelConfig(path=str(tmp_path)))
+
+
+def test_the_page_holds_the_facts_and_nothing_from_outside() -> None:
+    found = looked_at(llama_config(window=64))
+    page = render(shown.page(found), SHEET, "inspect")
+    assert "<title>Skipwise inspect: m: from 64 to 256 tokens</title>" in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
+    data = shown.page(found)
+    charts = data["sections"][1]["charts"]
+    assert [line["name"] for line in charts[1]["series"]] == [m.name for m in found.methods if m.stretch]
+    assert charts[0]["series"][1]["points"][3][1] == pytest.approx(found.pairs[3].wavelength * 4)
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser: install chromium or google-chrome")
+def test_the_page_opens_in_a_browser(tmp_path: Path) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    assert main.main(["inspect", "bundled", "--html", str(tmp_path / "page.html")]) == 0
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page, problems = browser.new_page(), []
+        page.on("console", lambda m: problems.append(m.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto((tmp_path / "page.html").as_uri())
+        page.locator("#pairs .plot > svg").nth(1).wait_for()
+        known = [m.name for m in inspect(MODEL).methods if m.stretch]
+        stretched = page.locator("#pairs .chart").nth(1).locator(".series")
+        assert [line.get_attribute("data-series") for line in stretched.all()] == known
+        page.locator("#pairs .key", has_text="ntk").last.click()
+        assert stretched.count() == len(known) - 1
+        assert page.locator("#numbers tbody tr").count() == 16
+        colours = []
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            colours.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert colours[0] != colours[1]
+        page.set_viewport_size({"width": 360, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        assert problems == []
+        browser.close()

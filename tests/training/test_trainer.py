@@ -1,0 +1,155 @@
+"""Training: resuming after a kill ends with the same bits, checkpoints are whole, bad losses stop the run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from skipwise.config import TrainingConfig
+from skipwise.data.skipped_positions import SkippedPositions
+from skipwise.errors import SkipwiseError
+from skipwise.training.checkpoints import checkpoints_in, last_checkpoint, step_of
+from skipwise.training.trainer import train
+from skipwise.utils.atomic_files import read_jsonl
+from support import TESTS
+from support.tiny import llama_config, tiny_model
+
+STEPS = 12
+WINDOW, TARGET = 32, 256
+
+
+def job(folder: Path, *, resume: bool = False, **settings: object) -> None:
+    """A small training run; the same model, text and order every time."""
+    torch.set_num_threads(1)
+    model = tiny_model(llama_config(window=WINDOW, vocab=128))
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(2, 128, size=200) for _ in range(8)]
+    values = {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-3, "save_every": 3, "validate_every": 6}
+    config = TrainingConfig(**{**values, "log_every": 3, "warmup_steps": 2, "validation_examples": 2, **settings})
+    lengths = {"target_length": TARGET, "train_length": WINDOW}
+    per_step = config.batch_size * config.gradient_accumulation
+    examples = SkippedPositions(documents, **lengths, examples=config.steps * per_step)
+    validation = {
+        "skipped": SkippedPositions(documents[:2], **lengths, examples=2),
+        "plain": SkippedPositions(documents[:2], **lengths, sampler="original", examples=2),
+    }
+    train(model, config, examples, validation, folder=folder, precision="float32", resume=resume)
+    model.save_pretrained(folder / "end")
+
+
+def spawn(folder: Path, delay: float = 0.0) -> subprocess.Popen[bytes]:
+    """`job` in a process of its own, resuming where it can; `delay` seconds are spent inside every checkpoint write."""
+    code = (
+        "import sys, time; from pathlib import Path; import skipwise.training.trainer as t; import test_trainer\n"
+        "real = t.SkippedTrainer._save_rng_state\n"
+        f"t.SkippedTrainer._save_rng_state = lambda self, folder: (real(self, folder), time.sleep({delay}))\n"
+        "test_trainer.job(Path(sys.argv[1]), resume=True)"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code, str(folder)], env=environment, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    job(folder)
+    return folder
+
+
+def same_bits(left: Path, right: Path) -> bool:
+    a, b = load_file(left / "end/model.safetensors"), load_file(right / "end/model.safetensors")
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def wait_for(process: subprocess.Popen[bytes], pattern: str, folder: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, "the process ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("moment", ["checkpoints/step-000003", "checkpoints/.step-000006.*", "checkpoints/step-000009"])
+def test_killed_and_resumed_ends_with_the_same_bits(moment: str, tmp_path: Path, uninterrupted: Path) -> None:
+    """Killed after a checkpoint, and while one is being written (its folder still has its temporary name)."""
+    process = spawn(tmp_path, delay=0.5)
+    wait_for(process, moment, tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "end").exists()
+    killed_at = last_checkpoint(tmp_path / "checkpoints")
+    assert spawn(tmp_path).wait() == 0
+    assert same_bits(tmp_path, uninterrupted)
+    assert not list((tmp_path / "checkpoints").glob(".*")), "what the killed process was writing is gone"
+    steps = [row["step"] for row in read_jsonl(tmp_path / "log.jsonl") if row["kind"] == "train"]
+    assert steps == [3, 6, 9, 12], f"no step is logged twice (resumed from {killed_at})"
+
+
+def test_another_seed_ends_elsewhere(tmp_path: Path, uninterrupted: Path) -> None:
+    job(tmp_path, learning_rate=2e-3)
+    assert not same_bits(tmp_path, uninterrupted)
+
+
+def test_log_has_losses_at_skipped_and_plain_positions(uninterrupted: Path) -> None:
+    rows = read_jsonl(uninterrupted / "log.jsonl")
+    validation = [row for row in rows if row["kind"] == "validation"]
+    assert [row["step"] for row in validation] == [0, 6, 12]
+    assert all(row["loss_skipped"] != row["loss_plain"] for row in validation)
+    training = [row for row in rows if row["kind"] == "train"]
+    assert [row["tokens"] for row in training] == [step * 2 * WINDOW for step in (3, 6, 9, 12)]
+    assert training[0]["learning_rate"] > 0
+    assert training[-1]["seconds"] > training[0]["seconds"]
+
+
+def test_old_checkpoints_go(uninterrupted: Path) -> None:
+    assert [step_of(path) for path in checkpoints_in(uninterrupted / "checkpoints")] == [9, 12]
+
+
+def test_checkpoint_without_its_last_file_is_none(tmp_path: Path) -> None:
+    (tmp_path / "step-000003").mkdir()
+    assert last_checkpoint(tmp_path) is None
+    (tmp_path / "step-000003/trainer_state.json").write_text("{}")
+    assert last_checkpoint(tmp_path) == tmp_path / "step-000003"
+
+
+def test_accumulated_gradients_equal_one_large_batch(tmp_path: Path, uninterrupted: Path) -> None:
+    """Same examples a step, so the same losses to rounding."""
+    job(tmp_path, batch_size=1, gradient_accumulation=2)
+    losses = [
+        [row["loss"] for row in read_jsonl(path / "log.jsonl") if row["kind"] == "train"]
+        for path in (tmp_path, uninterrupted)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path, uninterrupted: Path) -> None:
+    job(tmp_path, gradient_checkpointing=True)
+    a, b = (load_file(path / "end/model.safetensors") for path in (tmp_path, uninterrupted))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
+
+
+def test_cosine_falls_to_zero_and_constant_stays(tmp_path: Path, uninterrupted: Path) -> None:
+    job(tmp_path, schedule="cosine", log_every=1)
+    rates = [row["learning_rate"] for row in read_jsonl(tmp_path / "log.jsonl") if row["kind"] == "train"]
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates[-1] < 0.1e-3
+    constant = [row["learning_rate"] for row in read_jsonl(uninterrupted / "log.jsonl") if row["kind"] == "train"]
+    assert constant[-1] == pytest.approx(1e-3)
+
+
+def test_a_loss_that_is_no_number_names_step_and_last_good_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(SkipwiseError, match=r"(loss at|weights after) step \d+ (is|are) (nan|inf|not)") as caught:
+        job(tmp_path, learning_rate=1e30, warmup_steps=0, save_every=1, max_grad_norm=1e30)
+    assert "\n" not in str(caught.value)
+    good = last_checkpoint(tmp_path / "checkpoints")
+    assert good is not None
+    assert str(good) in str(caught.value)
+    assert all(torch.isfinite(weight).all() for weight in load_file(good / "model.safetensors").values())

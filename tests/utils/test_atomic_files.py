@@ -1,0 +1,58 @@
+"""Files appear whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from skipwise.errors import SkipwiseError
+from skipwise.utils.atomic_files import append_jsonl, atomic_folder, read_jsonl, write_jsonl, write_text
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new \ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_at_the_end_and_replaces_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with atomic_folder(path) as partial:
+        (partial / "x").write_text("1")
+        assert not path.exists()
+    with atomic_folder(path) as partial:
+        (partial / "y").write_text("2")
+        assert (path / "x").exists()
+    assert [child.name for child in path.iterdir()] == ["y"]
+
+    def fail() -> None:
+        with atomic_folder(path) as partial:
+            (partial / "z").write_text("3")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [child.name for child in path.iterdir()] == ["y"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_unfinished_last_line_is_left_out_and_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    assert read_jsonl(path) == []
+    append_jsonl(path, {"a": 1})
+    with path.open("a") as file:
+        file.write('{"a": 2, "b')
+    assert read_jsonl(path) == [{"a": 1}]
+    append_jsonl(path, {"a": 3})
+    assert read_jsonl(path) == [{"a": 1}, {"a": 3}]
+    write_jsonl(path, [{"a": "é"}])
+    assert read_jsonl(path) == [{"a": "é"}]
+
+
+@pytest.mark.parametrize("line", ["no json", "[1]", '"text"'])
+def test_a_file_that_holds_something_else_is_told(tmp_path: Path, line: str) -> None:
+    (tmp_path / "notes.txt").write_text(f'{{"a": 1}}\n{line}\n')
+    with pytest.raises(SkipwiseError, match=r"notes\.txt line 2 is no JSON object"):
+        read_jsonl(tmp_path / "notes.txt")
