@@ -52,7 +52,8 @@ def spawn(folder: Path, delay: float = 0.0) -> subprocess.Popen[bytes]:
         f"t.SkippedTrainer._save_rng_state = lambda self, folder: (real(self, folder), time.sleep({delay}))\n"
         "test_trainer.job(Path(sys.argv[1]), resume=True)"
     )
-    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"}
+    paths = [str(Path(__file__).parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-c", code, str(folder)], env=environment, stderr=subprocess.DEVNULL)
 
 
