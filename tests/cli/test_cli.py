@@ -263,8 +263,8 @@ def test_folder_in_use(model: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     out = tmp_path / "run"
     out.mkdir()
     code = (
-        "import sys, time; from pathlib import Path; from skipwise import runs\n"
-        "with runs.locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from skipwise.runs.folder import held_folder\n"
+        "with held_folder(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None

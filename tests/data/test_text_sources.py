@@ -273,11 +273,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 READ = """
 import sys
-from skipwise import corpus
+from skipwise.data import text_sources
 for path, split in (argument.split("@") for argument in sys.argv[1:]):
     try:
-        found = corpus.sources([path], split=split)
-        print([document.text for document in corpus.documents(found)], found[0].fingerprint)
+        found = text_sources.sources([path], split=split)
+        print([document.text for document in text_sources.documents(found)], found[0].fingerprint)
     except ValueError as error:
         print(error)
 """

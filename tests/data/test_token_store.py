@@ -174,7 +174,7 @@ BUILD = """
 import resource, sys
 from pathlib import Path
 from transformers import PreTrainedTokenizerFast
-from skipwise import tokens
+from skipwise.data import token_store
 from skipwise.config import DataConfig
 from skipwise.errors import SkipwiseError
 
@@ -185,7 +185,7 @@ if limit:
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print("ready", flush=True)
 try:
-    store = tokens.open_store(DataConfig(paths=[str(folder / "data")], cache=str(folder / "cache")), tokenizer)
+    store = token_store.open_store(DataConfig(paths=[str(folder / "data")], cache=str(folder / "cache")), tokenizer)
 except SkipwiseError as error:
     print(error)
 else:

@@ -329,7 +329,7 @@ def test_push_uploads_the_folder_and_nothing_without_being_told(hub: Any, tmp_pa
     environment = {"HF_ENDPOINT": hub.address, "HF_TOKEN": "hf_none", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     runs = [["--out", str(tmp_path / "a")]]
     runs += [["--out", str(tmp_path / name), "--push", f"me/{name}"] for name in ("longer", "refused")]
-    code = "import json, sys; from skipwise import cli; print([cli.main(run) for run in json.loads(sys.argv[1])])"
+    code = "import json, sys; from skipwise.cli import main; print([main.main(run) for run in json.loads(sys.argv[1])])"
     command = [sys.executable, "-c", code, json.dumps([["export", str(tmp_path / "model"), *run] for run in runs])]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

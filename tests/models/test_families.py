@@ -215,7 +215,9 @@ def test_every_family_has_a_row_that_is_tested():
 
 def test_the_documentation_shows_the_table():
     page = (ROOT / "docs/models.md").read_text(encoding="utf-8")
-    assert families.table() in page, "paste what python -c 'from skipwise.architectures import *; print(table())' says"
+    assert families.table() in page, (
+        "paste what python -c 'from skipwise.models.families import *; print(table())' says"
+    )
 
 
 # Families that are not in the table ----------------------------------------------------------------------------------

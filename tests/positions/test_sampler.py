@@ -264,7 +264,7 @@ def test_a_layout_does_not_depend_on_its_batch(shape, random):
 
 def test_another_process_draws_the_same_and_no_global_state_is_used():
     program = (
-        "import numpy as np; from skipwise.positions import Sampler, example_order; "
+        "import numpy as np; from skipwise.positions.sampler import Sampler, example_order; "
         "print(Sampler('pose', 16, 256, seed=3).draw(2, np.arange(5), 500).position_ids.tolist(), "
         "example_order(3, 2, 9).tolist())"
     )

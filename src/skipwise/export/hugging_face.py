@@ -63,7 +63,7 @@ class Origin:
     """What is exported: a model, and the run that made it where it is known."""
 
     def __init__(self, path: str) -> None:
-        """`path`: a run folder, or whatever `skipwise eval` takes. Errors: SkipwiseError as `source.find`."""
+        """`path`: a run folder, or whatever `skipwise eval` takes. Errors: SkipwiseError as `checkpoint.find`."""
         folder = Path(path).expanduser()
         is_run = (folder / "config.yaml").is_file() and not (folder / "config.json").is_file()
         if is_run and not (folder / "model").is_dir():

@@ -119,7 +119,7 @@ def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) ->
 def plain_card(
     name: str, window: int, original: int, scaling: dict[str, Any] | None, quantised: str | None = None
 ) -> str:
-    """The card of a model of which no run is known; `scaling` as `rope.describe` gives it.
+    """The card of a model of which no run is known; `scaling` as `hf_config.describe` gives it.
 
     `quantised`: type of the GGUF weights that it was dequantised from.
     """

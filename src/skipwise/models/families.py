@@ -1,7 +1,7 @@
 """What a model family's positions allow: a configuration flows in, facts for the user and refusals flow out.
 
 FAMILIES is what is known, and held by tests against transformers' own classes. A model type that is not in it is
-judged by its configuration here, and by its behaviour when it is loaded (`model.probe`).
+judged by its configuration here, and by its behaviour when it is loaded (`checks.probe`).
 """
 
 from dataclasses import dataclass
