@@ -1,6 +1,6 @@
 """Tiny random models and tokenizers of real transformers classes, saved in a folder, for tests of every module.
 
-`tiny_llama(tmp_path / "model")` gives a folder that `skipwise.models.load.load` and plain transformers load in milliseconds.
+`tiny_llama(tmp_path / "model")` gives a folder that `models.load` and plain transformers load in milliseconds.
 """
 
 import argparse

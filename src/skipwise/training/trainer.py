@@ -1,6 +1,6 @@
 """Training on skipped positions: a loaded fp32 model and datasets flow in; a trained model and checkpoints flow out.
 
-`transformers.Trainer` does the loop; ours are the loss (in slices, `forward.loss`), the order of examples (a function of
+`transformers.Trainer` does the loop; ours are the loss (in slices), the order of examples (a function of
 the step alone) and the checkpoints, which appear whole or not at all. A killed run that is resumed therefore ends with
 the same weights as one that was never interrupted.
 """
