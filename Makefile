@@ -13,9 +13,11 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/python -m pytest
 
-lint: .venv/dev
+lint: .venv/dev node_modules/.package-lock.json
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	npm run --silent lint
 
 types: .venv/dev
 	$(BIN)/mypy
@@ -33,5 +35,10 @@ types: .venv/dev
 	$(PIP) -e '.[dev]'
 	@touch $@
 
+# Biome, which checks the report page's scripts and style sheets, comes from npm.
+node_modules/.package-lock.json: package.json package-lock.json
+	npm ci --no-audit --no-fund
+	@touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv node_modules runs

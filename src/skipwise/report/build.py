@@ -2,7 +2,7 @@
 
 In: config.yaml, environment.json, log.jsonl and results.jsonl of each run folder, all but the first of which may be
 missing (the page then says so), or rows alone, as `skipwise eval --out` writes them. Out: one file with its data, its
-styles (page/page.css) and its figures (page/*.js) inside. Every number on the page comes from the dict; the page's
+styles (static/*.css) and its figures (static/*.js) inside. Every number on the page comes from the dict; the page's
 scripts only draw.
 """
 
@@ -23,7 +23,17 @@ from skipwise.report.run_files import Rows, Run, TrainRow, read_rows, read_run
 from skipwise.report.wording import commands, headline, missing, rows_headline, settings
 from skipwise.utils.atomic_files import write_text
 
-SCRIPTS = ["base.js", "chart.js", "tasks.js", "figures.js", "page.js"]
+SCRIPTS = [
+    "base.js",
+    "chart.js",
+    "tasks.js",
+    "retrieval.js",
+    "perplexity.js",
+    "training.js",
+    "positions.js",
+    "tables.js",
+    "page.js",
+]
 BINS = 200  # of relative distances
 LOG_POINTS = 500  # of a training curve
 POSITIONS_BUDGET = 2**26  # examples × target length whose distances are counted: a few seconds

@@ -9,6 +9,9 @@ import string
 from importlib import resources
 from typing import Any
 
+STYLES = ["page.css", "charts.css", "tables.css", "media.css"]
+"""Style sheets of every page, in order: later rules win."""
+
 
 def _plain(value: Any) -> Any:
     """JSON has no infinity: `inf` becomes the text "Infinity", which the page's scripts read as a number again."""
@@ -31,7 +34,7 @@ def render(data: dict[str, Any], scripts: list[str], kind: str = "report") -> st
         headline=html.escape(data["headline"]),
         kind=kind,
         hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=(page / "page.css").read_text(encoding="utf-8"),
+        style="\n".join((page / name).read_text(encoding="utf-8") for name in STYLES),
         data=values.replace("<", "\\u003c"),  # so that no text can end the script element
         script=script,
     )

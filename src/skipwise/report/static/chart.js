@@ -6,10 +6,14 @@ const scales = {
 };
 
 function niceTicks(low, high, count) {
-  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low) / count,
+    power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((m) => m * power).find((m) => m >= rough * 0.99);
   const first = Math.ceil(low / step - 1e-9);
-  return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => +((first + i) * step).toPrecision(12));
+  return Array.from(
+    { length: Math.floor(high / step + 1e-9) - first + 1 },
+    (_, i) => +((first + i) * step).toPrecision(12),
+  );
 }
 
 function logTicks(low, high, count) {
@@ -37,7 +41,8 @@ function lengthTicks(low, high, scale, count) {
 /** [low, high] of y: all that is shown, except what lies more than `clip` times above the least point. */
 function rangeY(spec) {
   if (spec.y.range) return spec.y.range;
-  const values = spec.series.flatMap((series) => series.points.flatMap((p) => [p.y, p.low, p.high]))
+  const values = spec.series
+    .flatMap((series) => series.points.flatMap((p) => [p.y, p.low, p.high]))
     .filter((v) => Number.isFinite(v) && (spec.y.scale !== "log" || v > 0));
   if (!values.length) return [0.9, 1.1];
   const least = values.reduce((a, b) => Math.min(a, b));
@@ -71,12 +76,24 @@ function frame(spec, width) {
   const height = strip + Math.round(Math.min(400, Math.max(270, width * 0.42)));
   const ticksY = scales[spec.y.scale].ticks(y0, y1, 6);
   const left = Math.max(...ticksY.map((t) => textWidth(spec.y.tick(t)))) + 12;
-  const box = { left, right: width - 14, strip, top: strip + (spec.marks?.length ? 44 : 28), bottom: height - 46, width, height };
+  const box = {
+    left,
+    right: width - 14,
+    strip,
+    top: strip + (spec.marks?.length ? 44 : 28),
+    bottom: height - 46,
+    width,
+    height,
+  };
   const [fx, fy] = [scales[spec.x.scale].to, scales[spec.y.scale].to];
   const pad = spec.x.scale === "log" ? 0.03 * (box.right - box.left) : 0;
   const x = (v) => box.left + pad + ((fx(v) - fx(x0)) / (fx(x1) - fx(x0))) * (box.right - box.left - 2 * pad);
-  const y = (v) => (spec.y.scale === "log" && v <= 0 ? box.bottom : Number.isFinite(v)
-    ? Math.max(box.top - 3000, box.bottom - ((fy(v) - fy(y0)) / (fy(y1) - fy(y0))) * (box.bottom - box.top)) : box.top - 3000);
+  const y = (v) =>
+    spec.y.scale === "log" && v <= 0
+      ? box.bottom
+      : Number.isFinite(v)
+        ? Math.max(box.top - 3000, box.bottom - ((fy(v) - fy(y0)) / (fy(y1) - fy(y0))) * (box.bottom - box.top))
+        : box.top - 3000;
   const count = Math.max(3, Math.floor((box.right - box.left) / 90));
   const ticksX = (spec.x.ticks ?? scales[spec.x.scale].ticks)(x0, x1, spec.x.ticks ? spec.x.scale : count, count);
   return { box, x, y, ticksX, ticksY };
@@ -84,64 +101,111 @@ function frame(spec, width) {
 
 function axes(spec, { box, x, y, ticksX, ticksY }) {
   const place = placer(1, 4);
-  return s("g", { class: "axes" },
+  return s(
+    "g",
+    { class: "axes" },
     ticksY.map((t) => [
       s("path", { class: "grid", d: `M${box.left},${y(t)}H${box.right}` }),
       s("text", { x: box.left - 8, y: y(t) + 4, "text-anchor": "end" }, spec.y.tick(t)),
     ]),
     s("path", { class: "base", d: `M${box.left},${box.bottom}H${box.right}` }),
     ticksX.map((t) => {
-      const half = textWidth(spec.x.format(t)) / 2, at = Math.min(x(t), box.width - half - 1);
+      const half = textWidth(spec.x.format(t)) / 2,
+        at = Math.min(x(t), box.width - half - 1);
       return [
         s("path", { class: "base", d: `M${x(t)},${box.bottom}v5` }),
-        place(at - half, at + half) === null ? null
+        place(at - half, at + half) === null
+          ? null
           : s("text", { x: at, y: box.bottom + 19, "text-anchor": "middle" }, spec.x.format(t)),
       ];
     }),
     s("text", { class: "title", x: 0, y: 13 }, spec.y.label),
-    s("text", { class: "title", x: box.right, y: box.bottom + 39, "text-anchor": "end" }, spec.x.label));
+    s("text", { class: "title", x: box.right, y: box.bottom + 39, "text-anchor": "end" }, spec.x.label),
+  );
 }
 
 function marks(spec, { box, x }) {
   const place = placer(1);
-  return s("g", { class: "marks" }, (spec.marks ?? []).filter((m) => x(m.x) <= box.right + 1 && x(m.x) >= box.left).map((m) => {
-    const width = textWidth(m.label), at = Math.max(width / 2, Math.min(x(m.x), box.width - width / 2));
-    const fits = place(at - width / 2, at + width / 2) !== null;
-    return [
-      s("path", { d: `M${x(m.x)},${box.top - box.strip - 4}V${box.bottom}`, "stroke-dasharray": "3 4" }),
-      fits && s("text", { x: at, y: box.top - box.strip - 9, "text-anchor": "middle" }, m.label),
-    ];
-  }));
+  return s(
+    "g",
+    { class: "marks" },
+    (spec.marks ?? [])
+      .filter((m) => x(m.x) <= box.right + 1 && x(m.x) >= box.left)
+      .map((m) => {
+        const width = textWidth(m.label),
+          at = Math.max(width / 2, Math.min(x(m.x), box.width - width / 2));
+        const fits = place(at - width / 2, at + width / 2) !== null;
+        return [
+          s("path", { d: `M${x(m.x)},${box.top - box.strip - 4}V${box.bottom}`, "stroke-dasharray": "3 4" }),
+          fits && s("text", { x: at, y: box.top - box.strip - 9, "text-anchor": "middle" }, m.label),
+        ];
+      }),
+  );
 }
 
-const pathOf = (points, x, y) => points.map((p, i) => `${i ? "L" : "M"}${x(p.x).toFixed(1)},${y(p.y).toFixed(1)}`).join("");
+const pathOf = (points, x, y) =>
+  points.map((p, i) => `${i ? "L" : "M"}${x(p.x).toFixed(1)},${y(p.y).toFixed(1)}`).join("");
 
 function lines(spec, { box, x, y }) {
-  const clip = `clip-${ids++}`, place = placer(2, 4);
+  const clip = `clip-${ids++}`,
+    place = placer(2, 4);
   const above = [];
   const drawn = spec.series.map((series) => {
     const points = series.points.filter((p) => !Number.isNaN(p.y));
     const band = points.filter((p) => p.low !== undefined);
     const out = points.filter((p) => spec.y.clip && y(p.y) < box.top - 0.5);
     above.push(...out.map((p) => ({ p, series })));
-    const outline = band.length > 1 && [...band.map((p) => ({ x: p.x, y: p.high })), ...band.map((p) => ({ x: p.x, y: p.low })).reverse()];
-    return s("g", { class: `series c${series.colour}`, "data-series": series.name },
-      s("g", { "clip-path": `url(#${clip})` },
+    const outline = band.length > 1 && [
+      ...band.map((p) => ({ x: p.x, y: p.high })),
+      ...band.map((p) => ({ x: p.x, y: p.low })).reverse(),
+    ];
+    return s(
+      "g",
+      { class: `series c${series.colour}`, "data-series": series.name },
+      s(
+        "g",
+        { "clip-path": `url(#${clip})` },
         outline && s("path", { class: "band", d: `${pathOf(outline, x, y)}z` }),
-        series.area && s("path", { class: "band", d: `${pathOf(points, x, y)}L${x(points.at(-1).x)},${box.bottom}L${x(points[0].x)},${box.bottom}z` }),
-        s("path", { class: `line${series.faint ? " faint" : ""}`, d: pathOf(points, x, y), "stroke-dasharray": series.dash })),
-      series.marker !== undefined && points.filter((p) => !out.includes(p)).map((p) =>
-        s("path", { class: "mark", d: marker(series.marker, 4.2), transform: `translate(${x(p.x)} ${y(p.y)})` })));
+        series.area &&
+          s("path", {
+            class: "band",
+            d: `${pathOf(points, x, y)}L${x(points.at(-1).x)},${box.bottom}L${x(points[0].x)},${box.bottom}z`,
+          }),
+        s("path", {
+          class: `line${series.faint ? " faint" : ""}`,
+          d: pathOf(points, x, y),
+          "stroke-dasharray": series.dash,
+        }),
+      ),
+      series.marker !== undefined &&
+        points
+          .filter((p) => !out.includes(p))
+          .map((p) =>
+            s("path", { class: "mark", d: marker(series.marker, 4.2), transform: `translate(${x(p.x)} ${y(p.y)})` }),
+          ),
+    );
   });
   const arrows = above.map(({ p, series }) => {
-    const text = spec.y.format(p.y), wide = textWidth(text) + 8, left = x(p.x) + wide + 10 > box.right;
+    const text = spec.y.format(p.y),
+      wide = textWidth(text) + 8,
+      left = x(p.x) + wide + 10 > box.right;
     const row = place(left ? x(p.x) - 8 - wide : x(p.x) - 6, left ? x(p.x) + 6 : x(p.x) + 8 + wide);
-    return s("g", { class: `above c${series.colour}`, transform: `translate(${x(p.x)} ${box.top - 9 - 17 * (row ?? 0)})` },
+    return s(
+      "g",
+      { class: `above c${series.colour}`, transform: `translate(${x(p.x)} ${box.top - 9 - 17 * (row ?? 0)})` },
       s("path", { d: "M0,-7L5.5,3H-5.5z" }),
-      row !== null && s("text", { x: left ? -9 : 9, y: 4, "text-anchor": left ? "end" : "start" }, text));
+      row !== null && s("text", { x: left ? -9 : 9, y: 4, "text-anchor": left ? "end" : "start" }, text),
+    );
   });
-  return [s("clipPath", { id: clip }, s("rect", { x: box.left, y: box.top, width: box.right - box.left, height: box.bottom - box.top })),
-    drawn, arrows];
+  return [
+    s(
+      "clipPath",
+      { id: clip },
+      s("rect", { x: box.left, y: box.top, width: box.right - box.left, height: box.bottom - box.top }),
+    ),
+    drawn,
+    arrows,
+  ];
 }
 
 /** Text of one place on the x axis: the nearest point of each series, if it is near enough. */
@@ -150,7 +214,8 @@ function reading(spec, at, x) {
   for (const series of spec.series) {
     let best = null;
     for (const p of series.points) if (!best || Math.abs(p.x - at) < Math.abs(best.x - at)) best = p;
-    if (best && Math.abs(x(best.x) - x(at)) <= 6) rows.push({ series, point: best, text: spec.y.format(best.y), note: best.note ?? "" });
+    if (best && Math.abs(x(best.x) - x(at)) <= 6)
+      rows.push({ series, point: best, text: spec.y.format(best.y), note: best.note ?? "" });
   }
   return rows;
 }
@@ -164,23 +229,57 @@ function chart(host, describe) {
     const spec = describe();
     hide();
     if (!spec.series.some((series) => series.points.length)) {
-      host.replaceChildren(h("p", { class: "empty" }, spec.empty ?? "Nothing is chosen: switch a series on in the legend."));
+      host.replaceChildren(
+        h("p", { class: "empty" }, spec.empty ?? "Nothing is chosen: switch a series on in the legend."),
+      );
       return;
     }
-    const view = frame(spec, width), { box, x, y } = view;
+    const view = frame(spec, width),
+      { box, x, y } = view;
     const cursor = s("g", { class: "cursor" });
-    const svg = s("svg", { viewBox: `0 0 ${box.width} ${box.height}`, width: box.width, height: box.height, tabindex: 0, role: "img",
-      "aria-label": `${spec.label}. Arrow keys move through the points.` }, axes(spec, view), marks(spec, view), lines(spec, view), cursor);
+    const svg = s(
+      "svg",
+      {
+        viewBox: `0 0 ${box.width} ${box.height}`,
+        width: box.width,
+        height: box.height,
+        tabindex: 0,
+        role: "img",
+        "aria-label": `${spec.label}. Arrow keys move through the points.`,
+      },
+      axes(spec, view),
+      marks(spec, view),
+      lines(spec, view),
+      cursor,
+    );
     const places = [...new Set(spec.series.flatMap((series) => series.points.map((p) => p.x)))].sort((a, b) => a - b);
     let index = -1;
-    hide = () => { tip.hidden = true; cursor.replaceChildren(); index = -1; };
+    hide = () => {
+      tip.hidden = true;
+      cursor.replaceChildren();
+      index = -1;
+    };
     function show(next) {
       index = Math.max(0, Math.min(places.length - 1, next));
-      const at = places[index], rows = reading(spec, at, x);
-      cursor.replaceChildren(s("path", { d: `M${x(at)},${box.top}V${box.bottom}` }), ...rows.map(({ series, point }) =>
-        s("circle", { class: `c${series.colour}`, cx: x(point.x), cy: Math.max(box.top - (box.strip ? 9 : 0), y(point.y)), r: 5.5 })));
-      tip.replaceChildren(h("strong", {}, (spec.x.reading ?? spec.x.format)(at)), ...rows.map(({ series, text, note }) =>
-        h("div", {}, swatch(series), h("span", {}, series.name), h("b", {}, text), h("small", {}, note))));
+      const at = places[index],
+        rows = reading(spec, at, x);
+      cursor.replaceChildren(
+        s("path", { d: `M${x(at)},${box.top}V${box.bottom}` }),
+        ...rows.map(({ series, point }) =>
+          s("circle", {
+            class: `c${series.colour}`,
+            cx: x(point.x),
+            cy: Math.max(box.top - (box.strip ? 9 : 0), y(point.y)),
+            r: 5.5,
+          }),
+        ),
+      );
+      tip.replaceChildren(
+        h("strong", {}, (spec.x.reading ?? spec.x.format)(at)),
+        ...rows.map(({ series, text, note }) =>
+          h("div", {}, swatch(series), h("span", {}, series.name), h("b", {}, text), h("small", {}, note)),
+        ),
+      );
       tip.hidden = false;
       const left = x(at) + 14 + tip.offsetWidth <= box.width ? x(at) + 14 : x(at) - 14 - tip.offsetWidth;
       tip.style.left = `${Math.max(0, Math.min(left, box.width - tip.offsetWidth))}px`;

@@ -11,28 +11,104 @@ const units = {
 const ticks = { length: lengthTicks };
 
 function lineChart(spec) {
-  const shown = spec.series.map((series, i) => ({ ...series, colour: series.colour ?? i % COLOURS, on: true,
-    points: series.points.map(([x, y]) => ({ x, y })) }));
+  const shown = spec.series.map((series, i) => ({
+    ...series,
+    colour: series.colour ?? i % COLOURS,
+    on: true,
+    points: series.points.map(([x, y]) => ({ x, y })),
+  }));
   const host = h("div");
-  const axis = ({ label, scale, unit }) => ({ label, scale, format: units[unit], tick: units[unit], ticks: ticks[unit] });
-  const redraw = chart(host, () => ({ label: spec.label, x: axis(spec.x), y: axis(spec.y), marks: spec.marks,
-    series: shown.filter((series) => series.on) }));
-  return [h("div", { class: "controls" }, legend(shown, () => redraw())), host];
+  const axis = ({ label, scale, unit }) => ({
+    label,
+    scale,
+    format: units[unit],
+    tick: units[unit],
+    ticks: ticks[unit],
+  });
+  const redraw = chart(host, () => ({
+    label: spec.label,
+    x: axis(spec.x),
+    y: axis(spec.y),
+    marks: spec.marks,
+    series: shown.filter((series) => series.on),
+  }));
+  return [
+    h(
+      "div",
+      { class: "controls" },
+      legend(shown, () => redraw()),
+    ),
+    host,
+  ];
 }
 
-const table = ({ title, columns, rows }) => scrolled(title, h("table", {},
-  h("thead", {}, h("tr", {}, columns.map((text, i) => h("th", { scope: "col", class: i > 0 && "num" }, text)))),
-  h("tbody", {}, rows.map((cells) => h("tr", {}, cells.map((text, i) =>
-    (i ? h("td", { class: "num" }, text) : h("th", { scope: "row" }, text))))))));
+const table = ({ title, columns, rows }) =>
+  scrolled(
+    title,
+    h(
+      "table",
+      {},
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          columns.map((text, i) => h("th", { scope: "col", class: i > 0 && "num" }, text)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map((cells) =>
+          h(
+            "tr",
+            {},
+            cells.map((text, i) => (i ? h("td", { class: "num" }, text) : h("th", { scope: "row" }, text))),
+          ),
+        ),
+      ),
+    ),
+  );
 
 theme();
 document.getElementById("kicker").textContent = data.kicker;
-const sections = data.sections.map((part) => section(part.id, part.title, part.lead, [],
-  (part.charts ?? []).map((spec) => [spec.title && h("h3", { class: "c0" }, spec.title), lineChart(spec)]),
-  (part.tables ?? []).map(table),
-  part.code && h("div", { class: "code" }, h("pre", { tabindex: 0 }, h("code", {}, part.code))),
-  (part.notes ?? []).map((text) => h("p", { class: "note" }, text))));
-document.getElementById("top").append(h("div", { class: "tiles" }, data.tiles.map(([label, value, ...details]) => tile(label, value, ...details))),
-  ...(data.notes.length ? [h("ul", { class: "notice" }, data.notes.map((text) => h("li", {}, text)))] : []), ...sections);
+const sections = data.sections.map((part) =>
+  section(
+    part.id,
+    part.title,
+    part.lead,
+    [],
+    (part.charts ?? []).map((spec) => [spec.title && h("h3", { class: "c0" }, spec.title), lineChart(spec)]),
+    (part.tables ?? []).map(table),
+    part.code && h("div", { class: "code" }, h("pre", { tabindex: 0 }, h("code", {}, part.code))),
+    (part.notes ?? []).map((text) => h("p", { class: "note" }, text)),
+  ),
+);
+document.getElementById("top").append(
+  h(
+    "div",
+    { class: "tiles" },
+    data.tiles.map(([label, value, ...details]) => tile(label, value, ...details)),
+  ),
+  ...(data.notes.length
+    ? [
+        h(
+          "ul",
+          { class: "notice" },
+          data.notes.map((text) => h("li", {}, text)),
+        ),
+      ]
+    : []),
+  ...sections,
+);
 document.getElementById("nav").append(...data.sections.map((part) => h("a", { href: `#${part.id}` }, part.nav)));
-document.getElementById("footer").append(h("p", {}, `Written by Skipwise ${data.skipwise} on ${data.written.slice(0, 10)}. This page is one file; it loads nothing from anywhere.`));
+document
+  .getElementById("footer")
+  .append(
+    h(
+      "p",
+      {},
+      `Written by Skipwise ${data.skipwise} on ${data.written.slice(0, 10)}. This page is one file; it loads nothing from anywhere.`,
+    ),
+  );
