@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,24 @@ def test_a_file_that_holds_something_else_is_told(tmp_path: Path, line: str) -> 
     (tmp_path / "notes.txt").write_text(f'{{"a": 1}}\n{line}\n')
     with pytest.raises(SkipwiseError, match=r"notes\.txt line 2 is no JSON object"):
         read_jsonl(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)]
+)
+def test_permissions_are_those_that_the_umask_leaves(umask: int, file: int, folder: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a.txt", "text")
+        append_jsonl(tmp_path / "rows.jsonl", {"a": 1})
+        with atomic_folder(tmp_path / "out") as partial:
+            (partial / "deep").mkdir(0o700)
+            (partial / "deep" / "private").write_text("as safetensors writes its files")
+            (partial / "deep" / "private").chmod(0o600)
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(tmp_path): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {
+        **{Path(name): file for name in ("a.txt", "rows.jsonl", "out/deep/private")},
+        **{Path(name): folder for name in ("out", "out/deep")},
+    }

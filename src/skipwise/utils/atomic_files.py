@@ -3,8 +3,8 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,26 @@ def fsync_tree(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _temporary_name(path: Path) -> Path:
+    """A hidden name beside `path` that nothing else has. (The tempfile module would make it private, mode 0600.)"""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically: temporary name in the same folder, fsync, rename."""
+    """Write `text` to `path` atomically: temporary name in the same folder, fsync, rename.
+
+    The file gets the permissions that the user's umask leaves.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = _temporary_name(path)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with partial.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        partial.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
@@ -43,12 +50,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that becomes `path` when the block ends without an exception.
 
     An existing `path` is replaced. After an exception the temporary folder is removed and `path` is as it was.
+    All files get the permissions that the user's umask leaves, whatever the libraries that wrote them chose.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    partial = _temporary_name(path)
+    partial.mkdir()
     try:
         yield partial
-        partial.chmod(0o755)
+        _share(partial)
         fsync_tree(partial)
         if path.exists():
             old = partial.with_name(partial.name + ".old")
@@ -60,6 +69,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _share(folder: Path) -> None:
+    """Give everything in a folder that we made the permissions of that folder. (safetensors writes files as 0600.)"""
+    mode = folder.stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
