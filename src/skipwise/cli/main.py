@@ -1,13 +1,14 @@
 """The command line: parse, call, print. What a user did wrong ends in one line on stderr and exit code 2."""
 
 import argparse
-import errno
+import os
 import sys
 
 from skipwise import __version__
 from skipwise.cli import assets, evaluate, export, extend, inspect, plan, report, search, verify
 from skipwise.cli.codes import USER_ERROR
 from skipwise.errors import SkipwiseError, is_out_of_memory
+from skipwise.utils.os_errors import is_disk_full, path_error
 
 COMMANDS = [extend, evaluate, inspect, search, plan, report, export, verify, assets]
 
@@ -28,25 +29,21 @@ def _explain(error: BaseException, args: argparse.Namespace) -> str | None:
     """One line for what a user can mend; None for a fault of ours."""
     again = "; to go on, run the same command with --resume" if args.command == "extend" else ""
     if isinstance(error, SkipwiseError):
-        return str(error)
+        return f"{error}{again}" if is_disk_full(error) else str(error)
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted{again or '; finished rows are kept, run the same command to go on'}"
-    text = " ".join(str(error).split())
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
-        sign in text for sign in ("No space left", "os error 28", "File too large", "PytorchStreamWriter failed")
-    ):
+    if is_disk_full(error):
         return f"the disk is full; make room{again}"
     if is_out_of_memory(error):
         smaller = "a smaller training.batch_size or " if args.command == "extend" else ""
         return f"out of memory; use {smaller}shorter lengths{again}"
-    if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError | FileExistsError):
-        return f"cannot use {error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return str(path_error(error, os.fsdecode(error.filename), "use"))
     return None
 
 
 def _quiet() -> None:
     """The libraries' own messages and bars stay out of ours."""
-    import os
     import warnings
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,4 +1,7 @@
-"""Files that are never half-written: text and folders appear under their name whole, or not at all."""
+"""Files that are never half-written: text and folders appear under their name whole, or not at all.
+
+Every function names the path that the caller gave in its errors, never the temporary one (see `os_errors`).
+"""
 
 import contextlib
 import json
@@ -10,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from skipwise.errors import SkipwiseError
+from skipwise.utils.os_errors import path_error, writing
+
+LONGEST_NAME = 200
+"""Bytes of a name that its temporary name repeats: file systems take 255."""
 
 
 def fsync_tree(folder: Path) -> None:
@@ -22,27 +29,36 @@ def fsync_tree(folder: Path) -> None:
             os.close(descriptor)
 
 
+def temporary_prefix(path: Path) -> str:
+    """The beginning of the temporary names that stand for `path`, hidden and beside it."""
+    return f".{os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])}."
+
+
 def _temporary_name(path: Path) -> Path:
     """A hidden name beside `path` that nothing else has. (The tempfile module would make it private, mode 0600.)"""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    return path.with_name(temporary_prefix(path) + secrets.token_hex(4))
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically: temporary name in the same folder, fsync, rename.
 
     The file gets the permissions that the user's umask leaves.
+
+    Raises:
+        PathError: It cannot be written. What was there is unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _temporary_name(path)
-    try:
-        with partial.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = _temporary_name(path)
+        try:
+            with partial.open("x", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
@@ -51,21 +67,27 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     An existing `path` is replaced. After an exception the temporary folder is removed and `path` is as it was.
     All files get the permissions that the user's umask leaves, whatever the libraries that wrote them chose.
+
+    Raises:
+        PathError: The folder cannot be written, or an error of the operating system in the block was about it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = _temporary_name(path)
-    partial.mkdir()
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
     try:
-        yield partial
-        _share(partial)
-        fsync_tree(partial)
-        if path.exists():
-            old = partial.with_name(partial.name + ".old")
-            path.rename(old)
-            partial.rename(path)
-            shutil.rmtree(old)
-        else:
-            partial.rename(path)
+        with writing(path, temporary=partial):
+            yield partial
+        with writing(path):
+            _share(partial)
+            fsync_tree(partial)
+            if path.exists():
+                old = partial.with_name(partial.name + ".old")
+                path.rename(old)
+                partial.rename(path)
+                shutil.rmtree(old)
+            else:
+                partial.rename(path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -80,41 +102,53 @@ def _share(folder: Path) -> None:
 
 
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
-    """Append one JSON object as a line; a line that a killed process left unfinished is cut off first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(size - 1)
-            if file.read(1) != b"\n":
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        file.flush()
+    """Append one JSON object as a line, after cutting off a line that a killed process left unfinished.
+
+    Raises:
+        PathError: The file cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(size - 1)
+                if file.read(1) != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            file.flush()
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a JSONL file that we wrote; an unfinished last line is left out. A missing file is empty.
+    """Read all whole lines of a JSONL file that we wrote. An unfinished last line is left out; a missing file is empty.
 
-    Errors: SkipwiseError for a line that is no JSON object, naming it.
+    Raises:
+        PathError: The file cannot be read.
+        SkipwiseError: A line is no JSON object. The message names the line.
     """
-    if not path.exists():
-        return []
     rows = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n") or not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise SkipwiseError(f"{path} line {number} is no JSON object; give another file, or remove that line")
-            rows.append(row)
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n") or not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    row = None
+                if not isinstance(row, dict):
+                    raise SkipwiseError(
+                        f"{path} line {number} is no JSON object; give another file, or remove that line"
+                    )
+                rows.append(row)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise path_error(error, path, "read") from error
     return rows
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace a JSONL file atomically."""
+    """Replace a JSONL file atomically. Raises PathError if it cannot be written."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
