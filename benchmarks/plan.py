@@ -23,11 +23,11 @@ CASES = {"bundled": (8, 256, 4096), "smollm2": (2, 1024, 4096)}
 
 def predict(path: str, batch: int, length: int, text: int) -> dict[str, float]:
     from skipwise.config import ModelConfig
-    from skipwise.models import checkpoint
+    from skipwise.models import configuration, sources
     from skipwise.planning import operations_and_bytes, plan
 
     model = ModelConfig(path=path)
-    config = checkpoint.configuration(checkpoint.find(model, weights=False))
+    config = configuration.read(sources.find(model, weights=False))
     options = plan.Options(batch=batch)
     started = time.perf_counter()
     device = plan.device_for(config, model, options, length)

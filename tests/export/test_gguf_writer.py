@@ -25,7 +25,7 @@ from skipwise.cli import main
 from skipwise.config import ModelConfig
 from skipwise.errors import SkipwiseError
 from skipwise.export import gguf_tokenizer, gguf_writer, hugging_face
-from skipwise.models import checkpoint
+from skipwise.models import checkpoint, configuration, sources
 from skipwise.rope.scale import scale
 from support.tiny import llama_config, tiny_model, tiny_tokenizer
 
@@ -57,8 +57,8 @@ def make(folder: Path, config: PreTrainedConfig, method: str = "yarn") -> PreTra
 
 
 def logits(path: Path) -> torch.Tensor:
-    found = checkpoint.find(ModelConfig(path=str(path)))
-    model = checkpoint.weights(found, checkpoint.configuration(found), "sdpa", torch.float32)
+    found = sources.find(ModelConfig(path=str(path)))
+    model = checkpoint.weights(found, configuration.read(found), "sdpa", torch.float32)
     with torch.no_grad():
         return model(IDS).logits
 

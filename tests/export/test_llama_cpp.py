@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, MistralConfig, PreTrainedCo
 from export.test_gguf_writer import LLAMA3, QWEN2, SMALL, TABLES, byte_level, sentencepiece, split, with_rope
 from skipwise.config import ModelConfig
 from skipwise.export import gguf_writer, hugging_face
-from skipwise.models import checkpoint
+from skipwise.models import checkpoint, configuration, sources
 from skipwise.models.forward import token_nll
 from skipwise.models.load import load
 from skipwise.rope.scale import scale
@@ -51,8 +51,8 @@ def nll(logits: np.ndarray, ids: list[int]) -> np.ndarray:
 def test_perplexity_of_the_packaged_model_at_four_times_its_window(
     method: str, dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    packaged = checkpoint.find(ModelConfig(path="bundled"))
-    config = scale(checkpoint.configuration(packaged), method, target_length=1024)
+    packaged = sources.find(ModelConfig(path="bundled"))
+    config = scale(configuration.read(packaged), method, target_length=1024)
     tokenizer = checkpoint.tokenizer(packaged)
     weights = checkpoint.weights(packaged, config, "sdpa", torch.float32)
     hugging_face.save(weights, tokenizer, tmp_path / "model", window=1024, dtype=torch.float32)

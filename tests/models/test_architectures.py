@@ -30,7 +30,7 @@ from support.tiny import llama_config
 
 
 def test_a_plain_model():
-    found = families.inspect(llama_config(layers=3, theta=5e5))
+    found = families.architecture(llama_config(layers=3, theta=5e5))
     assert (found.family, found.rotary_dim, found.theta, found.layers) == ("llama", 16, 5e5, 3)
     assert found.sliding_layers == found.nope_layers == found.linear_layers == found.notes == ()
     assert found.sliding_window is None
@@ -38,26 +38,26 @@ def test_a_plain_model():
 
 def test_sliding_layers_are_told():
     layers = ["sliding_attention", "full_attention"] * 2
-    shared = families.inspect(Gemma2Config(num_hidden_layers=4, layer_types=layers, sliding_window=512))
+    shared = families.architecture(Gemma2Config(num_hidden_layers=4, layer_types=layers, sliding_window=512))
     assert shared.sliding_layers == (0, 2)
     assert shared.sliding_window == 512
     assert "2 of 4 layers attend within 512 tokens" in shared.notes[0]
     assert "share the RoPE of the others" in shared.notes[1]
-    nested = families.inspect(Gemma3Config(text_config={"num_hidden_layers": 4, "layer_types": layers}))
+    nested = families.architecture(Gemma3Config(text_config={"num_hidden_layers": 4, "layer_types": layers}))
     assert len(nested.notes) == 1
-    assert families.inspect(MistralConfig(num_hidden_layers=2, sliding_window=4096)).sliding_layers == (0, 1)
-    assert families.inspect(MistralConfig(num_hidden_layers=2, sliding_window=None)).sliding_layers == ()
-    assert families.inspect(Qwen2Config(sliding_window=4096, use_sliding_window=False)).sliding_layers == ()
+    assert families.architecture(MistralConfig(num_hidden_layers=2, sliding_window=4096)).sliding_layers == (0, 1)
+    assert families.architecture(MistralConfig(num_hidden_layers=2, sliding_window=None)).sliding_layers == ()
+    assert families.architecture(Qwen2Config(sliding_window=4096, use_sliding_window=False)).sliding_layers == ()
 
 
 def test_layers_without_rope_or_attention_are_told():
-    found = families.inspect(SmolLM3Config(num_hidden_layers=4, no_rope_layers=[1, 1, 1, 0]))
+    found = families.architecture(SmolLM3Config(num_hidden_layers=4, no_rope_layers=[1, 1, 1, 0]))
     assert found.nope_layers == (3,)
     assert "1 of 4 layers have no RoPE" in found.notes[0]
-    hybrid = families.inspect(Qwen3NextConfig(num_hidden_layers=4))
+    hybrid = families.architecture(Qwen3NextConfig(num_hidden_layers=4))
     assert hybrid.linear_layers == (0, 1, 2)
     assert "3 of 4 layers are no softmax attention" in hybrid.notes[0]
-    assert "latent attention" in families.inspect(DeepseekV3Config()).notes[0]
+    assert "latent attention" in families.architecture(DeepseekV3Config()).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_layers_without_rope_or_attention_are_told():
 )
 def test_refusals_say_why(config, reason):
     with pytest.raises(SkipwiseError, match=reason):
-        families.inspect(config)
+        families.architecture(config)
 
 
 def test_falcon_with_rope_and_exaone_without_sliding_layers_are_welcome():

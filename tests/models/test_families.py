@@ -13,8 +13,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from skipwise.config import ModelConfig, ScalingConfig
 from skipwise.errors import SkipwiseError
-from skipwise.models import equivalents
 from skipwise.models import families as families
+from skipwise.models import sources
 from skipwise.models.checks import probe
 from skipwise.models.forward import hidden_states, loss
 from skipwise.models.load import apply, load
@@ -65,7 +65,7 @@ def yarn(dim: int, theta: float, *, revised: bool = False, rounded: bool = True)
 def test_a_scaled_model_is_what_rope_computed_independently_makes(family):
     row = families.FAMILIES[family]
     plain = family_configs.config(family)
-    facts = families.inspect(plain)
+    facts = families.architecture(plain)
     scaled = tiny_model(scale(plain, method(row), target_length=TARGET))
     if not row.sdpa:
         scaled.set_attn_implementation("eager")
@@ -91,7 +91,7 @@ def test_families_that_are_refused_rotate_only_sliding_layers(family):
     wanted = family_configs.independent_logits(family, plain, tokens(), SKIPPED, turns, neighbours=neighbours)
     torch.testing.assert_close(logits(tiny_model(plain), tokens(), SKIPPED), wanted, rtol=1e-3, atol=1e-3)
     with pytest.raises(SkipwiseError, match="rotates only its sliding-window layers"):
-        families.inspect(plain)
+        families.architecture(plain)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -157,7 +157,7 @@ def test_a_step_trains_and_the_checkpoint_is_plain(family, tmp_path):
 def test_scalings_that_a_configuration_cannot_express(family):
     """Held by `rope.scale`, which reads every result back from its saved form."""
     plain = family_configs.config(family)
-    pairs = families.inspect(plain).rotary_dim // 2
+    pairs = families.architecture(plain).rotary_dim // 2
     refused = []
     for name in get_args(ScalingConfig.model_fields["method"].annotation):
         given = {"theta": {"theta": 1e6}, "longrope": {"factors": [2.0] * pairs}}.get(name, {})
@@ -173,7 +173,7 @@ def test_layers_are_counted_as_the_table_says():
     for family in EXTENDED:
         if family not in CONFIG_MAPPING:
             continue
-        facts, row = families.inspect(family_configs.config(family)), families.FAMILIES[family]
+        facts, row = families.architecture(family_configs.config(family)), families.FAMILIES[family]
         some = (0, 2) if facts.layers == 4 else tuple(range(facts.layers))
         assert facts.row is row
         assert facts.sliding_layers == (some if row.layers in ("window", "shared", "own") else ()), family
@@ -210,7 +210,7 @@ NAMED = """llama mistral mixtral qwen2 qwen3 qwen3_moe gemma2 gemma3_text phi ph
 def test_every_family_has_a_row_that_is_tested():
     assert set(NAMED) <= set(families.FAMILIES)
     assert set(families.FAMILIES) == set(CONFIGS) | {"gptj", "baichuan"}, "test_twins.py holds those two"
-    assert {family: row.twin for family, row in families.FAMILIES.items() if row.twin} == equivalents.TWINS
+    assert {family: row.twin for family, row in families.FAMILIES.items() if row.twin} == sources.EQUIVALENTS
 
 
 def test_the_documentation_shows_the_table():
@@ -225,7 +225,7 @@ def test_the_documentation_shows_the_table():
 
 def test_an_unknown_family_is_probed_and_used_with_a_warning(tmp_path, capsys):
     strange = ArceeConfig(**family_configs.GROUPED)
-    facts = families.inspect(strange)
+    facts = families.architecture(strange)
     assert (facts.row, len(facts.notes)) == (None, 1)
     assert "'arcee' is not among the tested ones" in facts.notes[0]
     tiny_model(strange, tmp_path)

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from skipwise.config import ModelConfig, ScalingConfig
 from skipwise.errors import SkipwiseError
-from skipwise.models import checkpoint, gguf_header
+from skipwise.models import checkpoint, configuration, gguf_header, sources
 from skipwise.models.load import LoadedModel
 from skipwise.models.load import load as load_model
 from skipwise.rope import hf_config
@@ -138,8 +138,8 @@ def load(path: Path, **given: Any) -> LoadedModel:
 
 def read(path: Path) -> transformers.PreTrainedModel:
     """The model alone: older transformers read no byte-level tokenizer for some of these families."""
-    found = checkpoint.find(ModelConfig(path=str(path)))
-    return checkpoint.weights(found, checkpoint.configuration(found), "sdpa", torch.float32)
+    found = sources.find(ModelConfig(path=str(path)))
+    return checkpoint.weights(found, configuration.read(found), "sdpa", torch.float32)
 
 
 def same(found: transformers.PreTrainedModel, wanted: transformers.PreTrainedModel) -> None:

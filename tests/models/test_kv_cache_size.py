@@ -47,7 +47,7 @@ def held(cache: DynamicCache) -> int:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_sizes_are_those_of_a_real_cache(name: str) -> None:
     config = CONFIGS[name]
-    model, sizes = tiny_model(config), kv_cache(config, families.inspect(config), itemsize=4)
+    model, sizes = tiny_model(config), kv_cache(config, families.architecture(config), itemsize=4)
     for tokens in (5, 20, 21):
         cache = DynamicCache(config=model.config)
         with torch.no_grad():
@@ -58,10 +58,10 @@ def test_sizes_are_those_of_a_real_cache(name: str) -> None:
 
 def test_sizes_worked_out_by_hand() -> None:
     llama2 = LlamaConfig(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32)
-    sizes = kv_cache(llama2, families.inspect(llama2), itemsize=2)
+    sizes = kv_cache(llama2, families.architecture(llama2), itemsize=2)
     assert sizes.bytes_per_token == 32 * 2 * 32 * 128 * 2 == 524_288
     assert sizes.bytes_at(4096) == 2 * 2**30
     llama3 = LlamaConfig(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8)
-    assert kv_cache(llama3, families.inspect(llama3), itemsize=2).bytes_per_token == 131_072
+    assert kv_cache(llama3, families.architecture(llama3), itemsize=2).bytes_per_token == 131_072
     deepseek = DeepseekV3Config()  # 61 layers, latent 512, rotated part 64
-    assert kv_cache(deepseek, families.inspect(deepseek), itemsize=2).bytes_per_token == 61 * 576 * 2
+    assert kv_cache(deepseek, families.architecture(deepseek), itemsize=2).bytes_per_token == 61 * 576 * 2

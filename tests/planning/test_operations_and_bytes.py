@@ -145,7 +145,7 @@ def test_layers_of_every_kind_are_kept() -> None:
     short = operations_and_bytes.shortened(config, 3)
     assert short.layer_types == ["sliding_attention", "full_attention", "sliding_attention"]
     assert (short.num_hidden_layers, config.num_hidden_layers) == (3, 6)
-    assert families.inspect(short).sliding_layers == (0, 2)
+    assert families.architecture(short).sliding_layers == (0, 2)
 
 
 def test_a_model_that_cannot_be_built_is_told() -> None:

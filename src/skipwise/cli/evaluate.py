@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
 
     from skipwise.evals import runner
     from skipwise.evals.tables import change_table, summary_table
-    from skipwise.models import checkpoint
+    from skipwise.models import configuration, sources
     from skipwise.models.load import load
     from skipwise.rope import hf_config
     from skipwise.utils.atomic_files import read_jsonl
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     read_jsonl(args.out)  # what is no file of rows is told before anything is loaded
     lengths = list(config.lengths or [])
     if not lengths:  # the same for all models, so that they can be compared
-        windows = [hf_config.window(checkpoint.configuration(checkpoint.find(model))) for model in models]
+        windows = [hf_config.window(configuration.read(sources.find(model))) for model in models]
         lengths = runner.default_lengths(min(windows), max(windows))
     rows = []
     for model in models:

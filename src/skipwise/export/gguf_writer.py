@@ -21,6 +21,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from skipwise.errors import SkipwiseError
 from skipwise.export import gguf_tokenizer
 from skipwise.models import families
+from skipwise.models.shape import ModelShape
 from skipwise.rope import hf_config, methods
 
 Array = npt.NDArray[Any]
@@ -67,13 +68,13 @@ def check(config: PreTrainedConfig) -> Family:
     kind = config.model_type
     if kind not in FAMILIES:
         raise SkipwiseError(f"model type {kind!r} is not written as GGUF; those that are: {', '.join(FAMILIES)}")
-    facts, window = families.inspect(config), hf_config.window(config)
+    facts, window = families.architecture(config), hf_config.window(config)
     if facts.sliding_layers and (facts.sliding_window or 0) < window:
         raise SkipwiseError(
             f"its layers attend within {facts.sliding_window} tokens; llama.cpp has no sliding window for {kind!r}: "
             "set sliding_window to null in its config.json if full attention is meant"
         )
-    if facts.nope_layers or facts.rotary_dim != _head_dim(config):
+    if facts.nope_layers or facts.rotary_dim != ModelShape.of(config).key_width:
         raise SkipwiseError(f"llama.cpp rotates every dimension in every layer of {kind!r}, this model does not")
     if config.hidden_act not in ("silu", "swish"):
         raise SkipwiseError(f"llama.cpp has no {config.hidden_act!r} activation for {kind!r}")
@@ -156,23 +157,20 @@ def _whole_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
 
 
-def _head_dim(config: PreTrainedConfig) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
 def _write_shape(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:
     writer.add_context_length(hf_config.window(config))
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(_head_dim(config))
-    writer.add_value_length(_head_dim(config))
+    shape = ModelShape.of(config)
+    writer.add_embedding_length(shape.hidden)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.key_heads)
+    writer.add_key_length(shape.key_width)
+    writer.add_value_length(shape.value_width)
     writer.add_rope_dimension_count(hf_config.rotary_dim(config))
     writer.add_rope_freq_base(hf_config.parameters(config)["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
+    writer.add_vocab_size(shape.vocabulary)
 
 
 def _write_scaling(writer: gguf.GGUFWriter, scaled: Scaling) -> None:
@@ -189,7 +187,7 @@ def _write_scaling(writer: gguf.GGUFWriter, scaled: Scaling) -> None:
 
 def _named(model: PreTrainedModel, family: Family) -> Iterator[tuple[str, str, torch.Tensor]]:
     """(llama.cpp's name, transformers' name, weight) of every tensor; a tied head is left to the embedding."""
-    names = gguf.get_tensor_name_map(family.arch, model.config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(family.arch, ModelShape.of(model.config).layers)
     for name, value in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
@@ -215,8 +213,8 @@ def _tensors(
 def _values(model: PreTrainedModel, family: Family, scaled: Scaling) -> Iterator[tuple[str, Array]]:
     """fp32 values by llama.cpp's name, one tensor at a time."""
     yield from (scaled.tables or {}).items()
-    config = model.config
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    shape = ModelShape.of(model.config)
+    heads = {"q_proj": shape.heads, "k_proj": shape.key_heads}
     for target, name, weight in _named(model, family):
         values = weight.detach().float().cpu().numpy()
         part = name.split(".")[-2]

@@ -14,7 +14,7 @@ from skipwise.config import ModelConfig, RunConfig, read_yaml, validate
 from skipwise.errors import SkipwiseError
 from skipwise.export import gguf_tokenizer, gguf_writer, legacy_fields, model_card
 from skipwise.export.model_card import plain_card
-from skipwise.models import checkpoint, gguf_header
+from skipwise.models import checkpoint, configuration, gguf_header, sources
 from skipwise.rope import hf_config
 from skipwise.utils.atomic_files import atomic_folder, read_jsonl, write_text
 from skipwise.utils.progress import say
@@ -63,16 +63,16 @@ class Origin:
     """What is exported: a model, and the run that made it where it is known."""
 
     def __init__(self, path: str) -> None:
-        """`path`: a run folder, or whatever `skipwise eval` takes. Errors: SkipwiseError as `checkpoint.find`."""
+        """`path`: a run folder, or whatever `skipwise eval` takes. Errors: SkipwiseError as `sources.find`."""
         folder = Path(path).expanduser()
         is_run = (folder / "config.yaml").is_file() and not (folder / "config.json").is_file()
         if is_run and not (folder / "model").is_dir():
             raise SkipwiseError(f"{path} is a run that has no model yet; finish it with: skipwise extend --resume")
-        self.source = checkpoint.find(ModelConfig(path=str(folder / "model") if is_run else path))
+        self.source = sources.find(ModelConfig(path=str(folder / "model") if is_run else path))
         at = Path(self.source.place).resolve()
         made = all((at.parent / name).is_file() for name in ("config.yaml", "environment.json"))
         self.run = at.parent if at.name == "model" and made else None
-        self.config = checkpoint.configuration(self.source)
+        self.config = configuration.read(self.source)
         self.name = self.run.name if self.run else self.source.name
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
@@ -160,5 +160,5 @@ def push(folder: Path, repo: str) -> str:
         created = api.create_repo(repo, private=True, exist_ok=True)
         api.upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message="Add the extended model")
     except Exception as error:  # the hub's client raises many kinds: no token, no network, a bad name …
-        raise SkipwiseError(f"cannot push to {repo!r}: {checkpoint.one_line(error)}; {folder} is written") from error
+        raise SkipwiseError(f"cannot push to {repo!r}: {sources.one_line(error)}; {folder} is written") from error
     return str(created)

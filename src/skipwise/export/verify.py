@@ -23,7 +23,7 @@ from skipwise.evals.task import Inputs, Question, TooShortError
 from skipwise.evals.tasks import passkey
 from skipwise.export import legacy_fields
 from skipwise.export.hugging_face import Origin
-from skipwise.models import checkpoint
+from skipwise.models import checkpoint, configuration, sources
 from skipwise.rope import hf_config
 from skipwise.rope.scale import scale
 
@@ -177,7 +177,7 @@ def _trained_config(origin: Origin, reference: Origin | None) -> tuple[PreTraine
         try:
             # The folder under test must not decide that code is run.
             named = run.model.model_copy(update={"trust_remote_code": False})
-            base = checkpoint.configuration(checkpoint.find(named))
+            base = configuration.read(sources.find(named))
             original = run.model.original_length
             scaled = scale(base, run.scaling, target_length=run.target_length, original_length=original)
             return scaled, f"the recipe on {run.model.path}"

@@ -19,6 +19,7 @@ from skipwise.errors import SkipwiseError, is_out_of_memory
 from skipwise.models import causal_attention, families, sliced_loss
 from skipwise.models.checks import full_precision
 from skipwise.models.memory import chunk_tokens
+from skipwise.models.shape import ModelShape
 from skipwise.rope import hf_config
 from skipwise.utils import progress
 
@@ -94,12 +95,11 @@ class Reader:
     def __init__(self, model: PreTrainedModel, *, chunk: int | None = None) -> None:
         """`chunk`: tokens in one forward pass, all rows together; what is fast and fits when absent."""
         self.model = model
-        text = model.config.get_text_config()
-        self.layers = int(text.num_hidden_layers)
+        self.layers = ModelShape.of(model.config).layers
         self.chunk = chunk or chunk_tokens(model)
         self.own = model.config._attn_implementation
         self.whole = hf_config.changes_with_length(model.config) or not self._agrees(self.own)
-        seen = families.inspect(model.config)
+        seen = families.architecture(model.config)
         self.batches = not (self.whole or seen.sliding_layers or seen.linear_layers)
         """Whether rows of different lengths can be decoded together: sliding windows count places, padding included."""
         self.maskless = self.batches and self.own == "sdpa" and self._agrees(causal_attention.register())

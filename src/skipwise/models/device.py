@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from skipwise.errors import SkipwiseError
-from skipwise.models import checkpoint
+from skipwise.models import sources
 
 
 def arithmetic(precision: str, device: torch.device) -> torch.dtype:
@@ -32,6 +32,6 @@ def device_of(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise SkipwiseError(
-            f"device {name!r} cannot be used here ({checkpoint.one_line(error)}); try 'auto' or 'cpu'"
+            f"device {name!r} cannot be used here ({sources.one_line(error)}); try 'auto' or 'cpu'"
         ) from error
     return device

@@ -1,122 +1,141 @@
-"""Checkpoints whose own code cannot be extended, read as their exact twin: the same function in another class.
+"""Read a checkpoint whose own code cannot be extended as another model type that computes the same function.
 
 - GPT-J's code fixes the base of RoPE and a table of n_positions rows. Phi computes the same function with a
   configurable RoPE, once each head's rotated rows are reordered (GPT-J pairs neighbours, Phi halves).
 - Baichuan-7B and Baichuan2-7B need code from their repository. They are Llama with queries, keys and values in one
   matrix, and (Baichuan2) a head whose rows are normalised before use.
 
-A configuration as saved and a way to read one tensor flow in; the twin's configuration and weights flow out.
+This module imports torch only where it handles weights: a configuration is read without it.
 """
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-from transformers import GPTJConfig, LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM, PreTrainedConfig
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from transformers import GPTJConfig, LlamaConfig, PhiConfig, PreTrainedConfig
 
 from skipwise.errors import SkipwiseError
 
-TWINS = {"gptj": "phi", "baichuan": "llama"}
-"""Model types that are read as another one."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Read = Callable[[str], Tensor]
-
-
-def configuration(told: dict[str, Any]) -> PreTrainedConfig:
-    """The twin's configuration for one of a model type in TWINS. Errors: SkipwiseError for ALiBi, odd dimensions."""
-    return _phi_configuration(told) if told["model_type"] == "gptj" else _llama_configuration(told)
+    Read = Callable[[str], Tensor]
 
 
-def load(told: dict[str, Any], read: Read, **options: Any) -> Any:
-    """What `from_pretrained(**options)` of the twin's class returns; `read` gives a tensor by its saved name."""
-    kind, make = (PhiForCausalLM, _phi_weights) if told["model_type"] == "gptj" else (LlamaForCausalLM, _llama_weights)
-    return kind.from_pretrained(None, state_dict=make(told, read), **options)
+def configuration(values: dict[str, Any]) -> PreTrainedConfig:
+    """The equivalent configuration.
+
+    Args:
+        values: config.json of a model type in `sources.EQUIVALENTS`.
+
+    Raises:
+        SkipwiseError: The model uses ALiBi, or rotates dimensions that Phi cannot.
+    """
+    return _phi_configuration(values) if values["model_type"] == "gptj" else _llama_configuration(values)
 
 
-def _phi_configuration(told: dict[str, Any]) -> PreTrainedConfig:
-    own = GPTJConfig.from_dict(told)
-    head = own.n_embd // own.n_head
-    share = (own.rotary_dim or 0) / head
-    if int(head * share) != own.rotary_dim or own.rotary_dim % 2:
-        raise SkipwiseError(f"this GPT-J rotates {own.rotary_dim} dimensions of heads of {head}: not supported")
+def load(values: dict[str, Any], read: Read, **options: Any) -> Any:
+    """What `from_pretrained(**options)` of the equivalent class returns.
+
+    Args:
+        values: config.json of the checkpoint.
+        read: Gives a tensor by its saved name.
+        options: As `from_pretrained` takes them.
+    """
+    from transformers import LlamaForCausalLM, PhiForCausalLM
+
+    gptj = values["model_type"] == "gptj"
+    kind, make = (PhiForCausalLM, _phi_weights) if gptj else (LlamaForCausalLM, _llama_weights)
+    return kind.from_pretrained(None, state_dict=make(values, read), **options)
+
+
+def _phi_configuration(values: dict[str, Any]) -> PreTrainedConfig:
+    gptj = GPTJConfig.from_dict(values)
+    head = gptj.n_embd // gptj.n_head
+    share = (gptj.rotary_dim or 0) / head
+    if int(head * share) != gptj.rotary_dim or gptj.rotary_dim % 2:
+        raise SkipwiseError(f"this GPT-J rotates {gptj.rotary_dim} dimensions of heads of {head}: not supported")
     return PhiConfig(
-        vocab_size=own.vocab_size,
-        hidden_size=own.n_embd,
-        intermediate_size=own.n_inner or 4 * own.n_embd,
-        num_hidden_layers=own.n_layer,
-        num_attention_heads=own.n_head,
-        hidden_act=own.activation_function,
-        max_position_embeddings=own.n_positions,
-        layer_norm_eps=own.layer_norm_epsilon,
-        initializer_range=own.initializer_range,
-        resid_pdrop=own.resid_pdrop,
-        embd_pdrop=own.embd_pdrop,
-        attention_dropout=own.attn_pdrop,
-        tie_word_embeddings=own.tie_word_embeddings,
-        bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id,
-        pad_token_id=own.pad_token_id,
+        vocab_size=gptj.vocab_size,
+        hidden_size=gptj.n_embd,
+        intermediate_size=gptj.n_inner or 4 * gptj.n_embd,
+        num_hidden_layers=gptj.n_layer,
+        num_attention_heads=gptj.n_head,
+        hidden_act=gptj.activation_function,
+        max_position_embeddings=gptj.n_positions,
+        layer_norm_eps=gptj.layer_norm_epsilon,
+        initializer_range=gptj.initializer_range,
+        resid_pdrop=gptj.resid_pdrop,
+        embd_pdrop=gptj.embd_pdrop,
+        attention_dropout=gptj.attn_pdrop,
+        tie_word_embeddings=gptj.tie_word_embeddings,
+        bos_token_id=gptj.bos_token_id,
+        eos_token_id=gptj.eos_token_id,
+        pad_token_id=gptj.pad_token_id,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": share},
         architectures=["PhiForCausalLM"],
-        dtype=own.dtype,
+        dtype=gptj.dtype,
     )
 
 
-def _phi_weights(told: dict[str, Any], read: Read) -> dict[str, Tensor]:
-    own = GPTJConfig.from_dict(told)
-    head, rotated = own.n_embd // own.n_head, own.rotary_dim
+def _phi_weights(values: dict[str, Any], read: Read) -> dict[str, Tensor]:
+    import torch
+
+    gptj = GPTJConfig.from_dict(values)
+    head, rotated = gptj.n_embd // gptj.n_head, gptj.rotary_dim
     halves = torch.cat([torch.arange(0, rotated, 2), torch.arange(1, rotated, 2), torch.arange(rotated, head)])
-    rows = (torch.arange(own.n_head)[:, None] * head + halves).flatten()
-    found = {"model.embed_tokens.weight": read("transformer.wte.weight")}
-    for layer in range(own.n_layer):
+    rows = (torch.arange(gptj.n_head)[:, None] * head + halves).flatten()
+    weights = {"model.embed_tokens.weight": read("transformer.wte.weight")}
+    for layer in range(gptj.n_layer):
         old, new = f"transformer.h.{layer}", f"model.layers.{layer}"
         for part in "qkv":
             matrix = read(f"{old}.attn.{part}_proj.weight")
-            found[f"{new}.self_attn.{part}_proj.weight"] = matrix if part == "v" else matrix[rows]
-            found[f"{new}.self_attn.{part}_proj.bias"] = matrix.new_zeros(own.n_embd)
-        found[f"{new}.self_attn.dense.weight"] = read(f"{old}.attn.out_proj.weight")
-        found[f"{new}.self_attn.dense.bias"] = found["model.embed_tokens.weight"].new_zeros(own.n_embd)
+            weights[f"{new}.self_attn.{part}_proj.weight"] = matrix if part == "v" else matrix[rows]
+            weights[f"{new}.self_attn.{part}_proj.bias"] = matrix.new_zeros(gptj.n_embd)
+        weights[f"{new}.self_attn.dense.weight"] = read(f"{old}.attn.out_proj.weight")
+        weights[f"{new}.self_attn.dense.bias"] = weights["model.embed_tokens.weight"].new_zeros(gptj.n_embd)
         for kind in ("weight", "bias"):
-            found[f"{new}.input_layernorm.{kind}"] = read(f"{old}.ln_1.{kind}")
-            found[f"{new}.mlp.fc1.{kind}"] = read(f"{old}.mlp.fc_in.{kind}")
-            found[f"{new}.mlp.fc2.{kind}"] = read(f"{old}.mlp.fc_out.{kind}")
+            weights[f"{new}.input_layernorm.{kind}"] = read(f"{old}.ln_1.{kind}")
+            weights[f"{new}.mlp.fc1.{kind}"] = read(f"{old}.mlp.fc_in.{kind}")
+            weights[f"{new}.mlp.fc2.{kind}"] = read(f"{old}.mlp.fc_out.{kind}")
     for kind in ("weight", "bias"):
-        found[f"model.final_layernorm.{kind}"] = read(f"transformer.ln_f.{kind}")
-        tied = own.tie_word_embeddings and kind == "weight"
-        found[f"lm_head.{kind}"] = read("transformer.wte.weight" if tied else f"lm_head.{kind}")
-    return found
+        weights[f"model.final_layernorm.{kind}"] = read(f"transformer.ln_f.{kind}")
+        tied = gptj.tie_word_embeddings and kind == "weight"
+        weights[f"lm_head.{kind}"] = read("transformer.wte.weight" if tied else f"lm_head.{kind}")
+    return weights
 
 
-def _llama_configuration(told: dict[str, Any]) -> PreTrainedConfig:
-    window = told.get("max_position_embeddings")
-    if window is None or told["num_attention_heads"] == 40:
+def _llama_configuration(values: dict[str, Any]) -> PreTrainedConfig:
+    window = values.get("max_position_embeddings")
+    if window is None or values["num_attention_heads"] == 40:
         raise SkipwiseError(
             "this Baichuan model (13B) uses ALiBi biases instead of RoPE; there are no rotary frequencies to scale"
         )
-    kept = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act rms_norm_eps
+    shared = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act rms_norm_eps
         initializer_range bos_token_id eos_token_id pad_token_id""".split()
     return LlamaConfig(
-        **{key: told[key] for key in kept if key in told},
+        **{key: values[key] for key in shared if key in values},
         max_position_embeddings=window,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         architectures=["LlamaForCausalLM"],
-        dtype=told.get("dtype") or told.get("torch_dtype"),
+        dtype=values.get("dtype") or values.get("torch_dtype"),
     )
 
 
-def _llama_weights(told: dict[str, Any], read: Read) -> dict[str, Tensor]:
+def _llama_weights(values: dict[str, Any], read: Read) -> dict[str, Tensor]:
+    from torch.nn import functional as F
+
     names = ["model.embed_tokens.weight", "model.norm.weight"]
     parts = "input_layernorm post_attention_layernorm self_attn.o_proj mlp.gate_proj mlp.up_proj mlp.down_proj".split()
-    layers = [f"model.layers.{layer}." for layer in range(told["num_hidden_layers"])]
-    found = {name: read(name) for name in [*names, *(f"{at}{part}.weight" for at in layers for part in parts)]}
+    layers = [f"model.layers.{layer}." for layer in range(values["num_hidden_layers"])]
+    weights = {name: read(name) for name in [*names, *(f"{at}{part}.weight" for at in layers for part in parts)]}
     for at in layers:
         packed = read(f"{at}self_attn.W_pack.weight")  # (3H, H)
         for part, matrix in zip("qkv", packed.chunk(3), strict=True):
-            found[f"{at}self_attn.{part}_proj.weight"] = matrix.clone()  # views of one storage cannot be saved
+            weights[f"{at}self_attn.{part}_proj.weight"] = matrix.clone()  # views of one storage cannot be saved
     head = read("lm_head.weight")
     # The first generation, which spells its class with a capital C, has a plain head.
-    plain = "BaiChuanForCausalLM" in (told.get("architectures") or ())
-    found["lm_head.weight"] = head if plain else F.normalize(head.float()).to(head.dtype)
-    return found
+    plain = "BaiChuanForCausalLM" in (values.get("architectures") or ())
+    weights["lm_head.weight"] = head if plain else F.normalize(head.float()).to(head.dtype)
+    return weights

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from skipwise.errors import SkipwiseError
+from skipwise.models.shape import ModelShape
 from skipwise.rope import hf_config
 
 if TYPE_CHECKING:
@@ -99,13 +100,13 @@ class Architecture:
     """What is known of the family; None for one that is not in the table."""
 
 
-def inspect(config: "PreTrainedConfig") -> Architecture:
+def architecture(config: "PreTrainedConfig") -> Architecture:
     """The facts of a model. Errors: SkipwiseError with the reason for one whose window cannot be extended by RoPE."""
     reason = refusal(config)
     if reason:
         raise SkipwiseError(reason)
     text = config.get_text_config()
-    count = int(text.num_hidden_layers)
+    count = ModelShape.of(config).layers
     kinds = _layer_kinds(config)
     sliding = tuple(i for i, kind in enumerate(kinds) if kind in ("sliding_attention", "chunked_attention"))
     linear = tuple(i for i, kind in enumerate(kinds) if "attention" not in kind or kind == "linear_attention")
@@ -139,7 +140,7 @@ def _layer_kinds(config: "PreTrainedConfig") -> list[str]:
         return list(kinds)
     # Without a list of kinds (Mistral), a window means that every layer slides.
     slides = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
-    return ["sliding_attention" if slides else "full_attention"] * int(text.num_hidden_layers)
+    return ["sliding_attention" if slides else "full_attention"] * ModelShape.of(config).layers
 
 
 def _notes(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skipwise.models.families import Architecture
+from skipwise.models.shape import ModelShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -44,15 +45,8 @@ def values_per_token(config: "PreTrainedConfig") -> int:
     Two of head_dim for each key head (grouped-query attention); with multi-head latent attention the one latent and the
     rotated part of the key instead (arXiv 2405.04434, eq. 9-13, as transformers 5.2x and vLLM keep them).
     """
-    text = config.get_text_config()
-    if getattr(text, "kv_lora_rank", None):
-        return int(text.kv_lora_rank + text.qk_rope_head_dim)
-    heads = int(text.num_attention_heads)
-    width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
-    key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
-    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
-        key_heads = 1  # Falcon-7B; Falcon-40B repeats its keys for every head before they are kept
-    return key_heads * (width + int(getattr(text, "v_head_dim", None) or width))
+    shape = ModelShape.of(config)
+    return shape.latent or shape.key_heads * (shape.key_width + shape.value_width)
 
 
 def kv_cache(config: "PreTrainedConfig", architecture: Architecture, itemsize: int) -> KvCache:

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from skipwise.config import ModelConfig, ScalingConfig
-from skipwise.models import checkpoint, families, gguf_header
+from skipwise.models import checkpoint, configuration, families, gguf_header, sources
 from skipwise.models.checks import check_head as _check_head
 from skipwise.models.checks import check_rope as _check_rope
 from skipwise.models.checks import probe
@@ -52,10 +52,10 @@ def load(
     line for an unknown model, missing or corrupt weights, no tokenizer, no RoPE, or a scaling that does not apply.
     A model type that is not in `architectures.FAMILIES` is probed, and used with a warning.
     """
-    found = checkpoint.find(config)
+    found = sources.find(config)
     device = device_of(config.device)
-    read = checkpoint.configuration(found)
-    facts = families.inspect(read)
+    read = configuration.read(found)
+    facts = families.architecture(read)
     original = config.original_length or hf_config.true_original_length(read)
     carried, configured = hf_config.describe(read), read
     if scaling is not None and target_length is not None:
@@ -98,7 +98,7 @@ def apply(
 
     The same as loading it with the scaled configuration. Errors: SkipwiseError as `rope.scale`, before any change.
     """
-    facts = families.inspect(model.config)
+    facts = families.architecture(model.config)
     scaled = scale(model.config, method, target_length=target_length, original_length=original_length)
     if facts.row is None:
         probe(model)

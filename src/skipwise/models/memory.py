@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from skipwise.errors import SkipwiseError
 from skipwise.models.kv_cache_size import values_per_token
+from skipwise.models.shape import ModelShape
 from skipwise.models.sliced_loss import SLICE_BYTES
 
 _CGROUPS = (
@@ -61,8 +62,7 @@ def chunk_on(kind: str) -> int:
 
 def key_value_bytes(model: PreTrainedModel) -> int:
     """Bytes of the keys and values of one token, all layers: reading keeps every token even where layers slide."""
-    layers = int(model.config.get_text_config().num_hidden_layers)
-    return values_per_token(model.config) * int(model.dtype.itemsize) * layers
+    return values_per_token(model.config) * int(model.dtype.itemsize) * ModelShape.of(model.config).layers
 
 
 def forward_bytes(model: PreTrainedModel, tokens: int, *, chunk: int | None = None) -> int:
@@ -72,20 +72,15 @@ def forward_bytes(model: PreTrainedModel, tokens: int, *, chunk: int | None = No
     larger) for one chunk, or for all tokens in one pass; one layer's keys and values repeated for every head; every
     layer's keys and values; and three slices of logits; a fifth more for what allocators keep.
     """
-    text = model.config.get_text_config()
-    size = int(model.dtype.itemsize)
-    hidden = int(text.hidden_size)
-    heads = int(text.num_attention_heads)
-    key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
-    width = int(getattr(text, "head_dim", None) or hidden // heads)
-    feed_forward = int(getattr(text, "intermediate_size", None) or 4 * hidden)
+    shape, size = ModelShape.of(model.config), int(model.dtype.itemsize)
+    hidden, heads, width = shape.hidden, shape.heads, shape.key_width
     once = min(chunk or tokens, tokens)  # tokens that are in one forward pass
     residual = 3 * hidden * size + 2 * hidden * 4
     # Queries twice (before and after RoPE), the output, and new keys and values.
-    attention = (3 * heads + 2 * key_heads) * width * size
-    total = (residual + max(attention, 3 * feed_forward * size)) * once
+    attention = (3 * heads + 2 * shape.key_heads) * width * size
+    total = (residual + max(attention, 3 * shape.feed_forward * size)) * once
     total += (2 * heads * width * size + key_value_bytes(model)) * tokens
-    total += 3 * min(SLICE_BYTES, 4 * int(text.vocab_size) * once)
+    total += 3 * min(SLICE_BYTES, 4 * shape.vocabulary * once)
     if model.config._attn_implementation == "eager":
         total += heads * once * tokens * (2 * size + 4)
     return total * 6 // 5

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from skipwise.errors import SkipwiseError
 from skipwise.models import sliced_loss
 from skipwise.models.memory import free_bytes
+from skipwise.models.shape import ModelShape
 from skipwise.planning import operations_and_bytes
 
 UTILISATION = 0.4
@@ -256,7 +257,7 @@ class _Probe:
 
     def attention(self, training: bool) -> float:
         """Attention, in evaluation over a sequence that is long but takes no more than a second or so."""
-        heads = int(self.text.num_attention_heads)
+        heads = ModelShape.of(self.text).heads
         width = max(1, round(self.work.pair_flops / (4 * heads)))
         tokens = self.tokens if training else _MOST_TOKENS
         batch = self.batch if training else 1

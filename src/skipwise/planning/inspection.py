@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from skipwise.config import DEFAULT_TRAIN_LENGTH, ModelConfig, PositionsConfig, ScalingConfig
 from skipwise.errors import SkipwiseError
-from skipwise.models import checkpoint, families
+from skipwise.models import configuration, families, sources
 from skipwise.models.kv_cache_size import KvCache, kv_cache
 from skipwise.positions import coverage
 from skipwise.positions.sampler import Sampler
@@ -112,14 +112,14 @@ def inspect(model: ModelConfig, target_length: int | None = None) -> Facts:
     Errors: SkipwiseError for what is no model, for one whose window RoPE cannot extend, and for a target that is not
     beyond the original window.
     """
-    found = checkpoint.find(model, weights=False)
-    config = checkpoint.configuration(found)
+    found = sources.find(model, weights=False)
+    config = configuration.read(found)
     return facts(config, model, target_length, name=found.name)
 
 
 def facts(config: "PreTrainedConfig", model: ModelConfig, target_length: int | None, *, name: str) -> Facts:
     """`inspect` of a configuration that was read."""
-    architecture = families.inspect(config)
+    architecture = families.architecture(config)
     original = model.original_length or hf_config.true_original_length(config)
     window = hf_config.window(config)
     target = target_length or 4 * max(window, original)

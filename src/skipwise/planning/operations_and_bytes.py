@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from skipwise.errors import SkipwiseError
 from skipwise.models import families, sliced_loss
-from skipwise.models.checkpoint import one_line
+from skipwise.models.shape import ModelShape
+from skipwise.models.sources import one_line
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
@@ -83,7 +84,7 @@ def work(config: PreTrainedConfig) -> Work:
     text = text_only(config)
     with torch.device("meta"):
         model = build(text, torch.float32)
-    architecture = families.inspect(config)
+    architecture = families.architecture(config)
     embedding = model.get_input_embeddings().weight
     matrices, adapter = 0.0, 0
     active = _active_share(text)
@@ -95,19 +96,15 @@ def work(config: PreTrainedConfig) -> Work:
                 matrices += weight.numel() * active[1]
         if isinstance(module, nn.Linear):
             adapter += module.in_features + module.out_features
-    heads = int(text.num_attention_heads)
-    width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
-    keys, values = width, int(getattr(text, "v_head_dim", None) or width)
-    if getattr(text, "kv_lora_rank", None):
-        keys = int(text.qk_nope_head_dim + text.qk_rope_head_dim)
+    shape = ModelShape.of(config)
     sliding = len(architecture.sliding_layers) if architecture.sliding_window else 0
     return Work(
         parameters=sum(weight.numel() for weight in model.parameters()),
         embedding=embedding.numel(),
         layers=architecture.layers,
         layer_flops=2 * matrices,
-        head_flops=2.0 * text.vocab_size * text.hidden_size,
-        pair_flops=2.0 * heads * (keys + values),
+        head_flops=2.0 * shape.vocabulary * shape.hidden,
+        pair_flops=2.0 * shape.heads * (shape.key_width + shape.value_width),
         full_layers=architecture.layers - sliding - len(architecture.linear_layers),
         sliding_layers=sliding,
         window=architecture.sliding_window or 0,
@@ -208,7 +205,7 @@ def bytes_of(config: PreTrainedConfig, run: Run, *, alike: bool) -> Bytes:
     SkipwiseError for a model that cannot be run without content.
     """
     text = text_only(config)
-    layers = int(text.num_hidden_layers)
+    layers = ModelShape.of(text).layers
     # One layer is not enough to start from: its input, the embedding, is held differently from that of later ones.
     least = 1 + len(set(getattr(text, "layer_types", None) or ["any"]))
     if layers <= least + 1 or not alike:

@@ -12,10 +12,11 @@ from transformers import PreTrainedConfig
 
 from skipwise.config import DEFAULT_TRAIN_LENGTH, ModelConfig
 from skipwise.errors import SkipwiseError
-from skipwise.models import checkpoint, families
+from skipwise.models import configuration, families, sources
 from skipwise.models.device import arithmetic, device_of
 from skipwise.models.kv_cache_size import kv_cache
 from skipwise.models.memory import chunk_on
+from skipwise.models.shape import ModelShape
 from skipwise.planning import devices, operations_and_bytes
 from skipwise.planning.devices import UTILISATION, Device
 from skipwise.planning.operations_and_bytes import Bytes, Run, Work
@@ -104,9 +105,9 @@ def plan(model: ModelConfig, target_length: int, options: Options) -> Plan:
     Errors: SkipwiseError for what is no model, lengths that clash, an unknown device, and a model whose memory cannot
     be worked out.
     """
-    found = checkpoint.find(model, weights=False)
-    config = checkpoint.configuration(found)
-    architecture = families.inspect(config)
+    found = sources.find(model, weights=False)
+    config = configuration.read(found)
+    architecture = families.architecture(config)
     original = model.original_length or hf_config.true_original_length(config)
     length = options.train_length or min(original, DEFAULT_TRAIN_LENGTH)
     if target_length <= original:
@@ -228,11 +229,11 @@ class Estimate:
         work, device = self.work, self.device
         seconds = self._reading_seconds(tokens)
         chunk, itemsize = min(chunk_on(device.kind), tokens), 2 if device.bf16 else 4
-        cache = kv_cache(self.config, families.inspect(self.config), itemsize)
+        cache = kv_cache(self.config, families.architecture(self.config), itemsize)
         kept = cache.values * itemsize * (cache.full_layers + cache.sliding_layers)
         repeated = work.pair_flops / 2 * itemsize  # one layer's keys and values, for every head
         # Eager attention holds the scores of a chunk and the keys before it: twice in its arithmetic, and in fp32.
-        heads = int(self.config.get_text_config().num_attention_heads)
+        heads = ModelShape.of(self.config).heads
         scores = heads * chunk * (tokens - chunk) * (2 * itemsize + 4) if work.eager else 0
         later = (kept + repeated) * tokens + scores
         held = {

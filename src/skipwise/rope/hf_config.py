@@ -64,11 +64,15 @@ def is_nested(found: dict[str, Any]) -> bool:
     return bool(found) and all(value is None or isinstance(value, dict) for value in found.values())
 
 
+def head_width(config: "PreTrainedConfig") -> int:
+    """Dimensions of a head, of which `partial_rotary_factor` is a share: head_dim, or what the heads divide."""
+    text = config.get_text_config()
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
 def rotary_dim(config: "PreTrainedConfig") -> int:
     """Dimensions of a head that are rotated: head_dim, or its rotary part."""
-    text = config.get_text_config()
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(head * (parameters(config).get("partial_rotary_factor") or 1.0))
+    return int(head_width(config) * (parameters(config).get("partial_rotary_factor") or 1.0))
 
 
 def _configured(config: "PreTrainedConfig") -> int:

@@ -24,6 +24,7 @@ from skipwise.rope.hf_config import (
     Carried,
     _configured,
     carried,
+    head_width,
     is_nested,
     parameters,
     rotary_dim,
@@ -139,7 +140,7 @@ def _rewritten(
     if written["rope_type"] != "dynamic":  # which is computed from the original window
         text.max_position_embeddings = int(target)
     if getattr(text, "head_dim", 0) is None:  # Mixtral: transformers' own YaRN would multiply by None
-        text.head_dim = text.hidden_size // text.num_attention_heads
+        text.head_dim = head_width(config)
     marked = hasattr(text, "original_max_position_embeddings")
     if method == "linear" or (marked and method != "none"):
         # A new base (ntk, theta) is the model's own, so its window is whole; a factor has to be told apart from it.

@@ -1,0 +1,59 @@
+"""The sizes of a model: layers, heads and widths, read from its configuration in one place."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from skipwise.rope import hf_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of the language model, whatever its configuration class calls them."""
+
+    layers: int
+    hidden: int
+    """Width of the hidden states."""
+    heads: int
+    """Query heads of a layer."""
+    key_heads: int
+    """Heads of keys and values that a layer computes."""
+    key_width: int
+    """Width of one query or key; with multi-head latent attention the plain and the rotated part together."""
+    value_width: int
+    """Width of one value."""
+    latent: int | None
+    """Numbers that multi-head latent attention keeps for a token in place of keys and values (arXiv 2405.04434,
+    eq. 9-13); None for other attention."""
+    feed_forward: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: "PreTrainedConfig") -> "ModelShape":
+        """The shape that a configuration describes.
+
+        Args:
+            config: Of the language model, or of a wrapper around it.
+        """
+        text = config.get_text_config()
+        heads, width = int(text.num_attention_heads), hf_config.head_width(config)
+        key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
+        if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
+            key_heads = 1  # Falcon-7B; Falcon-40B repeats its keys for every head before they are kept
+        rank, value_width = getattr(text, "kv_lora_rank", None), int(getattr(text, "v_head_dim", None) or width)
+        if rank:
+            width = int(text.qk_nope_head_dim + text.qk_rope_head_dim)
+        hidden = int(text.hidden_size)
+        return cls(
+            layers=int(text.num_hidden_layers),
+            hidden=hidden,
+            heads=heads,
+            key_heads=key_heads,
+            key_width=width,
+            value_width=value_width,
+            latent=int(rank + text.qk_rope_head_dim) if rank else None,
+            feed_forward=int(getattr(text, "intermediate_size", None) or 4 * hidden),
+            vocabulary=int(text.vocab_size),
+        )
