@@ -64,7 +64,7 @@ def prefix(loaded: LoadedModel, window: int) -> None:
     def ours() -> list[float]:
         parts = [(0, n) for n in lengths]
         rows = perplexity.measure(loaded, reader, documents, parts, perplexity.Protocol())
-        return [row["value"] for row in rows]
+        return [row.value for row in rows]
 
     ours()
     (slow, before), (fast, after) = timed(naive), timed(ours)
@@ -89,7 +89,7 @@ def sliding_plain(loaded: LoadedModel, text: list[int], window: int, stride: int
 
 def sliding_ours(loaded: LoadedModel, documents: list[perplexity.Document], window: int, how: Any) -> float:
     [row] = perplexity.measure(loaded, Reader(loaded.model), documents, [(0, window)], how)
-    return float(row["value"])
+    return float(row.value)
 
 
 def sliding(path: str, window: int, stride: int, variant: str | None) -> None:
@@ -130,7 +130,7 @@ def retrieval(loaded: LoadedModel, window: int, prompts: int, script: int) -> No
         for grid, asked in zip(grids, questions, strict=True):
             parts = [(c, header(passkey.TASK, inputs, c, q), q) for c, q in zip(grid, asked, strict=True)]
             rows = dict(measure(passkey.TASK, inputs, parts, job.answer))
-            scores += [score for i in range(len(grid)) for score in rows[i]["scores"]]
+            scores += [score for i in range(len(grid)) for score in rows[i].scores]
         return scores
 
     @torch.no_grad()

@@ -13,24 +13,24 @@ from scipy.stats import t as students_t
 
 from skipwise.cli import main
 from skipwise.evals.paired_change import change, pairs, perplexity_ratio, score_difference, student, unpaired
+from skipwise.evals.rows import Row, read
 from skipwise.evals.tables import change_table, summary_table, value_text
-from skipwise.utils.atomic_files import read_jsonl
 from support.tiny import tiny_llama
 
 TEXT = Path(argparse.__file__)
 DRAWS = 2000
 
 
-def row(model: str, answers: list[float], **more: Any) -> dict[str, Any]:
+def row(model: str, answers: list[float], **more: Any) -> Row:
     known: dict[str, Any] = {"model": model, "fingerprint": model, "task": "passkey", "task_version": 2}
-    known |= {"protocol": None, "length": 64, "depth": None, "metric": "accuracy", "n": len(answers), "seed": 0}
+    known |= {"variant": None, "length": 64, "depth": None, "metric": "accuracy", "n": len(answers), "seed": 0}
     known |= {"chat": False, "data": "abc", "value": sum(answers) / len(answers), "low": 0.0, "high": 1.0}
-    return known | {"interval": "wilson 95%", "scores": answers} | more
+    return Row(**known | {"interval": "wilson 95%", "scores": answers} | more)
 
 
-def losses(model: str, sums: list[float], **more: Any) -> dict[str, Any]:
-    known = {"task": "perplexity", "protocol": "prefix", "metric": "perplexity", "interval": "bootstrap 95%"}
-    return row(model, [2.0]) | known | {"n": len(sums), "sums": sums, "counts": [100] * len(sums)} | more
+def losses(model: str, sums: list[float], **more: Any) -> Row:
+    known = {"task": "perplexity", "variant": "prefix", "metric": "perplexity", "interval": "bootstrap 95%"}
+    return row(model, [2.0], **known | {"n": len(sums), "sums": sums, "counts": [100] * len(sums)} | more)
 
 
 def test_binary_scores_by_hand() -> None:
@@ -120,22 +120,22 @@ def test_coverage_of_perplexities_and_of_graded_scores(n: int, least: float) -> 
 
 def test_only_what_measures_the_same_is_paired() -> None:
     first = row("a", [0.0, 1.0])
-    assert [(b["model"], a["model"]) for b, a in pairs([first], [row("b", [1.0, 1.0])])] == [("a", "b")]
+    assert [(b.model, a.model) for b, a in pairs([first], [row("b", [1.0, 1.0])])] == [("a", "b")]
     for column, value in {
         "seed": 1,
         "task_version": 3,
-        "protocol": "x",
+        "variant": "x",
         "length": 65,
         "depth": 0.5,
         "chat": True,
     }.items():
-        assert not list(pairs([first], [row("b", [1.0, 1.0]) | {column: value}])), column
-        assert not list(unpaired([first], [row("b", [1.0, 1.0], data="x") | {column: value}])), column
+        assert not list(pairs([first], [row("b", [1.0, 1.0], **{column: value})])), column
+        assert not list(unpaired([first], [row("b", [1.0, 1.0], data="x", **{column: value})])), column
     other = row("b", [1.0, 1.0], data="of another tokenizer")
     assert not list(pairs([first], [other]))
     assert list(unpaired([first], [other])) == [(first, other)]
     again = row("b", [0.0, 0.0])
-    assert [a["scores"] for _, a in pairs([first], [row("b", [1.0, 1.0]), again])] == [[0.0, 0.0]]
+    assert [a.scores for _, a in pairs([first], [row("b", [1.0, 1.0]), again])] == [[0.0, 0.0]]
 
 
 def test_rows_with_nothing_to_pair_have_no_change() -> None:
@@ -148,10 +148,10 @@ def test_the_table_of_changes() -> None:
     rows = [
         losses("a", [300.0, 400.0, 350.0]),
         row("a", [0.0] * 20),
-        row("a", [0.0] * 20, task="k_max", metric="k_max", value=64, scores=[], length=0),
+        row("a", [0.0] * 20, task="k_max", metric="k_max", value=64, scores=[], length=None),
         losses("b", [290.0, 391.0, 339.0]),
         row("b", [1.0] * 10 + [0.0] * 10),
-        row("b", [0.0] * 20, task="k_max", metric="k_max", value=2048, scores=[], length=0),
+        row("b", [0.0] * 20, task="k_max", metric="k_max", value=2048, scores=[], length=None),
         losses("c", [1.0], data="other"),
     ]
     lines = change_table(rows).split("\n")
@@ -164,17 +164,17 @@ def test_the_table_of_changes() -> None:
         ["k_max", "k_max", "-", "64", "->", "2,048", "-"],
     ]
     assert change_table(rows[:3]) == ""
-    assert "nothing was measured alike" in change_table([rows[0], rows[4] | {"seed": 7}])
+    assert "nothing was measured alike" in change_table([rows[0], rows[4].replace(seed=7)])
 
 
 def test_the_summary_shows_variants_and_values_of_every_kind() -> None:
     rows = [
-        row("a", [0.5, 0.25], task="ruler", protocol=name, metric="recall", length=length, interval="bootstrap 95%")
+        row("a", [0.5, 0.25], task="ruler", variant=name, metric="recall", length=length, interval="bootstrap 95%")
         for length in (128, 64)
         for name in ("niah", "vt")
     ]
-    rows.append(row("a", [0.5], task="ruler", protocol="niah", metric="recall", length=64, depth=0.5, value=0.9))
-    text = summary_table([*rows, row("a", [1.0], task="boolq", length=0)])
+    rows.append(row("a", [0.5], task="ruler", variant="niah", metric="recall", length=64, depth=0.5, value=0.9))
+    text = summary_table([*rows, row("a", [1.0], task="boolq", length=None)])
     assert [line.split()[:3] for line in text.split("\n")[2:6]] == [
         *(["niah", "64", "37.5%"], ["niah", "128", "37.5%"], ["vt", "64", "37.5%"], ["vt", "128", "37.5%"])
     ]
@@ -191,10 +191,10 @@ def test_two_models_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert main.main(command) == 0
     table = capsys.readouterr().out.split("change against first")[1]
     (line,) = [line for line in table.split("\n") if line.startswith("perplexity ") and " 256 " in line]
-    rows = [r for r in read_jsonl(tmp_path / "rows.jsonl") if r["task"] == "perplexity" and r["length"] == 256]
+    rows = [r for r in read(tmp_path / "rows.jsonl") if r.task == "perplexity" and r.length == 256]
     found = change(rows[0], rows[1])
     assert found is not None
     assert f"x{found.value:.3f} [{found.low:.3f}, {found.high:.3f}] {found.verdict}" in line
-    assert found.value == pytest.approx(rows[1]["value"] / rows[0]["value"], rel=1e-4)
+    assert found.value == pytest.approx(rows[1].value / rows[0].value, rel=1e-4)
     assert line.endswith("other prompts")
     assert "passkey" in table

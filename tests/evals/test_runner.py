@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from skipwise.config import EvaluationConfig, ModelConfig
 from skipwise.errors import SkipwiseError
+from skipwise.evals.rows import Row, read
 from skipwise.evals.runner import default_lengths, evaluate, load_documents
 from skipwise.evals.tables import summary_table
 from skipwise.evals.task import Inputs
@@ -27,7 +28,7 @@ CONFIG = EvaluationConfig(trials=1, depths=[0.0, 1.0], documents=2)
 LENGTHS = [64, 200, 400]
 CHECKS = 8  # passes at most with which a reader finds out what a model's code allows
 CONTRACT = (
-    *("model", "path", "fingerprint", "window", "original_length", "scaling", "task", "task_version", "protocol"),
+    *("model", "path", "fingerprint", "window", "original_length", "scaling", "task", "task_version", "variant"),
     *("length", "depth", "metric", "value", "low", "high", "interval", "n", "tokens", "seed", "seconds"),
 )
 
@@ -47,9 +48,9 @@ def texts(*lengths: int, seed: int = 0) -> list[Document]:
     return [(f"{i}.txt", generator.integers(2, 512, n).astype(np.uint16)) for i, n in enumerate(lengths)]
 
 
-def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def in_order(rows: list[Row]) -> list[Row]:
     """Rows are written as they are finished: cells that share much of their text one after the other."""
-    return sorted(rows, key=lambda row: json.dumps([row["task"], row["length"], row["depth"]]))
+    return sorted(rows, key=lambda row: json.dumps([row.task, row.length, row.depth]))
 
 
 def run(loaded: LoadedModel, out: Path, config: EvaluationConfig = CONFIG, **changed: Any) -> tuple[list[Any], int]:
@@ -64,16 +65,16 @@ def run(loaded: LoadedModel, out: Path, config: EvaluationConfig = CONFIG, **cha
 
 def test_rows_follow_the_contract_and_are_written(llama: LoadedModel, tmp_path: Path) -> None:
     rows, _ = run(llama, tmp_path / "results.jsonl")
-    assert in_order(read_jsonl(tmp_path / "results.jsonl")) == in_order(rows)
-    assert all(row.keys() >= set(CONTRACT) for row in rows)
-    told = [(row["task"], row["length"], row["depth"], row["n"]) for row in rows]
+    assert in_order(read(tmp_path / "results.jsonl")) == in_order(rows)
+    assert all(row.keys() >= set(CONTRACT) for row in read_jsonl(tmp_path / "results.jsonl"))
+    told = [(row.task, row.length, row.depth, row.n) for row in rows]
     cells = [("passkey", length, depth, n) for length in (200, 400) for depth, n in ((0.0, 1), (1.0, 1), (None, 2))]
     stretches = [("perplexity_by_position", length, None, 2) for length in LENGTHS[1:]]
     assert told == [("perplexity", length, None, 2) for length in LENGTHS] + stretches + cells
-    assert {row["beyond_window"] for row in rows if row["length"] <= 256} == {False}
-    assert {row["beyond_window"] for row in rows if row["length"] > 256} == {True}
+    assert {row.beyond_window for row in rows if row.length <= 256} == {False}
+    assert {row.beyond_window for row in rows if row.length > 256} == {True}
     first = {"model": "original", "window": 256, "original_length": 256, "dtype": "float32", "scaling": None}
-    assert all(row.items() >= first.items() for row in rows)
+    assert all(row.items() >= first.items() for row in read_jsonl(tmp_path / "results.jsonl"))
 
 
 def test_a_short_length_is_left_out_of_passkey_aloud(
@@ -100,9 +101,8 @@ def test_after_a_kill_the_rest_is_measured(llama: LoadedModel, tmp_path: Path) -
     out.write_bytes(b"".join(lines[:7]) + lines[7][:20])
     again, passes = run(llama, out)
     assert 1 <= passes <= CHECKS + passkey.ANSWER_TOKENS
-    shown = [{key: value for key, value in row.items() if key != "seconds"} for row in again]
-    assert shown == [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-    assert in_order(read_jsonl(out)) == in_order(again)
+    assert [row.replace(seconds=None) for row in again] == [row.replace(seconds=None) for row in rows]
+    assert in_order(read(out)) == in_order(again)
 
 
 def test_longer_lengths_reuse_the_shorter_ones(llama: LoadedModel, tmp_path: Path) -> None:
@@ -136,15 +136,15 @@ def test_other_passkey_settings_are_measured_anew(llama: LoadedModel, tmp_path: 
     assert more > 0
     assert len(read_jsonl(tmp_path / "results.jsonl")) == 6
     assert run(llama, tmp_path / "results.jsonl", config, lengths=[200]) == (rows, 0)
-    assert others[-1]["n"] == 2 * changed.get("trials", 1)
+    assert others[-1].n == 2 * changed.get("trials", 1)
 
 
 def test_sliding_windows_go_over_whole_documents(llama: LoadedModel, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"tasks": ["perplexity"], "protocol": "sliding", "stride": 50})
     [row], _ = run(llama, tmp_path / "a.jsonl", config, lengths=[64])
-    assert (row["span"], row["tokens"]) == (451, 450 + 420)  # a BOS before every window; all tokens of two documents
+    assert (row.span, row.tokens) == (451, 450 + 420)  # a BOS before every window; all tokens of two documents
     [part], _ = run(llama, tmp_path / "a.jsonl", config.model_copy(update={"span": 200}), lengths=[64])
-    assert (part["span"], part["tokens"]) == (200, 2 * 199)
+    assert (part.span, part.tokens) == (200, 2 * 199)
 
 
 def test_rows_of_other_models_texts_and_labels_are_not_mixed(llama: LoadedModel, folder: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_rows_of_other_models_texts_and_labels_are_not_mixed(llama: LoadedModel,
     ]:
         news, more = run(loaded, out, config, **change)
         assert more == passes
-        assert [row["value"] for row in news] != [row["value"] for row in rows] or "label" in change
+        assert [row.value for row in news] != [row.value for row in rows] or "label" in change
     assert len(read_jsonl(out)) == 25
     assert run(llama, out, config) == (rows, 0)
 
@@ -227,9 +227,9 @@ def test_passkey_of_a_model_whose_answer_is_known(tmp_path: Path, after: str, ri
     bigram_llama(chances, tmp_path, window=512)
     loaded = load(ModelConfig(path=str(tmp_path), precision="float32", device="cpu"))
     rows, _ = run(loaded, tmp_path / "results.jsonl", config, lengths=[300])
-    assert [row["value"] for row in rows] == [0, right, 0, pytest.approx(right / 3)]
+    assert [row.value for row in rows] == [0, right, 0, pytest.approx(right / 3)]
     # Decoding stops with the number: at what follows it, at the end of the text, or when the room is used up.
-    assert rows[1]["answers"][0][1].strip() == {".": key + ".", "</s>": key, "digits": (key * 3)[:15]}[after]
+    assert rows[1].answers[0][1].strip() == {".": key + ".", "</s>": key, "digits": (key * 3)[:15]}[after]
 
 
 def test_default_lengths() -> None:
@@ -269,16 +269,16 @@ def test_memory_mapped_tokens_are_documents(llama: LoadedModel, tmp_path: Path) 
         np.save(tmp_path / f"{name}.npy", tokens.astype(np.uint32))
         documents.append((name, np.load(tmp_path / f"{name}.npy", mmap_mode="r")))
     mapped, _ = run(llama, tmp_path / "b.jsonl", config, documents=documents)
-    assert [row["value"] for row in mapped] == [row["value"] for row in plain]
-    assert [row["data"] for row in mapped] == [row["data"] for row in plain]
+    assert [row.value for row in mapped] == [row.value for row in plain]
+    assert [row.data for row in mapped] == [row.data for row in plain]
 
 
-def row(model: str, task: str, length: int, value: float, **more: Any) -> dict[str, Any]:
+def row(model: str, task: str, length: int, value: float, **more: Any) -> Row:
     perplexity = task == "perplexity"
     known = {
         "model": model,
         "task": task,
-        "protocol": "prefix" if perplexity else None,
+        "variant": "prefix" if perplexity else None,
         "length": length,
         "depth": None,
         "metric": "perplexity" if perplexity else "accuracy",
@@ -289,7 +289,7 @@ def row(model: str, task: str, length: int, value: float, **more: Any) -> dict[s
         "n": 4,
         "beyond_window": False,
     }
-    return known | more
+    return Row(**known | more)
 
 
 def test_the_table_puts_models_side_by_side() -> None:
@@ -324,9 +324,7 @@ def test_an_evaluation_in_another_precision_keeps_losses_in_fp32(folder: Path, t
     half = load(ModelConfig(path=str(folder), precision="bfloat16", device="cpu"))
     full = load(ModelConfig(path=str(folder), precision="float32", device="cpu"))
     config = CONFIG.model_copy(update={"tasks": ["perplexity"]})
-    values = [
-        [r["value"] for r in run(model, tmp_path / f"{n}.jsonl", config)[0]] for n, model in enumerate((half, full))
-    ]
+    values = [[r.value for r in run(model, tmp_path / f"{n}.jsonl", config)[0]] for n, model in enumerate((half, full))]
     assert half.model.dtype == torch.bfloat16
     assert values[0] == pytest.approx(values[1], rel=0.05)
     assert values[0] != values[1]

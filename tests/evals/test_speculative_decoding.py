@@ -205,7 +205,7 @@ def test_reading_that_runs_out_of_memory_goes_on_in_smaller_chunks(monkeypatch, 
     [wanted] = perplexity.measure(loaded, reader, documents, [(0, 100)], protocol)
     monkeypatch.setattr(Reader, "token_nll", tight)
     [found] = perplexity.measure(loaded, reader, documents, [(0, 100)], protocol)
-    assert found["value"] == pytest.approx(wanted["value"], rel=1e-5)
+    assert found.value == pytest.approx(wanted.value, rel=1e-5)
     assert calls[:3] == [512, 256, 128]
     assert "going on with chunks of 128 tokens" in capsys.readouterr().err
 

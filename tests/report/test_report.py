@@ -15,10 +15,11 @@ import yaml
 
 from skipwise.config import RunConfig
 from skipwise.errors import SkipwiseError
-from skipwise.evals.paired_change import SETUP, change
+from skipwise.evals.paired_change import change
+from skipwise.evals.rows import Row
 from skipwise.evals.tables import TOKENS
 from skipwise.report.build import _chunks, page_data, write_report
-from skipwise.report.run_files import ResultRow, read_run
+from skipwise.report.run_files import read_run
 from skipwise.report.wording import commands, headline
 from skipwise.utils.atomic_files import append_jsonl, read_jsonl
 from support.sample_run import LENGTHS, TARGET, write_sample_rows, write_sample_run
@@ -59,7 +60,7 @@ def test_every_result_is_embedded_as_it_was_measured(run: Path, tmp_path: Path) 
     measured = read_jsonl(run / "results.jsonl")
     assert len(data["results"]) == len(measured) > 80
     for shown, row in zip(data["results"], measured, strict=True):
-        for key in ("model", "task", "protocol", "length", "depth", "metric", "value", "low", "high", "n", "tokens"):
+        for key in ("model", "task", "variant", "length", "depth", "metric", "value", "low", "high", "n", "tokens"):
             assert shown[key] == row[key], key
         assert data["series"][shown["series"]]["model"] == row["model"]
     (now,) = data["runs"]
@@ -110,11 +111,11 @@ def test_the_target_is_the_longest_length_measured_up_to_it(run: Path) -> None:
     assert (pair[0].value, pair[1].value, pair[1].length) == (58.2, 30.9, 16384)
 
 
-def test_other_protocols_are_not_compared(run: Path) -> None:
+def test_other_variants_are_not_compared(run: Path) -> None:
     rows = read_jsonl(run / "results.jsonl")
     for i, row in enumerate(rows):
         if (row["model"], row["task"]) == ("extended", "perplexity"):
-            change_row(run, i, protocol="sliding")
+            change_row(run, i, variant="sliding")
     pair = read_run(run, "run").at_target("perplexity")
     assert pair is not None
     assert pair[0] is None
@@ -379,7 +380,7 @@ def test_rows_without_a_run_are_compared_with_the_first_model(tmp_path: Path) ->
         elif after["metric"] in TOKENS:
             assert shown["change"] == {"before": before["value"]}
         else:
-            expected = change(before, after)
+            expected = change(Row(**before), Row(**after))
             assert expected is not None
             assert shown["change"] == pytest.approx({"before": before["value"], **expected._asdict()})
         assert "scores" not in shown
@@ -427,7 +428,3 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("")
     with pytest.raises(SkipwiseError, match="holds no rows"):
         write_report([tmp_path / "rows.jsonl"], tmp_path / "report.html")
-
-
-def test_rows_are_read_with_everything_that_pairs_them() -> None:
-    assert set(SETUP) <= set(ResultRow.model_fields)

@@ -59,7 +59,7 @@ def write_results(folder: Path, shift: float, seed: int) -> None:
         base |= {"window": window, "original_length": ORIGINAL, "scaling": scaling, "task_version": 1, "seconds": 4.0}
         for length, value in zip(LENGTHS, PERPLEXITY[label], strict=True):
             value *= math.exp(shift) if label == "extended" else 1
-            row = {"task": "perplexity", "protocol": "prefix", "length": length, "depth": None, "metric": "perplexity"}
+            row = {"task": "perplexity", "variant": "prefix", "length": length, "depth": None, "metric": "perplexity"}
             row |= {"value": value, "low": value * 0.91, "high": value * 1.12, "interval": "bootstrap 95%", "n": 4}
             row |= {"documents": DOCUMENTS, "bos": True, "tokens": 4 * (length - 1)}
             append_jsonl(folder / "results.jsonl", base | row)
@@ -70,7 +70,7 @@ def write_results(folder: Path, shift: float, seed: int) -> None:
                 share = max(0.0, 0.96 - worse * length / TARGET) if length <= window else 0.0
                 hits.append(int(rng.binomial(n, share)) if depth is not None else sum(hits))
                 low, high = wilson(hits[-1], n)
-                row = {"task": "passkey", "protocol": None, "length": length, "depth": depth, "metric": "accuracy"}
+                row = {"task": "passkey", "variant": None, "length": length, "depth": depth, "metric": "accuracy"}
                 row |= {"value": hits[-1] / n, "low": low, "high": high, "interval": "wilson 95%", "n": n}
                 append_jsonl(folder / "results.jsonl", base | row | {"tokens": length - 40})
 
@@ -127,8 +127,9 @@ def write_sample_rows(path: Path, names: tuple[str, ...] = ("before", "after", "
         }
         base |= {"original_length": ORIGINAL, "scaling": None, "dtype": "bfloat16", "task_version": 2, "chat": False}
         for row in [*_perplexities(window, rng), *_retrieval(window, number, rng), *_short(number, rng)]:
-            row["data"] = f"{'other' if number == 2 else 'same'}-{row['task']}-{row['protocol']}-{row['length']}"
-            append_jsonl(path, base | {"depth": None, "beyond_window": row["length"] > window, "tokens": 99} | row)
+            row["data"] = f"{'other' if number == 2 else 'same'}-{row['task']}-{row['variant']}-{row['length']}"
+            row["beyond_window"] = (row["length"] or 0) > window
+            append_jsonl(path, base | {"depth": None, "tokens": 99} | row)
     return path
 
 
@@ -140,7 +141,7 @@ def _perplexities(window: int, rng: np.random.Generator) -> list[dict[str, Any]]
             hard = np.array([0.2, -0.3, 0.1, 0.0])
             sums = (length - start) * (level + hard + rng.normal(0, 0.02, 4))
             value = math.exp(sums.sum() / 4 / (length - start))
-            row = {"task": "perplexity_by_position" if start else "perplexity", "protocol": "prefix", "length": length}
+            row = {"task": "perplexity_by_position" if start else "perplexity", "variant": "prefix", "length": length}
             row |= {"start": start, "metric": "perplexity", "value": value, "low": value * 0.9, "high": value * 1.1}
             row |= {"interval": "bootstrap 95%", "n": 4, "documents": DOCUMENTS, "sums": sums.tolist()}
             rows.append(row | {"counts": [length - start] * 4})
@@ -152,12 +153,12 @@ def _retrieval(window: int, number: int, rng: np.random.Generator) -> list[dict[
     rows = []
     kinds: list[tuple[str, str | None, str, list[float]]] = [
         *(("passkey", None, "accuracy", DEPTHS), ("needle", None, "accuracy", DEPTHS)),
-        *(("key_value", protocol, "accuracy", DEPTHS) for protocol in ("lines", "json")),
-        *(("ruler", protocol, "match", []) for protocol in [*RULER, "average"]),
-        *(("document_qa", protocol, "accuracy", []) for protocol in ("title", "author")),
-        *(("summarize", protocol, "rouge F1", []) for protocol in ("rouge1", "rouge2", "rougeL")),
+        *(("key_value", variant, "accuracy", DEPTHS) for variant in ("lines", "json")),
+        *(("ruler", variant, "match", []) for variant in [*RULER, "average"]),
+        *(("document_qa", variant, "accuracy", []) for variant in ("title", "author")),
+        *(("summarize", variant, "rouge F1", []) for variant in ("rouge1", "rouge2", "rougeL")),
     ]
-    for task, protocol, metric, depths in kinds:
+    for task, variant, metric, depths in kinds:
         for length in ROWS_LENGTHS:
             share, together = (0.85 if length <= window else 0.05), list[float]()
             for depth in [*depths, None]:
@@ -171,7 +172,7 @@ def _retrieval(window: int, number: int, rng: np.random.Generator) -> list[dict[
                     scores = np.clip(rng.normal(share / 2, 0.15, 20), 0, 1).tolist()
                 together = together + scores
                 low, high = wilson(round(sum(scores)), len(scores))
-                row = {"task": task, "protocol": protocol, "length": length, "depth": depth, "metric": metric}
+                row = {"task": task, "variant": variant, "length": length, "depth": depth, "metric": metric}
                 row |= {
                     "value": sum(scores) / len(scores),
                     "low": low,
@@ -183,12 +184,12 @@ def _retrieval(window: int, number: int, rng: np.random.Generator) -> list[dict[
     reach = (8192, 32768, 16384)[number]
     for k in range(1024, TARGET + 1, 1024):
         low, high = wilson(9 * (k <= reach), 10)
-        row = {"task": "k_max", "protocol": None, "length": TARGET, "depth": 1 - k / TARGET, "depth_index": k, "n": 10}
+        row = {"task": "k_max", "variant": None, "length": TARGET, "depth": 1 - k / TARGET, "distance": k, "n": 10}
         row |= {"metric": "accuracy", "value": 0.9 * (k <= reach), "low": low, "high": high, "interval": "wilson 95%"}
         rows.append(row | {"scores": [float(k <= reach)] * 9 + [0.0]})
     tokens: dict[str, Any] = {"n": 10, "low": reach, "high": reach, "interval": "bootstrap 95%"}
-    for task, protocol, metric in (("k_max", None, "k_max"), ("ruler", "effective_length", "tokens")):
-        rows.append(tokens | {"metric": metric, "task": task, "protocol": protocol, "length": TARGET, "value": reach})
+    for task, variant, metric in (("k_max", None, "k_max"), ("ruler", "effective_length", "tokens")):
+        rows.append(tokens | {"metric": metric, "task": task, "variant": variant, "length": TARGET, "value": reach})
     return rows
 
 
@@ -197,6 +198,6 @@ def _short(number: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     for name, share in (("boolq", 0.7), ("piqa", 0.68), ("winogrande", 0.55)):
         scores = (rng.random(200) < share - 0.02 * number).astype(float).tolist()
         low, high = wilson(round(sum(scores)), 200)
-        row = {"task": "harness", "protocol": name, "length": 0, "metric": "accuracy", "value": sum(scores) / 200}
+        row = {"task": "harness", "variant": name, "length": None, "metric": "accuracy", "value": sum(scores) / 200}
         rows.append(row | {"low": low, "high": high, "n": 200, "scores": scores, "interval": "wilson 95%"})
     return rows

@@ -36,26 +36,25 @@ def run(args: argparse.Namespace) -> None:
     if "perplexity" in config.tasks and not config.data:
         raise SkipwiseError("perplexity needs documents: give them with --data, or choose --tasks passkey")
 
-    from skipwise.evals import runner
+    from skipwise.evals import rows, runner
     from skipwise.evals.tables import change_table, summary_table
     from skipwise.models import configuration, sources
     from skipwise.models.load import load
     from skipwise.rope import hf_config
-    from skipwise.utils.atomic_files import read_jsonl
 
-    read_jsonl(args.out)  # what is no file of rows is told before anything is loaded
+    rows.read(args.out)  # what is no file of rows is told before anything is loaded
     lengths = list(config.lengths or [])
     if not lengths:  # the same for all models, so that they can be compared
         windows = [hf_config.window(configuration.read(sources.find(model))) for model in models]
         lengths = runner.default_lengths(min(windows), max(windows))
-    rows = []
+    measured: list[rows.Row] = []
     for model in models:
         loaded = load(model)
         limit, needed = config.documents, max(lengths)
         chosen = "perplexity" in config.tasks
         found = runner.load_documents(config.data, loaded.tokenizer, minimum=needed, limit=limit) if chosen else []
         label = loaded.name if sum(Path(m.path).name == loaded.name for m in models) < 2 else model.path
-        rows += runner.evaluate(loaded, config, found, label=label, out=args.out, lengths=lengths)
+        measured += runner.evaluate(loaded, config, found, label=label, out=args.out, lengths=lengths)
         del loaded
-    print("\n".join(f"\n{table}" for table in (summary_table(rows), change_table(rows)) if table))
+    print("\n".join(f"\n{table}" for table in (summary_table(measured), change_table(measured)) if table))
     print(f"\nrows    {args.out}")

@@ -24,14 +24,14 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     config = _run_config(args)
+    from skipwise.evals import rows
     from skipwise.evals.tables import change_table, summary_table
     from skipwise.jobs.extend import extend
-    from skipwise.utils.atomic_files import read_jsonl
 
     folder = extend(config, resume=args.resume)
     # The page shows the stretches between lengths too; here the table stays short.
-    rows = [row for row in read_jsonl(folder / "results.jsonl") if row["task"] != "perplexity_by_position"]
-    print("\n".join(f"\n{table}" for table in (summary_table(rows), change_table(rows)) if table))
+    shown = [row for row in rows.read(folder / "results.jsonl") if row.task != "perplexity_by_position"]
+    print("\n".join(f"\n{table}" for table in (summary_table(shown), change_table(shown)) if table))
     print(f"\nmodel   {folder / 'model'}\nreport  {folder / 'report.html'}")
 
 

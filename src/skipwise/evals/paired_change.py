@@ -7,22 +7,13 @@ separate ones suggest. NumPy only.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from skipwise.evals.intervals import Z95
-
-Row = dict[str, Any]
-
-MODEL = ("model", "fingerprint", "window", "original_length", "scaling", "quantised_from", "dtype")
-"""Columns of a row that say which model was measured."""
-SETUP = (
-    *("task", "task_version", "protocol", "length", "depth", "depth_index", "metric", "n", "seed"),
-    *("bos", "chat", "answer_tokens", "data", "start", "stride", "span", "depths"),
-)
-"""Columns that say what was measured and how; rows in which one of them differs are not paired."""
+from skipwise.evals.rows import Row
 
 
 class Change(NamedTuple):
@@ -41,22 +32,19 @@ class Change(NamedTuple):
 
 def pairs(first: Sequence[Row], later: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     """(row of `first`, row of `later`) that measure the same thing; of rows measured twice the last ones."""
-    found = {_key(row): row for row in first}
-    for key, row in {_key(row): row for row in later}.items():
-        if key in found:
-            yield found[key], row
+    earlier = {row.setup(): row for row in first}
+    for setup, row in {row.setup(): row for row in later}.items():
+        if setup in earlier:
+            yield earlier[setup], row
 
 
 def unpaired(first: Sequence[Row], later: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     """Pairs that differ in nothing but their prompts or texts, as those of models with different tokenizers do."""
-    found = {_key(row, ("data", "n")): row for row in first}
-    for key, row in {_key(row, ("data", "n")): row for row in later}.items():
-        if key in found and found[key].get("data") != row.get("data"):
-            yield found[key], row
-
-
-def _key(row: Row, without: Sequence[str] = ()) -> str:
-    return repr([row.get(column) for column in SETUP if column not in without])
+    texts = ("data", "n")
+    earlier = {row.setup(without=texts): row for row in first}
+    for setup, row in {row.setup(without=texts): row for row in later}.items():
+        if setup in earlier and earlier[setup].data != row.data:
+            yield earlier[setup], row
 
 
 def change(before: Row, after: Row) -> Change | None:
@@ -64,13 +52,13 @@ def change(before: Row, after: Row) -> Change | None:
 
     Rows hold `scores`, one a prompt, or `sums` and `counts`, the losses (nats) and tokens of each document or block.
     """
-    if before["metric"] == "perplexity":
-        if not before.get("sums") or before["counts"] != after.get("counts"):
+    if before.metric == "perplexity":
+        if not before.sums or before.counts != after.counts:
             return None
-        return perplexity_ratio(before["sums"], after["sums"], before["counts"])
-    if not before.get("scores") or len(before["scores"]) != len(after.get("scores") or ()):
+        return perplexity_ratio(before.sums, after.sums, before.counts)
+    if not before.scores or len(before.scores) != len(after.scores):
         return None
-    return score_difference(before["scores"], after["scores"])
+    return score_difference(before.scores, after.scores)
 
 
 def score_difference(before: Sequence[float], after: Sequence[float]) -> Change:

@@ -7,7 +7,6 @@ with that of the row asked for, so that rows of another model, seed or text neve
 import functools
 import heapq
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,11 @@ from skipwise.config import EvaluationConfig
 from skipwise.data import text_sources
 from skipwise.data.token_store import tokenise
 from skipwise.errors import SkipwiseError
-from skipwise.evals import paired_change, speculative_decoding
+from skipwise.evals import rows as rows_module
+from skipwise.evals import speculative_decoding
+from skipwise.evals.rows import Row
 from skipwise.evals.speculative_decoding import Prompt
-from skipwise.evals.task import Cell, Inputs, Question, Row, Task, TooShortError, header, measure, overall
+from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, header, measure, overall
 from skipwise.evals.tasks import document_qa, k_max, key_value, needle, passkey, perplexity, summarize
 from skipwise.evals.tasks.harness import task as harness
 from skipwise.evals.tasks.ruler import task as ruler
@@ -28,7 +29,6 @@ from skipwise.models.load import LoadedModel
 from skipwise.models.memory import check_memory, chunk_tokens
 from skipwise.rope import hf_config
 from skipwise.utils import progress
-from skipwise.utils.atomic_files import append_jsonl, read_jsonl
 
 
 def default_lengths(original_length: int, target_length: int) -> list[int]:
@@ -114,9 +114,7 @@ def evaluate(
     whole = hf_config.changes_with_length(loaded.model.config)
     check_memory(loaded.model, longest, chunk=None if whole else chunk_tokens(loaded.model))
 
-    finished = {}
-    for row in read_jsonl(out):
-        finished[_identity(row)] = row
+    finished = {row.identity: row for row in rows_module.read(out)}
     run = _Run(loaded, inputs, columns, finished, out)
     rows = _perplexity(run, *chosen, lengths) if chosen else []
     for name, grid in grids.items():
@@ -132,7 +130,8 @@ class _Run:
 
     loaded: LoadedModel
     inputs: Inputs
-    columns: Row
+    columns: dict[str, Any]
+    """Which model: the same columns in every row."""
     finished: dict[str, Row]
     out: Path
 
@@ -150,13 +149,22 @@ class _Run:
             self.reader, prompts, limit, lambda i, new: new[-1] in ends or ended(i, new), advance
         )
 
+    def of_model(self, row: Row) -> Row:
+        """A row with the columns of the model."""
+        return row.replace(**self.columns)
+
     def append(self, row: Row) -> Row:
-        append_jsonl(self.out, row)
-        self.finished[_identity(row)] = row
+        """Write a row that is finished."""
+        rows_module.append(self.out, row)
+        self.finished[row.identity] = row
         return row
 
+    def once(self, row: Row) -> Row:
+        """The finished row of this identity; `row` itself, written, where there is none."""
+        return self.finished.get(row.identity) or self.append(row)
 
-def _model_columns(loaded: LoadedModel, label: str) -> Row:
+
+def _model_columns(loaded: LoadedModel, label: str) -> dict[str, Any]:
     return {
         "model": label,
         "path": loaded.path,
@@ -167,11 +175,6 @@ def _model_columns(loaded: LoadedModel, label: str) -> Row:
         "quantised_from": loaded.quantised_from,
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
     }
-
-
-def _identity(row: Row) -> str:
-    """What is known of a row before it is measured, as text, to look finished rows up by."""
-    return json.dumps([row.get(key) for key in (*paired_change.MODEL, *paired_change.SETUP)])
 
 
 def _perplexity_plan(
@@ -190,16 +193,17 @@ def _perplexity(
     run: _Run, documents: list[perplexity.Document], protocol: perplexity.Protocol, lengths: list[int]
 ) -> list[Row]:
     parts = perplexity.parts(lengths, run.loaded.model, protocol)
-    headers = {part: run.columns | perplexity.header(documents, *part, protocol) for part in parts}
-    rows = {part: run.finished[key] for part in parts if (key := _identity(headers[part])) in run.finished}
+    headers = {part: run.of_model(perplexity.header(documents, *part, protocol)) for part in parts}
+    rows = {part: run.finished[key] for part in parts if (key := headers[part].identity) in run.finished}
     missing = [part for part in parts if part not in rows]
     if missing:
         ends = sorted({length for _, length in missing})
         total = perplexity.total_tokens(documents, ends, run.loaded.model, protocol)
         with progress.bar(f"{run.columns['model']}: perplexity", total=total, unit="tok") as bar:
             for result in perplexity.measure(run.loaded, run.reader, documents, missing, protocol, bar.advance):
-                rows[result.get("start", 0), result["length"]] = row = run.append(run.columns | result)
-                bar.note(f"{row['value']:.2f} at {row['length']}")
+                row = run.append(run.of_model(result))
+                rows[row.start or 0, row.length or 0] = row
+                bar.note(f"{row.value:.2f} at {row.length}")
     return [rows[part] for part in parts]
 
 
@@ -224,15 +228,14 @@ def _retrieval(run: _Run, task: Task, grid: dict[int, list[Cell]]) -> list[Row]:
     rows: list[Row] = []
     for length, cells in grid.items():
         # Variants that share no text are measured apart, so that the prompts of one at a time are held.
-        variants = [list(part) for _, part in itertools.groupby(cells, lambda cell: cell.protocol)]
+        variants = [list(part) for _, part in itertools.groupby(cells, lambda cell: cell.variant)]
         at_length = [row for part in (variants if task.apart else [cells]) for row in _cells(run, task, part)]
         rows += at_length
         for row in overall(at_length):
-            rows.append(run.finished.get(_identity(row)) or run.append(row))
+            rows.append(run.once(row))
         progress.say(f"{run.columns['model']}: {task.name} at {length:,}: {_shown(at_length)}")
     for extra in task.summarise(run.inputs, rows) if task.summarise else []:
-        row = run.columns | extra
-        rows.append(run.finished.get(_identity(row)) or run.append(row))
+        rows.append(run.once(run.of_model(extra)))
     return rows
 
 
@@ -242,8 +245,8 @@ def _cells(run: _Run, task: Task, cells: list[Cell]) -> list[Row]:
     missing = []
     for place, cell in enumerate(cells):
         questions = [task.question(run.inputs, cell, trial) for trial in range(cell.n)]
-        head = run.columns | header(task, run.inputs, cell, questions)
-        rows.append(run.finished.get(_identity(head)))
+        head = run.of_model(header(task, run.inputs, cell, questions))
+        rows.append(run.finished.get(head.identity))
         if rows[-1] is None:
             missing.append((place, (cell, head, questions)))
     if missing:
@@ -253,19 +256,18 @@ def _cells(run: _Run, task: Task, cells: list[Cell]) -> list[Row]:
             for i, row in measure(task, run.inputs, [part for _, part in missing], run.answer, bar.advance):
                 cell, _, questions = missing[i][1]
                 needed = max(len(question.ids) for question in questions) + cell.answer_tokens
-                row["beyond_window"] = needed > run.loaded.window
-                rows[missing[i][0]] = run.append(row)
+                rows[missing[i][0]] = run.append(row.replace(beyond_window=needed > run.loaded.window))
     return [row for row in rows if row is not None]
 
 
 def _benchmark(run: _Run, benchmark: harness.Benchmark) -> list[Row]:
     """The rows of one short benchmark, one for each metric; measured when one of them is missing."""
     settings = run.inputs.settings
-    keys = [_identity(run.columns | harness.header(benchmark, metric, settings)) for metric in benchmark.metrics]
+    keys = [run.of_model(harness.header(benchmark, metric, settings)).identity for metric in benchmark.metrics]
     if any(key not in run.finished for key in keys):
         progress.say(f"{run.columns['model']}: harness {benchmark.name}: {benchmark.n} questions …")
         for row in harness.measure(run.loaded, benchmark, settings):
-            run.append(run.columns | row)
+            run.append(run.of_model(row))
     return [run.finished[key] for key in keys]
 
 
@@ -277,5 +279,5 @@ def _end_ids(loaded: LoadedModel) -> set[int]:
 
 
 def _shown(rows: Sequence[Row]) -> str:
-    total = sum(row["n"] for row in rows)
-    return f"{sum(row['value'] * row['n'] for row in rows) / total:.0%} of {total}"
+    total = sum(row.n for row in rows)
+    return f"{sum(row.value * row.n for row in rows) / total:.0%} of {total}"

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from skipwise.evals.paired_change import Change, change, pairs, unpaired
-
-Row = dict[str, Any]
+from skipwise.evals.rows import Row
 
 TOKENS = ("k_max", "effective_length", "tokens")
 """Metrics whose values are tokens."""
@@ -42,12 +41,10 @@ def summary_table(rows: Sequence[Row]) -> str:
     """
     tasks: dict[str, list[Row]] = {}
     for row in rows:
-        if row["depth"] is None:
-            tasks.setdefault(row["task"], []).append(row)
+        if row.depth is None:
+            tasks.setdefault(row.task, []).append(row)
     note = "* beyond the window that the model is configured for"
-    return "\n\n".join(
-        [*map(_task_table, tasks.values()), *([note] if any(row.get("beyond_window") for row in rows) else [])]
-    )
+    return "\n\n".join([*map(_task_table, tasks.values()), *([note] if any(row.beyond_window for row in rows) else [])])
 
 
 def change_table(rows: Sequence[Row]) -> str:
@@ -58,7 +55,7 @@ def change_table(rows: Sequence[Row]) -> str:
     models = _models(rows)
     if len(models) < 2:
         return ""
-    whole = [row for row in rows if row["depth"] is None]
+    whole = [row for row in rows if row.depth is None]
     first = [row for row in whole if _model(row) == models[0]]
     places: dict[tuple[Any, ...], Row] = {}
     cells: dict[tuple[Any, ...], str] = {}
@@ -66,56 +63,51 @@ def change_table(rows: Sequence[Row]) -> str:
     for model in models[1:]:
         later = [row for row in whole if _model(row) == model]
         for before, after in pairs(first, later):
-            places.setdefault(_place(after), after)
+            places.setdefault(after.place, after)
             found = change(before, after)
-            cells[(model, *_place(after))] = change_text(found, after["metric"]) if found else _plain(before, after)
+            cells[(model, *after.place)] = change_text(found, after.metric) if found else _plain(before, after)
         for _, after in unpaired(first, later):
-            places.setdefault(_place(after), after)
-            cells.setdefault((model, *_place(after)), "other prompts")
+            places.setdefault(after.place, after)
+            cells.setdefault((model, *after.place), "other prompts")
             apart = True
     if not places:
         return "nothing was measured alike for two models, so no change is told"
-    lines = _grid(list(places.values()), models[1:], lambda model, row: cells.get((model, *_place(row)), "-"))
+    lines = _grid(list(places.values()), models[1:], lambda model, row: cells.get((model, *row.place), "-"))
     told = "; other prompts: the tokens differ (another tokenizer or text), so nothing is paired" if apart else ""
     return "\n".join([f"change against {models[0][0]} [95%], paired over the same prompts or texts{told}", *lines])
 
 
 def _plain(before: Row, after: Row) -> str:
     """Both values, for rows that hold nothing to pair."""
-    shown = (value_text(row["metric"], row["value"]) for row in (before, after))
+    shown = (value_text(row.metric, row.value) for row in (before, after))
     return " -> ".join(shown)
 
 
 def _task_table(rows: list[Row]) -> str:
-    cells = {(_model(row), *_place(row)): _cell(row) for row in rows}
-    places = {_place(row): row for row in rows}
+    cells = {(_model(row), *row.place): _cell(row) for row in rows}
+    places = {row.place: row for row in rows}
     lines = _grid(
-        list(places.values()), _models(rows), lambda model, row: cells.get((model, *_place(row)), "-"), named=False
+        list(places.values()), _models(rows), lambda model, row: cells.get((model, *row.place), "-"), named=False
     )
-    intervals = " or ".join(dict.fromkeys(row["interval"] for row in rows if row.get("interval")))
-    kinds = dict.fromkeys(row["protocol"] or row["metric"] for row in rows)
+    intervals = " or ".join(dict.fromkeys(row.interval for row in rows if row.interval))
+    kinds = dict.fromkeys(row.variant or row.metric for row in rows)
     kind = f" ({next(iter(kinds))})" if len(kinds) == 1 else ""
-    unit = "documents" if rows[0]["metric"] == "perplexity" else "prompts"
-    return "\n".join([f"{rows[0]['task']}{kind}, value [{intervals}], n {unit}", *lines])
+    unit = "documents" if rows[0].metric == "perplexity" else "prompts"
+    return "\n".join([f"{rows[0].task}{kind}, value [{intervals}], n {unit}", *lines])
 
 
 def _cell(row: Row) -> str:
-    value, low, high = (value_text(row["metric"], row[key]) for key in ("value", "low", "high"))
-    ends = "" if row["low"] is None else f" [{low}, {high}]"
-    return f"{value}{ends} n={row['n']}{'*' if row.get('beyond_window') else ' '}"
+    value, low, high = (value_text(row.metric, end) for end in (row.value, row.low, row.high))
+    ends = "" if row.low is None else f" [{low}, {high}]"
+    return f"{value}{ends} n={row.n}{'*' if row.beyond_window else ' '}"
 
 
 def _model(row: Row) -> tuple[str, str]:
-    return row["model"], row.get("fingerprint", "")
+    return row.model, row.fingerprint
 
 
 def _models(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(map(_model, rows)))
-
-
-def _place(row: Row) -> tuple[Any, ...]:
-    """What a row measures."""
-    return row["task"], row["protocol"], row["metric"], row.get("start") or 0, row["length"] or 0
 
 
 def _grid(
@@ -125,12 +117,12 @@ def _grid(
 
     Columns that tell nothing (one variant, no lengths) are left out; the task's only stands where it is `named`.
     """
-    order = {kind: i for i, kind in enumerate(dict.fromkeys(_place(row)[:3] for row in rows))}
-    rows = sorted(rows, key=lambda row: (order[_place(row)[:3]], _place(row)[3:]))
+    order = {kind: i for i, kind in enumerate(dict.fromkeys(row.place[:3] for row in rows))}
+    rows = sorted(rows, key=lambda row: (order[row.place[:3]], row.place[3:]))
     labels: list[tuple[str, Callable[[Row], str]]] = [
-        ("task", lambda row: str(row["task"])),
-        ("variant", lambda row: row["protocol"] or ""),
-        ("metric", lambda row: str(row["metric"])),
+        ("task", lambda row: row.task),
+        ("variant", lambda row: row.variant or ""),
+        ("metric", lambda row: row.metric),
     ]
     several = [
         (title, text) for title, text in labels if len({text(row) for row in rows}) > 1 or (named and title == "task")
@@ -151,5 +143,5 @@ def _grid(
 
 
 def _length(row: Row) -> str:
-    start = f"{row['start']}-" if row.get("start") else ""
-    return f"{start}{row['length']}" if row["length"] else "-"
+    start = f"{row.start}-" if row.start else ""
+    return f"{start}{row.length}" if row.length else "-"

@@ -20,8 +20,8 @@ from skipwise.config import EvaluationConfig
 from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import intervals
+from skipwise.evals.rows import Row, digest
 
-Row = dict[str, Any]
 T = TypeVar("T")
 
 
@@ -42,8 +42,10 @@ class Cell(NamedTuple):
     depth: float | None = None
     """Where what is asked for stands, 0 (start) to 1 (end)."""
     depth_index: int | None = None
-    protocol: str | None = None
+    variant: str | None = None
     """Variant of the task, such as RULER's `niah_single_1`."""
+    distance: int | None = None
+    """k_max: tokens from the key to the end of the answer."""
 
 
 class Question(NamedTuple):
@@ -160,11 +162,6 @@ def depth_grid(settings: EvaluationConfig, name: str, length: int, minimum: int,
     return [Cell(length, settings.trials, answer_tokens, depth, i) for i, depth in enumerate(settings.depths)]
 
 
-def digest(rows: Sequence[Row]) -> str:
-    """Of the `data` of several rows, for a row that is made of them."""
-    return hashlib.sha256(json.dumps([row["data"] for row in rows]).encode()).hexdigest()[:16]
-
-
 def fit(
     make: Callable[[int], list[int]], room: int, hint: int = 0, most: int | None = None, slack: int = 0
 ) -> tuple[int, list[int]]:
@@ -207,20 +204,20 @@ def header(task: Task, inputs: Inputs, cell: Cell, questions: Sequence[Question]
     for question in questions:
         state.update(np.asarray(question.ids, dtype="<i8").tobytes())
         state.update(json.dumps([len(question.ids), question.truth]).encode())
-    return {
-        "task": task.name,
-        "task_version": task.version,
-        "protocol": cell.protocol,
-        "length": cell.length,
-        "depth": cell.depth,
-        "depth_index": cell.depth_index,
-        "metric": task.metric,
-        "n": len(questions),
-        "answer_tokens": cell.answer_tokens,
-        "seed": inputs.settings.seed,
-        "chat": inputs.settings.chat,
-        "data": state.hexdigest()[:16],
-    }
+    return Row(
+        task=task.name,
+        task_version=task.version,
+        variant=cell.variant,
+        length=cell.length,
+        depth=cell.depth,
+        distance=cell.distance,
+        metric=task.metric,
+        n=len(questions),
+        answer_tokens=cell.answer_tokens,
+        seed=inputs.settings.seed,
+        chat=inputs.settings.chat,
+        data=state.hexdigest()[:16],
+    )
 
 
 def measure(
@@ -262,49 +259,48 @@ def measure(
 
 def _row(task: Task, head: Row, questions: Sequence[Question], said: dict[int, str], seconds: float) -> Row:
     scores = [task.score(said[trial], question) for trial, question in enumerate(questions)]
-    return (
-        head
-        | scored(task.metric, scores, head["seed"], head["length"])
-        | {
-            "tokens": round(sum(len(question.ids) for question in questions) / len(questions)),
-            "seconds": round(seconds, 3),
-            "answers": [[question.truth, said[trial]] for trial, question in enumerate(questions)],
-        }
+    return scored(
+        head.replace(
+            tokens=round(sum(len(question.ids) for question in questions) / len(questions)),
+            seconds=round(seconds, 3),
+            answers=[[question.truth, said[trial]] for trial, question in enumerate(questions)],
+        ),
+        scores,
     )
 
 
-def scored(metric: str, scores: Sequence[float], seed: int, length: int) -> Row:
-    """Value, interval and the scores themselves, which comparisons are paired on.
+def scored(row: Row, scores: Sequence[float]) -> Row:
+    """`row` with value, interval and the scores themselves, which comparisons are paired on.
 
     Wilson's interval where all scores are 0 or 1, whatever the task (a bootstrap has no width at 0 % and 100 %).
     """
     if all(score in (0, 1) for score in scores):
         interval = intervals.wilson(round(sum(scores)), len(scores))
     else:
-        interval = intervals.mean_interval(scores, [seed, length])
+        interval = intervals.mean_interval(scores, [row.seed or 0, row.length or 0])
     value = sum(scores) / len(scores)
-    return {"value": value, "low": interval.low, "high": interval.high, "interval": interval.name, "scores": scores}
+    return row.replace(value=value, low=interval.low, high=interval.high, interval=interval.name, scores=list(scores))
 
 
 def overall(rows: Sequence[Row]) -> list[Row]:
     """A row over all depths for each variant and length that has depths: `depth` None, all their trials together."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        if row["depth"] is not None:
-            groups.setdefault((row["protocol"], row["length"]), []).append(row)
+        if row.depth is not None:
+            groups.setdefault((row.variant, row.length), []).append(row)
     return [_overall(group) for group in groups.values()]
 
 
 def _overall(rows: Sequence[Row]) -> Row:
-    n = sum(row["n"] for row in rows)
-    scores = [score for row in rows for score in row["scores"]]
-    shared = {key: value for key, value in rows[0].items() if key not in ("depth_index", "answers")}
-    return (
-        shared
-        | {"depth": None, "depths": [row["depth"] for row in rows], "n": n, "data": digest(rows)}
-        | scored(rows[0]["metric"], scores, rows[0]["seed"], rows[0]["length"])
-        | {
-            "tokens": round(sum(row["tokens"] * row["n"] for row in rows) / n),
-            "seconds": round(sum(row["seconds"] for row in rows), 3),
-        }
+    n = sum(row.n for row in rows)
+    whole = rows[0].replace(
+        depth=None,
+        distance=None,
+        depths=[row.depth for row in rows],
+        n=n,
+        data=digest(rows),
+        answers=[],
+        tokens=round(sum((row.tokens or 0) * row.n for row in rows) / n),
+        seconds=round(sum(row.seconds or 0 for row in rows), 3),
     )
+    return scored(whole, [score for row in rows for score in row.scores])

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 
 from skipwise.config import ModelConfig, RunConfig, read_yaml, validate
 from skipwise.errors import SkipwiseError
+from skipwise.evals import rows
 from skipwise.export import gguf_tokenizer, gguf_writer, legacy_fields, model_card
 from skipwise.export.model_card import plain_card
 from skipwise.models import checkpoint, configuration, gguf_header, sources
 from skipwise.rope import hf_config
-from skipwise.utils.atomic_files import atomic_folder, read_jsonl, write_text
+from skipwise.utils.atomic_files import atomic_folder, write_text
 from skipwise.utils.progress import say
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -90,7 +91,7 @@ class Origin:
         if self.run:
             config = validate(RunConfig, read_yaml(self.run / "config.yaml"), str(self.run / "config.yaml"))
             environment = json.loads((self.run / "environment.json").read_text(encoding="utf-8"))
-            return model_card.write_card(folder, config, environment, read_jsonl(self.run / "results.jsonl"))
+            return model_card.write_card(folder, config, environment, rows.read(self.run / "results.jsonl"))
         before = Path(self.source.place)
         if (before / "skipwise.yaml").is_file() and (before / "README.md").is_file():
             for name in ("skipwise.yaml", "README.md"):

@@ -8,9 +8,9 @@ import yaml
 
 from skipwise import __version__
 from skipwise.config import RunConfig
+from skipwise.evals.rows import Row
+from skipwise.evals.tables import value_text
 from skipwise.utils.atomic_files import write_text
-
-Row = dict[str, Any]
 
 _HEADER = """---
 library_name: transformers
@@ -53,25 +53,25 @@ A longer window is not a better model: what it could not do within its own windo
 passkey retrieval are necessary signs of a working window, not sufficient ones; try it on your own task."""
 
 
-def _cell(row: Row, shown: str) -> str:
-    value, low, high = (shown.format(row[key]) for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}], n = {row['n']}"
+def _cell(row: Row) -> str:
+    value, low, high = (value_text(row.metric, end) for end in (row.value, row.low, row.high))
+    ends = "" if row.low is None else f" [{low}, {high}]"
+    return f"{value}{ends}, n = {row.n}"
 
 
 def _lengths_table(rows: list[Row]) -> list[str]:
     """Every task's figures by length, a column a model, with n and the 95 % interval."""
     lines = []
-    whole = [row for row in rows if row["depth"] is None]
-    kinds = dict.fromkeys((row["task"], row["protocol"], row["metric"]) for row in whole)
+    whole = [row for row in rows if row.depth is None]
+    kinds = dict.fromkeys((row.task, row.variant, row.metric) for row in whole)
     for kind in kinds:
-        part = [row for row in whole if (row["task"], row["protocol"], row["metric"]) == kind]
-        title = " ".join(kind[:2]) if kind[1] else f"{kind[0]}, {kind[2]}"
-        shown = "{:.0%}" if kind[2] == "accuracy" else "{:.2f}"
-        models = list(dict.fromkeys(row["model"] for row in part))
+        part = [row for row in whole if (row.task, row.variant, row.metric) == kind]
+        title = f"{kind[0]} {kind[1]}" if kind[1] else f"{kind[0]}, {kind[2]}"
+        models = list(dict.fromkeys(row.model for row in part))
         lines += ["", f"| {title.replace('_', ' ')} at | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
-        for length in sorted({row["length"] for row in part}):
-            found = {row["model"]: row for row in part if row["length"] == length}
-            cells = [_cell(found[name], shown) if name in found else "–" for name in models]
+        for length in sorted({row.length or 0 for row in part}):
+            found = {row.model: row for row in part if (row.length or 0) == length}
+            cells = [_cell(found[name]) if name in found else "–" for name in models]
             lines.append(f"| {length:,} tokens | {' | '.join(cells)} |")
     return lines
 

@@ -18,6 +18,8 @@ from skipwise.data import token_store
 from skipwise.data.recall_documents import Recall
 from skipwise.data.skipped_positions import SkippedPositions, Spans, leading_bos
 from skipwise.errors import SkipwiseError
+from skipwise.evals import rows as rows_module
+from skipwise.evals.rows import Row
 from skipwise.evals.runner import default_lengths, evaluate, load_documents
 from skipwise.evals.task import Inputs
 from skipwise.evals.tasks import passkey, perplexity
@@ -32,7 +34,7 @@ from skipwise.runs.environment import environment, peak_memory
 from skipwise.runs.folder import held_folder as locked
 from skipwise.runs.folder import open_folder
 from skipwise.training.trainer import train
-from skipwise.utils.atomic_files import read_jsonl, write_text
+from skipwise.utils.atomic_files import write_text
 from skipwise.utils.progress import say
 
 
@@ -178,7 +180,7 @@ def extend(config: RunConfig, *, resume: bool = False) -> Path:
             write_text(told, json.dumps(facts, indent=2))
         extended = load(config.model.model_copy(update={"path": str(folder / "model"), "revision": None}))
         rows = _evaluate(extended, config, documents, "extended", folder)
-        write_card(folder / "model", config, facts, read_jsonl(folder / "results.jsonl"))
+        write_card(folder / "model", config, facts, rows_module.read(folder / "results.jsonl"))
         assert rows
         write_report([folder], folder / "report.html")
     return folder
@@ -186,7 +188,7 @@ def extend(config: RunConfig, *, resume: bool = False) -> Path:
 
 def _evaluate(
     loaded: LoadedModel, config: RunConfig, documents: list[perplexity.Document], label: str, folder: Path
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     lengths = config.evaluation.lengths or []
     out = folder / "results.jsonl"
     return evaluate(loaded, config.evaluation, documents, label=label, out=out, lengths=lengths)

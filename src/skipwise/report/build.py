@@ -89,7 +89,7 @@ def _run_data(run: Run) -> dict[str, Any]:
         "missing": missing(run),
         "cost": run.cost,
         "at_target": {
-            task: [row and row.model_dump(exclude=series_module.LEFT_OUT) for row in pair]
+            task: [row and row.model_dump(include=series_module.SHOWN) for row in pair]
             for task, pair in pairs.items()
             if pair
         },

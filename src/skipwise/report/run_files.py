@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict
 
 from skipwise.config import DEFAULT_TRAIN_LENGTH, RunConfig, read_yaml, validate
 from skipwise.errors import SkipwiseError
+from skipwise.evals import rows
+from skipwise.evals.rows import Row
 
 
-class Row(BaseModel):
+class _Read(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Environment(Row):
+class Environment(_Read):
     """environment.json; the costs are missing while a run is still going."""
 
     skipwise: str | None = None
@@ -38,7 +40,7 @@ class Environment(Row):
     rope: dict[str, Any] = {}
 
 
-class LogRow(Row):
+class LogRow(_Read):
     step: int
     seconds: float
 
@@ -57,63 +59,6 @@ class ValidationRow(LogRow):
     loss_plain: float
 
 
-class ResultRow(Row):
-    model: str
-    fingerprint: str = ""
-    window: int
-    original_length: int
-    scaling: dict[str, Any] | None = None
-    task: str
-    protocol: str | None = None
-    length: int
-    """Tokens; 0 where a task has none."""
-    depth: float | None = None
-    metric: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    interval: str | None = None
-    n: int
-    tokens: int | float | None = None
-    seed: int | None = None
-    beyond_window: bool = False
-    task_version: int | None = None
-    documents: list[str] = []
-    bos: bool | None = None
-    chat: bool | None = None
-    answer_tokens: int | None = None
-    start: int | None = None
-    stride: int | None = None
-    span: int | None = None
-    depth_index: int | None = None
-    depths: list[float] | None = None
-    data: str | None = None
-    scores: list[float] = []
-    sums: list[float] = []
-    counts: list[int] = []
-
-    @field_validator("length", mode="before")
-    @classmethod
-    def _no_length(cls, value: Any) -> Any:
-        return 0 if value is None else value
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What the row measures; a later row with the same key replaces an earlier one."""
-        start = self.start or 0
-        return (self.model, self.fingerprint, self.task, self.protocol, start, self.length, self.depth, self.metric)
-
-    @property
-    def setup(self) -> tuple[Any, ...]:
-        """How it was measured; rows in which this differs are not compared."""
-        return (self.task_version, self.seed, self.chat, self.answer_tokens, self.stride)
-
-    @property
-    def texts(self) -> tuple[Any, ...]:
-        """What it was measured on, which may differ with a model's tokenizer."""
-        return (tuple(self.documents), self.bos, self.span)
-
-
 @dataclass(frozen=True)
 class Run:
     folder: Path
@@ -124,8 +69,8 @@ class Run:
     """By step."""
     validation: list[ValidationRow]
     """By step."""
-    results: list[ResultRow]
-    """Of each task and protocol those that were measured as the last one was."""
+    results: list[Row]
+    """Of each task and variant those that were measured as the last one was."""
     outdated: int
     """How many other results there are."""
 
@@ -161,20 +106,20 @@ class Run:
             "peak_memory_bytes": environment.peak_memory_bytes,
         }
 
-    def totals(self, task: str, model: str) -> dict[int, ResultRow]:
-        """Rows over all depths by length, of the last measured fingerprint and protocol of that model."""
-        rows = [row for row in self.results if (row.task, row.model, row.depth) == (task, model, None)]
-        alike = [r for r in rows if (r.fingerprint, r.protocol) == (rows[-1].fingerprint, rows[-1].protocol)]
-        return {row.length: row for row in sorted(alike, key=lambda row: row.length)}
+    def totals(self, task: str, model: str) -> dict[int, Row]:
+        """Rows over all depths by length, of the last measured fingerprint and variant of that model."""
+        whole = [row for row in self.results if (row.task, row.model, row.depth) == (task, model, None)]
+        alike = [r for r in whole if (r.fingerprint, r.variant) == (whole[-1].fingerprint, whole[-1].variant)]
+        return {row.length or 0: row for row in sorted(alike, key=lambda row: row.length or 0)}
 
-    def at_target(self, task: str) -> tuple[ResultRow | None, ResultRow] | None:
+    def at_target(self, task: str) -> tuple[Row | None, Row] | None:
         """(before, after) at the longest measured length up to the target; None where the extended has no row."""
         after = self.totals(task, "extended")
         length = max((length for length in after if length <= self.config.target_length), default=None)
         if length is None:
             return None
         before = self.totals(task, "original").get(length)
-        return before if before and before.protocol == after[length].protocol else None, after[length]
+        return before if before and before.variant == after[length].variant else None, after[length]
 
 
 @dataclass(frozen=True)
@@ -183,7 +128,7 @@ class Rows:
 
     path: Path
     name: str
-    results: list[ResultRow]
+    results: list[Row]
     """As in `Run`."""
     outdated: int
 
@@ -196,21 +141,31 @@ def read_rows(path: Path, name: str) -> Rows:
     return Rows(path, name, results, outdated)
 
 
-def _results(path: Path, *, one_text: bool) -> tuple[list[ResultRow], int]:
-    """(rows, how many others): of each task and protocol those that were measured as the last one was.
+def _results(path: Path, *, one_text: bool) -> tuple[list[Row], int]:
+    """(rows, how many others): of each task and variant those that were measured as the last one was.
 
     `one_text`: on the same texts too, as the models of a run are; those of a file of rows may have other tokenizers.
     """
-    found = [validate(ResultRow, row, place) for place, row in _lines(path)]
-    setups = {(row.task, row.protocol): row.setup for row in found}
-    texts = {(row.task, row.protocol, one_text or row.model): row.texts for row in found}
+    every = [rows.parse(values, place) for place, values in _lines(path)]
+    settings = {(row.task, row.variant): _settings(row) for row in every}
+    texts = {(row.task, row.variant, one_text or row.model): _texts(row) for row in every}
     current = [
         row
-        for row in found
-        if row.setup == setups[row.task, row.protocol]
-        and row.texts == texts[row.task, row.protocol, one_text or row.model]
+        for row in every
+        if _settings(row) == settings[row.task, row.variant]
+        and _texts(row) == texts[row.task, row.variant, one_text or row.model]
     ]
-    return list({row.key: row for row in current}.values()), len(found) - len(current)
+    return list({row.key: row for row in current}.values()), len(every) - len(current)
+
+
+def _settings(row: Row) -> tuple[Any, ...]:
+    """How a row was measured; rows in which this differs are not compared."""
+    return (row.task_version, row.seed, row.chat, row.answer_tokens, row.stride)
+
+
+def _texts(row: Row) -> tuple[Any, ...]:
+    """What a row was measured on, which may differ with a model's tokenizer."""
+    return (tuple(row.documents), row.bos, row.span)
 
 
 def read_run(folder: Path, name: str) -> Run:

@@ -4,10 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from skipwise.evals.paired_change import change, pairs, unpaired
-from skipwise.report.run_files import ResultRow, Rows, Run
+from skipwise.evals.rows import Row
+from skipwise.report.run_files import Rows, Run
 
-LEFT_OUT = {"scaling", "documents", "scores", "sums", "counts", "depths", "data"}
-"""Columns of rows that the page does not need."""
+SHOWN = {
+    *("model", "fingerprint", "window", "original_length", "task", "task_version", "variant", "length", "start"),
+    *("depth", "distance", "metric", "value", "low", "high", "interval", "n", "tokens", "seed", "beyond_window"),
+    *("bos", "chat", "answer_tokens", "stride", "span"),
+}
+"""Columns of rows that the page gets."""
 
 
 def series(runs: Sequence[Run], files: Sequence[Rows]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -17,13 +22,13 @@ def series(runs: Sequence[Run], files: Sequence[Rows]) -> tuple[list[dict[str, A
     runs measured alike is one series; so is a model in several files.
     """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    rows: dict[tuple[Any, ...], ResultRow] = {}
+    rows: dict[tuple[Any, ...], Row] = {}
     for owner, name, row in [*_of_runs(runs), *_of_files(files)]:
         key = (owner, row.model, row.fingerprint)
         entry = {"name": name, "model": row.model, "run": owner, "window": row.window, "scaling": row.scaling}
         found.setdefault(key, {"id": len(found), **entry})
         rows[(key, *row.key)] = row
-    measured: dict[int, list[ResultRow]] = {entry["id"]: [] for entry in found.values()}
+    measured: dict[int, list[Row]] = {entry["id"]: [] for entry in found.values()}
     for (key, *_), row in rows.items():
         measured[found[key]["id"]].append(row)
     for entry in found.values():
@@ -32,7 +37,7 @@ def series(runs: Sequence[Run], files: Sequence[Rows]) -> tuple[list[dict[str, A
     shown = [
         {
             "series": found[key]["id"],
-            **row.model_dump(exclude=LEFT_OUT),
+            **row.model_dump(include=SHOWN),
             "change": changes[found[key]["id"]].get(row.key),
         }
         for (key, *_), row in rows.items()
@@ -40,9 +45,9 @@ def series(runs: Sequence[Run], files: Sequence[Rows]) -> tuple[list[dict[str, A
     return list(found.values()), shown
 
 
-def _of_runs(runs: Sequence[Run]) -> list[tuple[int | None, str, ResultRow]]:
+def _of_runs(runs: Sequence[Run]) -> list[tuple[int | None, str, Row]]:
     """(run, name, row) of every row; an original that several runs measured alike belongs to none of them."""
-    found: list[tuple[int | None, str, ResultRow]] = []
+    found: list[tuple[int | None, str, Row]] = []
     originals: dict[tuple[Any, ...], tuple[float, int]] = {}  # key → (value, n), of the shared series
     for number, run in enumerate(runs):
         latest = {row.model: row.fingerprint for row in run.results}
@@ -58,7 +63,7 @@ def _of_runs(runs: Sequence[Run]) -> list[tuple[int | None, str, ResultRow]]:
     return found
 
 
-def _of_files(files: Sequence[Rows]) -> list[tuple[str, str, ResultRow]]:
+def _of_files(files: Sequence[Rows]) -> list[tuple[str, str, Row]]:
     """("rows", name, row) of every row; models of one name are told apart by their fingerprint."""
     rows = [row for file in files for row in file.results]
     labels = [label for label, _ in dict.fromkeys((row.model, row.fingerprint) for row in rows)]
@@ -78,20 +83,15 @@ def _base(entry: dict[str, Any], found: list[dict[str, Any]]) -> int | None:
     return base if base != entry["id"] else None
 
 
-def _changes(measured: dict[int, list[ResultRow]], entry: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
+def _changes(measured: dict[int, list[Row]], entry: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
     """The paired change of each row by its key: as `compare.Change` says, or {"other": True} for other prompts."""
     if entry["base"] is None:
         return {}
-    first = [_plain(row) for row in measured[entry["base"]]]
-    later = [_plain(row) for row in measured[entry["id"]]]
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    first, later = measured[entry["base"]], measured[entry["id"]]
+    changes: dict[tuple[Any, ...], dict[str, Any]] = {}
     for before, after in unpaired(first, later):
-        found[after["key"]] = {"other": True, "before": before["value"]}
+        changes[after.key] = {"other": True, "before": before.value}
     for before, after in pairs(first, later):
         paired = change(before, after)
-        found[after["key"]] = {"before": before["value"], **(paired._asdict() if paired else {})}
-    return found
-
-
-def _plain(row: ResultRow) -> dict[str, Any]:
-    return {**row.model_dump(), "key": row.key}
+        changes[after.key] = {"before": before.value, **(paired._asdict() if paired else {})}
+    return changes

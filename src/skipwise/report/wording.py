@@ -5,12 +5,13 @@ import math
 import shlex
 from typing import Any
 
+from skipwise.evals.rows import Row
 from skipwise.evals.tables import TOKENS
-from skipwise.report.run_files import Environment, ResultRow, Run
+from skipwise.report.run_files import Environment, Run
 from skipwise.utils.text import length_text
 
 
-def value_text(row: ResultRow) -> str:
+def value_text(row: Row) -> str:
     """`31.0` for a perplexity (three digits), `62.5%` for a share."""
     value = row.value
     if row.metric in TOKENS:
@@ -39,7 +40,7 @@ def headline(runs: list[Run]) -> str:
     return f"Window extended from {window}; not evaluated yet."
 
 
-def _change(subject: str, before: ResultRow | None, after: ResultRow) -> str:
+def _change(subject: str, before: Row | None, after: Row) -> str:
     """`perplexity at 32k fell from 612 to 31.0`; a neutral verb where the two intervals overlap."""
     subject = f"{subject} at {length_text(after.length)}"
     if before is None:

@@ -127,7 +127,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         PathError: The file cannot be read.
         SkipwiseError: A line is no JSON object. The message names the line.
     """
-    rows = []
+    return [row for _, row in read_jsonl_lines(path)]
+
+
+def read_jsonl_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, object) of every line that `read_jsonl` returns. The place, `FILE line N`, is for errors."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -141,12 +145,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
                     raise SkipwiseError(
                         f"{path} line {number} is no JSON object; give another file, or remove that line"
                     )
-                rows.append(row)
+                yield f"{path} line {number}", row
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         raise path_error(error, path, "read") from error
-    return rows
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -97,7 +97,7 @@ def library(tmp_path: Path) -> Path:
 def test_prompts_fill_their_length_and_end_at_a_line(tokenizer: Any, library: Path, length: int) -> None:
     inputs = inputs_of(tokenizer, library)
     cells = document_qa.cells(inputs, length)
-    assert [(cell.protocol, cell.n) for cell in cells] == [("title", 4), ("author", 4)]
+    assert [(cell.variant, cell.n) for cell in cells] == [("title", 4), ("author", 4)]
     room = length - document_qa.ANSWER_TOKENS
     for cell in cells:
         for trial in range(cell.n):
@@ -122,7 +122,7 @@ def test_a_model_that_finds_the_start_is_right(tokenizer: Any, library: Path) ->
     heads = [task.header(document_qa.TASK, inputs, *pair) for pair in zip(cells, asked, strict=True)]
     parts = list(zip(cells, heads, asked, strict=True))
     rows = [row for _, row in task.measure(document_qa.TASK, inputs, parts, answer)]
-    assert [(row["protocol"], row["value"], row["n"], row["interval"]) for row in rows] == [
+    assert [(row.variant, row.value, row.n, row.interval) for row in rows] == [
         ("title", 1.0, 4, "wilson 95%"),
         ("author", 0.25, 4, "wilson 95%"),
     ]

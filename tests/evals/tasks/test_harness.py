@@ -12,12 +12,12 @@ from transformers import AutoTokenizer
 
 from skipwise.config import EvaluationConfig, ModelConfig
 from skipwise.errors import SkipwiseError
+from skipwise.evals.rows import read
 from skipwise.evals.runner import evaluate
 from skipwise.evals.tasks import perplexity
 from skipwise.evals.tasks.perplexity import Protocol
 from skipwise.models.chunked_reader import Reader
 from skipwise.models.load import LoadedModel, load
-from skipwise.utils.atomic_files import read_jsonl
 from support.known import bigram_llama
 from support.tiny import tiny_llama, tiny_tokenizer
 
@@ -86,15 +86,15 @@ def test_scores_worked_out_by_hand(bigram: LoadedModel, chances: np.ndarray[Any,
     path, out = written(tmp_path / "quiz.jsonl", questions), tmp_path / "results.jsonl"
     rows, _ = run(bigram, out, config_of(path))
     expected = [by_hand(bigram.tokenizer, chances, question) for question in questions]
-    assert [row["metric"] for row in rows] == ["acc", "acc_norm"]
+    assert [row.metric for row in rows] == ["acc", "acc_norm"]
     for row, scores in zip(rows, zip(*expected, strict=True), strict=True):
-        assert row["scores"] == list(scores)
-        assert row["value"] == pytest.approx(np.mean(scores))
-        assert (row["low"] < row["value"] < row["high"], row["interval"]) == (True, "wilson 95%")
-    assert rows[0]["scores"] != rows[1]["scores"]
-    told = {"task": "harness", "protocol": "quiz", "n": 24, "fewshot": 0, "limit": None, "benchmark_version": "1"}
-    assert rows[0].items() >= (told | {"length": 0, "seed": 0, "beyond_window": False}).items()
-    assert read_jsonl(out) == rows
+        assert row.scores == list(scores)
+        assert row.value == pytest.approx(np.mean(scores))
+        assert (row.low < row.value < row.high, row.interval) == (True, "wilson 95%")
+    assert rows[0].scores != rows[1].scores
+    told = {"task": "harness", "variant": "quiz", "n": 24, "fewshot": 0, "limit": None, "benchmark_version": "1"}
+    assert rows[0].model_dump().items() >= (told | {"length": None, "seed": 0, "beyond_window": False}).items()
+    assert read(out) == rows
 
 
 def test_finished_benchmarks_are_not_measured_again(bigram: LoadedModel, tmp_path: Path) -> None:
@@ -104,12 +104,10 @@ def test_finished_benchmarks_are_not_measured_again(bigram: LoadedModel, tmp_pat
     assert run(bigram, out, config_of(path)) == (rows, 0)
     fewer, _ = run(bigram, out, config_of(path, limit=2))
     shown, _ = run(bigram, out, config_of(path, fewshot=2))
-    assert [(row["n"], row["limit"], row["fewshot"]) for row in (*fewer, *shown)] == [(2, 2, 0)] * 2 + [
-        (4, None, 2)
-    ] * 2
+    assert [(row.n, row.limit, row.fewshot) for row in (*fewer, *shown)] == [(2, 2, 0)] * 2 + [(4, None, 2)] * 2
     written(tmp_path / "quiz.jsonl", questions_of(4, seed=1))
     assert run(bigram, out, config_of(path))[1] > 0
-    assert len(read_jsonl(out)) == 8
+    assert len(read(out)) == 8
 
 
 def test_a_prompt_beyond_the_window_is_whole_and_flagged(bigram: LoadedModel, tmp_path: Path) -> None:
@@ -125,7 +123,7 @@ def test_a_prompt_beyond_the_window_is_whole_and_flagged(bigram: LoadedModel, tm
     prompt = len(bigram.tokenizer(f"Question: {long['question']}\nAnswer:")["input_ids"])
     assert prompt > bigram.window
     assert max(lengths) >= prompt
-    assert {row["beyond_window"] for row in rows} == {True}
+    assert {row.beyond_window for row in rows} == {True}
 
 
 def test_a_local_folder_of_tasks(bigram: LoadedModel, tmp_path: Path) -> None:
@@ -141,7 +139,7 @@ def test_a_local_folder_of_tasks(bigram: LoadedModel, tmp_path: Path) -> None:
         encoding="utf-8",
     )
     rows, _ = run(bigram, tmp_path / "r.jsonl", config_of(str(tmp_path / "tasks"), limit=4))
-    told = [(row["protocol"], row["metric"], row["n"], row["fewshot"], row["benchmark_version"]) for row in rows]
+    told = [(row.variant, row.metric, row.n, row.fewshot, row.benchmark_version) for row in rows]
     assert told == [("mine", "acc", 4, 1, "3.0")]
     # The seed draws the examples before a question, so it is another measurement.
     other = config_of(str(tmp_path / "tasks"), limit=4).model_copy(update={"seed": 1})
@@ -224,9 +222,9 @@ def test_sliding_perplexity_is_lm_evals_rolling_one_where_windows_are_disjoint(
     window = len(tokens) // windows
     bos = tokenizer.bos_token_id
     row = ours(llama, [bos, *tokens], window + 1, Protocol("sliding", stride=window, span=len(tokens) + 1))
-    assert row["tokens"] == len(tokens)
-    assert row["value"] == pytest.approx(math.exp(-rolling(llama, text, window) / len(tokens)), rel=1e-5)
+    assert row.tokens == len(tokens)
+    assert row.value == pytest.approx(math.exp(-rolling(llama, text, window) / len(tokens)), rel=1e-5)
     # A BOS before every window is another thing, but for a single one.
     each = ours(llama, tokens, window + 1, Protocol("sliding", stride=window, span=len(tokens) + 1, bos_id=bos))
-    assert each["tokens"] == len(tokens)
-    assert (each["value"] == pytest.approx(row["value"], rel=1e-5)) is (windows == 1)
+    assert each.tokens == len(tokens)
+    assert (each.value == pytest.approx(row.value, rel=1e-5)) is (windows == 1)

@@ -72,7 +72,7 @@ def test_prompts_are_as_long_as_their_distance_and_whole(tmp_path: Any, kind: st
     sentence = max(len(tokenizer(" " + text, add_special_tokens=False)["input_ids"]) for text in passkey.FILLER)
     for cell, questions in asked(inputs_of(tokenizer, distances=4, trials=2), 2400):
         k = round((1 - cell.depth) * 2400)
-        assert (cell.depth_index, cell.length, cell.n) == (k, 2400, 2)
+        assert (cell.distance, cell.length, cell.n) == (k, 2400, 2)
         for question in questions:
             text = tokenizer.decode(question.ids, skip_special_tokens=True)
             room = k - passkey.ANSWER_TOKENS
@@ -108,9 +108,9 @@ def test_distances_too_short_for_a_prompt_are_left_out_and_said(bpe: Any, capsys
     inputs = inputs_of(bpe, distances=10)
     minimum = passkey.minimum_length(inputs)
     found = k_max.cells(inputs, 4 * minimum)
-    assert [cell.depth_index for cell in found] == [round(i * 4 * minimum / 10) for i in range(3, 11)]
-    assert f"under {minimum} tokens cannot hold a prompt; {found[0].depth_index} is" in capsys.readouterr().err
-    assert [cell.depth_index for cell in k_max.cells(inputs, minimum)] == [minimum]
+    assert [cell.distance for cell in found] == [round(i * 4 * minimum / 10) for i in range(3, 11)]
+    assert f"under {minimum} tokens cannot hold a prompt; {found[0].distance} is" in capsys.readouterr().err
+    assert [cell.distance for cell in k_max.cells(inputs, minimum)] == [minimum]
     with pytest.raises(TooShortError):
         k_max.cells(inputs, minimum - 1)
 
@@ -126,15 +126,15 @@ def test_a_model_that_sees_so_far_has_exactly_that_k_max(bpe: Any) -> None:
             yield i, bpe(said, add_special_tokens=False)["input_ids"]
 
     parts = [(cell, task.header(k_max.TASK, inputs, cell, qs), qs) for cell, qs in asked(inputs, 2400)]
-    rows: list[Any] = [{} for _ in parts]
+    rows: list[Any] = [None for _ in parts]
     for i, row in task.measure(k_max.TASK, inputs, parts, answer):
-        rows[i] = row | {"model": "m", "beyond_window": True}
-    assert [row["value"] for row in rows] == [1, 1, 1, pytest.approx(1 / 3), pytest.approx(1 / 3), 0, 0, 0]
+        rows[i] = row.replace(model="m", beyond_window=True)
+    assert [row.value for row in rows] == [1, 1, 1, pytest.approx(1 / 3), pytest.approx(1 / 3), 0, 0, 0]
     over_all = task.overall(rows)
     [found] = k_max.summarise(inputs, [*reversed(rows), *over_all])
-    assert (found["metric"], found["value"], found["length"], found["depth"]) == ("k_max", 1500, 2400, None)
+    assert (found.metric, found.value, found.length, found.depth) == ("k_max", 1500, 2400, None)
     # Without the one key that reaches further (30 % of resamples) 900; with it once in three 33 %: 1,500.
-    assert (found["low"], found["high"], found["interval"]) == (900, 1500, "bootstrap 95%")
-    assert (found["n"], found["distances"]) == (24, [300, 600, 900, 1200, 1500, 1800, 2100, 2400])
+    assert (found.low, found.high, found.interval) == (900, 1500, "bootstrap 95%")
+    assert (found.n, found.distances) == (24, [300, 600, 900, 1200, 1500, 1800, 2100, 2400])
     assert "scores" not in found
-    assert found["data"] == over_all[0]["data"]
+    assert found.data == over_all[0].data

@@ -65,7 +65,7 @@ def test_prompts_are_whole_and_a_pair_more_would_be_too_long(tokenizer: Any, nam
     pairs = key_value.pairs_of(inputs, name, length, 0)
     room = length - protocol.answer_tokens
     for cell, questions in found:
-        assert (cell.length, cell.protocol, cell.answer_tokens) == (length, name, protocol.answer_tokens)
+        assert (cell.length, cell.variant, cell.answer_tokens) == (length, name, protocol.answer_tokens)
         for question in questions:
             value, key = question.truth
             assert dict(pairs)[key] == value
@@ -96,7 +96,7 @@ def test_the_whole_list_is_shared_and_the_places_are_those_of_the_depths(bpe: An
     for name in ("lines", "json"):
         pairs = key_value.pairs_of(inputs, name, 3000, 0)
         order = [pair.key for pair in pairs]
-        found = [(cell, questions) for cell, questions in asked(inputs, 3000) if cell.protocol == name]
+        found = [(cell, questions) for cell, questions in asked(inputs, 3000) if cell.variant == name]
         middle = (len(pairs) - 1) // 2
         assert [[order.index(q.truth[1]) for q in questions] for _, questions in found] == [
             [0, 1],
@@ -158,7 +158,7 @@ def test_the_shortest_length_and_shorter(tokenizer: Any, capsys: pytest.CaptureF
     with pytest.raises(TooShortError):
         key_value.cells(inputs_of(tokenizer, key_value={"protocols": ["json"]}), minimum - 60)
     found = key_value.cells(inputs_of(tokenizer), minimum - 60)
-    assert {cell.protocol for cell in found} == {"lines"}
+    assert {cell.variant for cell in found} == {"lines"}
     assert "left out" in capsys.readouterr().err
 
 
@@ -184,8 +184,8 @@ def test_a_chat_prompt_is_the_users_turn(bpe: Any) -> None:
     bpe.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[/]{% endfor %}[reply]"
     found = asked(inputs_of(bpe, chat=True, depths=[0.5], trials=1), 2000)
     bpe.chat_template = None
-    texts = {cell.protocol: bpe.decode(questions[0].ids) for cell, questions in found}
-    keys = {cell.protocol: questions[0].truth[1] for cell, questions in found}
+    texts = {cell.variant: bpe.decode(questions[0].ids) for cell, questions in found}
+    keys = {cell.variant: questions[0].truth[1] for cell, questions in found}
     assert texts["lines"].startswith("[user]## UUID")
     assert texts["lines"].endswith(f"'{keys['lines']}'?[/][reply]'{keys['lines']}' = '")
     assert texts["json"].endswith(f'Key: "{keys["json"]}"[/][reply]Corresponding value:')
@@ -281,14 +281,14 @@ def test_right_answers_at_some_places_fill_exactly_those_cells(bpe: Any) -> None
 
     parts = [(cell, task.header(key_value.TASK, inputs, cell, qs), qs) for cell, qs in asked(inputs, 3000)]
     rows = [row for _, row in task.measure(key_value.TASK, inputs, parts, answer)]
-    assert [(row["protocol"], row["depth"], row["value"]) for row in rows] == [
+    assert [(row.variant, row.depth, row.value) for row in rows] == [
         (name, depth, value) for name in ("lines", "json") for depth, value in ((0, 0), (0.25, 0), (0.75, 1), (1, 1))
     ]
     over_all = task.overall(rows)
-    assert [(row["protocol"], row["value"], row["n"]) for row in over_all] == [("lines", 0.5, 12), ("json", 0.5, 12)]
-    assert rows[0]["answers"][0][0] == [
+    assert [(row.variant, row.value, row.n) for row in over_all] == [("lines", 0.5, 12), ("json", 0.5, 12)]
+    assert rows[0].answers[0][0] == [
         key_value.pairs_of(inputs, "lines", 3000, 0)[0].value,
-        rows[0]["answers"][0][0][1],
+        rows[0].answers[0][0][1],
     ]
 
 

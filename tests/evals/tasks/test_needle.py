@@ -224,5 +224,5 @@ def test_right_answers_at_some_depths_fill_exactly_those_cells(bpe: Any, book: P
         questions = [needle.question(inputs, cell, trial) for trial in range(cell.n)]
         parts.append((cell, task.header(needle.TASK, inputs, cell, questions), questions))
     rows = [row for _, row in task.measure(needle.TASK, inputs, parts, answer)]
-    assert [(row["depth"], row["value"]) for row in rows] == [(0, 0), (0.25, 0), (0.5, 1), (0.75, 1), (1, 0)]
-    assert [row["value"] for row in task.overall(rows)] == [0.4]
+    assert [(row.depth, row.value) for row in rows] == [(0, 0), (0.25, 0), (0.5, 1), (0.75, 1), (1, 0)]
+    assert [row.value for row in task.overall(rows)] == [0.4]

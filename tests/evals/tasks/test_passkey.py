@@ -215,16 +215,16 @@ def test_right_answers_at_some_depths_fill_exactly_those_cells(bpe: Any) -> None
     inputs = inputs_of(bpe, trials=3)
     cells = passkey.cells(inputs, 3000)
     rows = grid(knows(bpe, lambda place: 0.4 < place < 0.9), inputs, cells)
-    assert [row["value"] for row in rows] == [0, 0, 1, 1, 0]
-    assert [row["scores"] for row in rows] == [[0] * 3, [0] * 3, [1] * 3, [1] * 3, [0] * 3]
-    assert [(row["depth"], row["length"], row["n"]) for row in rows] == [(cell.depth, 3000, 3) for cell in cells]
+    assert [row.value for row in rows] == [0, 0, 1, 1, 0]
+    assert [row.scores for row in rows] == [[0] * 3, [0] * 3, [1] * 3, [1] * 3, [0] * 3]
+    assert [(row.depth, row.length, row.n) for row in rows] == [(cell.depth, 3000, 3) for cell in cells]
     [over_all] = task.overall(rows)
-    assert (over_all["value"], over_all["n"], sum(over_all["scores"]), over_all["depth"]) == (0.4, 15, 6, None)
+    assert (over_all.value, over_all.n, sum(over_all.scores), over_all.depth) == (0.4, 15, 6, None)
     # Wilson, 6 of 15
-    assert (over_all["low"], over_all["high"]) == pytest.approx((0.19825, 0.64254), abs=1e-4)
-    assert over_all["interval"] == rows[0]["interval"] == "wilson 95%"
-    assert 2950 < over_all["tokens"] <= 3000 - passkey.ANSWER_TOKENS
-    assert "depth_index" not in over_all
+    assert (over_all.low, over_all.high) == pytest.approx((0.19825, 0.64254), abs=1e-4)
+    assert over_all.interval == rows[0].interval == "wilson 95%"
+    assert 2950 < over_all.tokens <= 3000 - passkey.ANSWER_TOKENS
+    assert over_all.depths == [cell.depth for cell in cells]
     assert "answers" not in over_all
 
 
@@ -233,9 +233,9 @@ def test_a_row_says_what_was_asked_and_answered(bpe: Any) -> None:
     inputs, cell = inputs_of(bpe, seed=7), Cell(500, 2, 16, 0.5, 2)
     [row] = grid(knows(bpe, lambda place: False), inputs, [cell], moved.append)
     keys = [passkey.draw_key(7, cell, trial) for trial in range(2)]
-    assert row["answers"] == [[[key], f" {key[:-1]}."] for key in keys]
-    assert (row["task"], row["metric"], row["seed"], row["task_version"]) == ("passkey", "accuracy", 7, 2)
-    assert (row["value"], len(moved)) == (0.0, 2)
+    assert row.answers == [[[key], f" {key[:-1]}."] for key in keys]
+    assert (row.task, row.metric, row.seed, row.task_version) == ("passkey", "accuracy", 7, 2)
+    assert (row.value, len(moved)) == (0.0, 2)
 
 
 def test_prompts_are_the_same_for_every_model(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def text(*lengths: int, seed: int = 0) -> list[perplexity.Document]:
 
 
 def values(rows: Any) -> dict[int, float]:
-    return {row["length"]: row["value"] for row in rows}
+    return {row.length: row.value for row in rows}
 
 
 def plain_loss(model: PreTrainedModel, context: list[int], token: int) -> float:
@@ -74,18 +74,18 @@ def test_equal_chances_give_the_size_of_the_vocabulary(protocol: Protocol) -> No
     model = bigram_llama(np.full((VOCABULARY, VOCABULARY), 1 / VOCABULARY))
     rows = list(measure(loaded(model), text(40, 50), [8, 40], protocol))
     assert values(rows) == pytest.approx({8: VOCABULARY, 40: VOCABULARY}, rel=1e-5)
-    assert all(row["low"] == pytest.approx(VOCABULARY, rel=1e-5) == row["high"] for row in rows)
+    assert all(row.low == pytest.approx(VOCABULARY, rel=1e-5) == row.high for row in rows)
 
 
 def test_prefix_by_hand() -> None:
     documents = [("a", np.array([1, 2, 1, 2, 1]))]
     rows = list(measure(loaded(hand_model()), documents, [3, 5], Protocol("prefix")))
     assert values(rows) == pytest.approx({3: 2**1.5, 5: 2**1.5}, rel=1e-5)  # 1 and 2 bits in turn
-    assert [row["tokens"] for row in rows] == [2, 4]
+    assert [row.tokens for row in rows] == [2, 4]
     rows = list(measure(loaded(hand_model()), documents, [3, 5], Protocol("prefix", bos_id=0)))
     # The BOS takes a place: it predicts 1 with 3 bits, then 1, 2, 1 bits follow.
     assert values(rows) == pytest.approx({3: 2 ** (4 / 2), 5: 2 ** (7 / 4)}, rel=1e-5)
-    assert [row["tokens"] for row in rows] == [2, 4]
+    assert [row.tokens for row in rows] == [2, 4]
 
 
 def test_sliding_by_hand() -> None:
@@ -94,8 +94,8 @@ def test_sliding_by_hand() -> None:
     def bits(stride: int) -> float:
         protocol = Protocol("sliding", stride=stride, span=5, bos_id=0)
         [row] = measure(loaded(hand_model()), documents, [3], protocol)
-        assert row["tokens"] == 4
-        return math.log2(row["value"]) * 4
+        assert row.tokens == 4
+        return math.log2(row.value) * 4
 
     # Windows BOS + 2 tokens over 1 2 1 2. Stride 1: 3 + 1, then the last token of each: 2, 1. Stride 2: 3 + 1, 3 + 1.
     assert bits(1) == pytest.approx(7, rel=1e-5)
@@ -106,8 +106,8 @@ def test_documents_are_pooled_by_tokens() -> None:
     # Sliding without span limits: 4 tokens at 1, 2, 1, 2 bits and 8 tokens (of which 7 scored) at 3 bits each.
     documents = [("a", np.array([1, 2, 1, 2, 1])), ("b", np.array([0] * 9))]
     [row] = measure(loaded(hand_model()), documents, [5], Protocol("sliding", stride=5, span=9))
-    assert row["tokens"] == 4 + 4 + 3  # the second window of b has no context for its first token
-    assert math.log2(row["value"]) == pytest.approx((6 + 7 * 3) / 11, rel=1e-5)
+    assert row.tokens == 4 + 4 + 3  # the second window of b has no context for its first token
+    assert math.log2(row.value) == pytest.approx((6 + 7 * 3) / 11, rel=1e-5)
 
 
 @pytest.mark.parametrize("bos", [None, 0])
@@ -117,13 +117,13 @@ def test_prefix_equals_a_pass_for_every_length(bos: int | None) -> None:
     for row in rows:
         losses = []
         for _, tokens in documents:
-            ids = [*([] if bos is None else [bos]), *tokens.tolist()][: row["length"]]
+            ids = [*([] if bos is None else [bos]), *tokens.tolist()][: row.length]
             with torch.no_grad():
                 logits = model(torch.tensor([ids])).logits[0, :-1]
             losses += torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none").tolist()
-        assert row["value"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
-        assert row["tokens"] == len(losses) == 3 * (row["length"] - 1)
-        assert row["low"] <= row["value"] <= row["high"]
+        assert row.value == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
+        assert row.tokens == len(losses) == 3 * (row.length - 1)
+        assert row.low <= row.value <= row.high
 
 
 @pytest.mark.parametrize(("window", "stride"), [(8, 3), (8, 1), (6, 5), (20, 4), (23, 3)])
@@ -142,8 +142,8 @@ def test_sliding_equals_a_plain_implementation(window: int, stride: int, bos: in
             context = start_token + ids[first:place]
             if context:
                 losses.append(plain_loss(model, context, token))
-    assert row["tokens"] == len(losses)
-    assert row["value"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
+    assert row.tokens == len(losses)
+    assert row.value == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
 
 
 @pytest.mark.parametrize("bos", [None, 0])
@@ -151,8 +151,8 @@ def test_a_sliding_window_as_long_as_the_text_is_the_prefix(bos: int | None) -> 
     model, documents = loaded(random_llama()), text(47, 60)
     [prefix] = measure(model, documents, [47], Protocol("prefix", bos_id=bos))
     [sliding] = measure(model, documents, [47], Protocol("sliding", stride=5, span=47, bos_id=bos))
-    assert sliding["value"] == pytest.approx(prefix["value"], rel=1e-6)
-    assert sliding["tokens"] == prefix["tokens"]
+    assert sliding.value == pytest.approx(prefix.value, rel=1e-6)
+    assert sliding.tokens == prefix.tokens
 
 
 def test_frequencies_that_depend_on_the_length_get_a_pass_each() -> None:
@@ -166,8 +166,8 @@ def test_frequencies_that_depend_on_the_length_get_a_pass_each() -> None:
 
 def test_a_length_beyond_the_window_is_run_and_flagged() -> None:
     rows = list(measure(loaded(random_llama(window=16), 16), text(40), [16, 17, 40], Protocol("prefix")))
-    assert [row["beyond_window"] for row in rows] == [False, True, True]
-    assert [row["tokens"] for row in rows] == [15, 16, 39]
+    assert [row.beyond_window for row in rows] == [False, True, True]
+    assert [row.tokens for row in rows] == [15, 16, 39]
 
 
 @pytest.mark.parametrize("bos", [None, 0])
@@ -186,13 +186,13 @@ def test_stretches_between_lengths_are_scored_from_the_same_pass() -> None:
     protocol = Protocol("prefix", bos_id=0)
     wanted = perplexity.parts([40, 8, 20], found.model, protocol)
     assert wanted == [(0, 8), (0, 20), (0, 40), (8, 20), (20, 40)]
-    rows = {(row["start"], row["length"]): row for row in measure_parts(found, documents, wanted, protocol)}
-    assert {row["task"] for row in rows.values()} == {"perplexity", "perplexity_by_position"}
+    rows = {(row.start, row.length): row for row in measure_parts(found, documents, wanted, protocol)}
+    assert {row.task for row in rows.values()} == {"perplexity", "perplexity_by_position"}
     for start, stop in ((0, 8), (8, 20), (20, 40)):
-        assert rows[start, stop]["tokens"] == 2 * (stop - max(start, 1))
-    whole = [sum(rows[part]["sums"]) for part in ((0, 8), (8, 20), (20, 40))]
-    assert sum(whole) == pytest.approx(sum(rows[0, 40]["sums"]), rel=1e-6)
-    assert rows[8, 20]["value"] == pytest.approx(math.exp(whole[1] / 24), rel=1e-5)
+        assert rows[start, stop].tokens == 2 * (stop - max(start, 1))
+    whole = [sum(rows[part].sums) for part in ((0, 8), (8, 20), (20, 40))]
+    assert sum(whole) == pytest.approx(sum(rows[0, 40].sums), rel=1e-6)
+    assert rows[8, 20].value == pytest.approx(math.exp(whole[1] / 24), rel=1e-5)
 
 
 def test_stretches_are_of_one_way_of_reading() -> None:
@@ -204,19 +204,19 @@ def test_stretches_are_of_one_way_of_reading() -> None:
 def test_rows_say_how_they_were_measured() -> None:
     documents = text(20, 30)
     [row] = measure(loaded(random_llama()), documents, [20], Protocol("prefix", bos_id=0, seed=3))
-    known = {"task": "perplexity", "protocol": "prefix", "length": 20, "n": 2, "seed": 3, "bos": True, "depth": None}
-    assert row.items() >= known.items()
-    assert row["documents"] == ["0.txt", "1.txt"]
-    assert row["interval"] == "bootstrap 95%"
+    known = {"task": "perplexity", "variant": "prefix", "length": 20, "n": 2, "seed": 3, "bos": True, "depth": None}
+    assert row.model_dump().items() >= known.items()
+    assert row.documents == ["0.txt", "1.txt"]
+    assert row.interval == "bootstrap 95%"
     protocol = Protocol("sliding", stride=4, span=20)
     [row] = measure(loaded(random_llama()), documents[:1], [10], protocol)
-    assert row.items() >= {"protocol": "sliding", "stride": 4, "span": 20, "bos": False, "n": 1}.items()
-    assert row["interval"] == "block bootstrap 95%"
+    assert row.model_dump().items() >= {"variant": "sliding", "stride": 4, "span": 20, "bos": False, "n": 1}.items()
+    assert row.interval == "block bootstrap 95%"
 
 
 def test_intervals_repeat_with_the_seed() -> None:
     model = loaded(random_llama())
-    lows = [next(measure(model, text(80), [80], Protocol(seed=seed)))["low"] for seed in (0, 0, 1)]
+    lows = [next(measure(model, text(80), [80], Protocol(seed=seed))).low for seed in (0, 0, 1)]
     assert lows[0] == lows[1] != lows[2]
 
 
@@ -225,7 +225,7 @@ def test_the_digest_is_that_of_the_scored_text() -> None:
     changed[0][1][15] ^= 1
 
     def data(which: list[perplexity.Document], length: int, protocol: Protocol) -> str:
-        return str(perplexity.header(which, 0, length, protocol)["data"])
+        return str(perplexity.header(which, 0, length, protocol).data)
 
     prefix, sliding = Protocol("prefix"), Protocol("sliding", span=20)
     assert data(documents, 15, prefix) == data(changed, 15, prefix)

@@ -95,7 +95,7 @@ def inputs(tokenizer: Any, files: dict[str, Any]) -> Inputs:
 
 
 def ask(inputs: Inputs, name: str, *, length: int = LENGTH, trial: int = 0) -> tuple[Question, str]:
-    cell = Cell(length, 3, ruler.VARIANTS[name].answer_tokens, protocol=name)
+    cell = Cell(length, 3, ruler.VARIANTS[name].answer_tokens, variant=name)
     question = ruler.question(inputs, cell, trial)
     return question, str(inputs.tokenizer.decode(question.ids, skip_special_tokens=True))
 
@@ -314,7 +314,7 @@ def test_question_files(files: dict[str, Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*WITHOUT_FILES, "qa_1", "qa_2"])
 def test_a_larger_size_never_takes_fewer_tokens(inputs: Inputs, name: str) -> None:
-    cell = Cell(LENGTH, 3, 32, protocol=name)
+    cell = Cell(LENGTH, 3, 32, variant=name)
     sizes = [len(ruler._prompt(inputs, cell, 1, more)) for more in (0, 1, 2, 5, 11, 50, 51, 130)]
     assert sizes == sorted(sizes)
     assert sizes[-1] > sizes[0]
@@ -344,14 +344,14 @@ def test_tasks_that_nobody_named_are_left_out_aloud(inputs: Inputs, capsys: pyte
     unnamed = Inputs(inputs.tokenizer, EvaluationConfig.model_validate({"ruler": {"samples": 1}}))
 
     def needed(length: int) -> int:
-        return ruler._needed(unnamed, Cell(length, 1, ruler.VARIANTS["cwe"].answer_tokens, protocol="cwe"))
+        return ruler._needed(unnamed, Cell(length, 1, ruler.VARIANTS["cwe"].answer_tokens, variant="cwe"))
 
     short = next(length for length in range(6000, 500, -250) if needed(length) > length)
-    found = [cell.protocol for cell in ruler.cells(unnamed, short)]
+    found = [cell.variant for cell in ruler.cells(unnamed, short)]
     assert "cwe" not in found
     assert len(found) >= 5
     assert f", and of their average: cwe ({needed(short)} tokens)" in capsys.readouterr().err
-    assert "cwe" in [cell.protocol for cell in ruler.cells(unnamed, 12_000)]
+    assert "cwe" in [cell.variant for cell in ruler.cells(unnamed, 12_000)]
 
 
 def test_chat_prompts_end_in_the_begun_reply(inputs: Inputs, files: dict[str, Any]) -> None:
@@ -456,25 +456,25 @@ def test_averages_and_the_effective_length(tokenizer: Any, files: dict[str, Any]
             return "no" if length == 4000 and i == 6 else ", ".join(reversed(question.truth))
 
         rows += [row for _, row in task.measure(ruler.TASK, inputs, parts, answering(say, inputs))]
-    assert [(row["protocol"], row["length"], row["value"]) for row in rows] == [
+    assert [(row.variant, row.length, row.value) for row in rows] == [
         *(("niah_multivalue", 3000, 1.0), ("niah_single_1", 3000, 1.0)),
         *(("niah_multivalue", 4000, 1.0), ("niah_single_1", 4000, 0.75)),
         *(("niah_multivalue", 5000, 0.5), ("niah_single_1", 5000, 0.0)),
     ]
     *averages, effective = ruler.summarise(inputs, rows)
-    assert [(row["length"], row["value"], row["n"]) for row in averages] == [
+    assert [(row.length, row.value, row.n) for row in averages] == [
         (3000, 1, 4),
         (4000, 0.875, 4),
         (5000, 0.25, 4),
     ]
-    assert averages[1]["scores"] == [1, 1, 0.5, 1]
-    assert averages[0]["tasks"] == ["niah_multivalue", "niah_single_1"]
-    assert averages[0]["low"] < 0.6  # four right answers prove little
-    assert {row["protocol"] for row in averages} == {"average"}
-    assert (effective["value"], effective["low"], effective["high"], effective["threshold"]) == (4000, 0, 4000, 0.856)
-    assert len({row["data"] for row in [*rows, *averages, effective]}) == 10
-    assert ruler.effective_length(averages, 0.2)["value"] == 5000
-    assert ruler.effective_length(averages[1:], 0.9)["value"] == 0
+    assert averages[1].scores == [1, 1, 0.5, 1]
+    assert averages[0].tasks == ["niah_multivalue", "niah_single_1"]
+    assert averages[0].low < 0.6  # four right answers prove little
+    assert {row.variant for row in averages} == {"average"}
+    assert (effective.value, effective.low, effective.high, effective.threshold) == (4000, 0, 4000, 0.856)
+    assert len({row.data for row in [*rows, *averages, effective]}) == 10
+    assert ruler.effective_length(averages, 0.2).value == 5000
+    assert ruler.effective_length(averages[1:], 0.9).value == 0
 
 
 def test_wonderwords_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

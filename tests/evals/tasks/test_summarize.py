@@ -102,20 +102,18 @@ def test_one_answer_is_scored_three_ways(tokenizer: Any, data: str) -> None:
     parts = list(zip(cells, heads, questions, strict=True))
     rows = [row for _, row in task.measure(summarize.TASK, inputs, parts, answer)]
     assert len(asked) == 3
-    assert {row["protocol"]: row["value"] for row in rows} == pytest.approx(
+    assert {row.variant: row.value for row in rows} == pytest.approx(
         {"rouge1": 2 / 3, "rouge2": 2 * (1 / 3) / (1 / 3 + 1), "rougeL": 2 / 3}
     )
-    assert [(row["n"], row["interval"], row["answer_tokens"]) for row in rows] == [(3, "bootstrap 95%", 30)] * 3
-    assert rows[0]["answers"][2] == [["summary 2"], "summary 2 and more"]
+    assert [(row.n, row.interval, row.answer_tokens) for row in rows] == [(3, "bootstrap 95%", 30)] * 3
+    assert rows[0].answers[2] == [["summary 2"], "summary 2 and more"]
 
 
 def test_rows_of_a_real_model(tmp_path: Path, data: str) -> None:
     loaded = load(ModelConfig(path=str(tiny_llama(tmp_path / "m", layers=1, window=512)), device="cpu"))
     config, out = config_of(data, output_tokens=4, document_tokens=40), tmp_path / "results.jsonl"
     rows = evaluate(loaded, config, [], label="m", out=out, lengths=[40, 256])
-    assert [(row["length"], row["protocol"], row["n"]) for row in rows] == [
-        (256, measure, 3) for measure in summarize.MEASURES
-    ]
+    assert [(row.length, row.variant, row.n) for row in rows] == [(256, measure, 3) for measure in summarize.MEASURES]
     written = out.read_bytes()
     assert evaluate(loaded, config, [], label="m", out=out, lengths=[40, 256]) == rows
     assert out.read_bytes() == written

@@ -172,12 +172,12 @@ def cells(inputs: Inputs, length: int) -> list[Cell]:
             f"document_qa: no document of {data} fills {length} tokens and says at its start, and only there, what can "
             "be asked; give longer documents (evaluation.document_qa.data) or shorter evaluation.retrieval_lengths"
         )
-    return [Cell(length, len(asked), ANSWER_TOKENS, protocol=kind) for kind, asked in found.items()]
+    return [Cell(length, len(asked), ANSWER_TOKENS, variant=kind) for kind, asked in found.items()]
 
 
 def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
-    """The prompt of one document; `cell.protocol` says what is asked."""
-    return questions(inputs, cell.length)[cell.protocol or ""][trial]
+    """The prompt of one document; `cell.variant` says what is asked."""
+    return questions(inputs, cell.length)[cell.variant or ""][trial]
 
 
 def score(answer: str, question: Question) -> float:

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from skipwise.evals.intervals import RESAMPLES, Interval
-from skipwise.evals.task import Cell, Inputs, Question, Row, Task
+from skipwise.evals.rows import Row
+from skipwise.evals.task import Cell, Inputs, Question, Task
 from skipwise.evals.tasks import passkey
 from skipwise.utils import progress
 
@@ -36,13 +37,13 @@ def cells(inputs: Inputs, length: int) -> list[Cell]:
     kept = [k for k in spaced if k >= minimum]
     if len(kept) < len(spaced):
         progress.say(f"k_max: distances under {minimum} tokens cannot hold a prompt; {kept[0]} is the first measured")
-    return [Cell(length, settings.trials, passkey.ANSWER_TOKENS, 1 - k / length, k) for k in kept]
+    return [Cell(length, settings.trials, passkey.ANSWER_TOKENS, 1 - k / length, distance=k) for k in kept]
 
 
 def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
-    assert cell.depth_index is not None
+    assert cell.distance is not None
     generator = np.random.default_rng([inputs.settings.seed, cell.length, trial])
-    return passkey.ask(inputs, str(generator.integers(10_000, 100_000)), 0.0, cell.depth_index)
+    return passkey.ask(inputs, str(generator.integers(10_000, 100_000)), 0.0, cell.distance)
 
 
 def k_max(found: npt.NDArray[np.float64], spaced: Sequence[int]) -> int:
@@ -66,15 +67,13 @@ def interval(scores: npt.NDArray[np.float64], spaced: Sequence[int], seed: Seque
 
 def summarise(inputs: Inputs, rows: Sequence[Row]) -> list[Row]:
     """The row with k_max, from the rows of all distances and the one over all of them."""
-    cells = sorted((row for row in rows if row["depth"] is not None), key=lambda row: row["depth_index"])
-    [whole] = [row for row in rows if row["depth"] is None]
-    spaced = [row["depth_index"] for row in cells]
-    scores = np.array([row["scores"] for row in cells], dtype=np.float64)  # (D, T)
-    ends = interval(scores, spaced, [whole["seed"], whole["length"]])
-    value = k_max(scores.mean(axis=1), spaced)
-    kept = {key: value for key, value in whole.items() if key not in ("scores", "depths")}
-    found = {"value": value, "low": ends.low, "high": ends.high, "interval": ends.name}
-    return [kept | {"metric": "k_max"} | found | {"distances": spaced}]
+    cells = sorted((row for row in rows if row.depth is not None), key=lambda row: row.distance or 0)
+    [whole] = [row for row in rows if row.depth is None]
+    spaced = [row.distance or 0 for row in cells]
+    scores = np.array([row.scores for row in cells], dtype=np.float64)  # (D, T)
+    ends = interval(scores, spaced, [whole.seed or 0, whole.length or 0])
+    figures = {"value": k_max(scores.mean(axis=1), spaced), "low": ends.low, "high": ends.high, "interval": ends.name}
+    return [whole.replace(metric="k_max", **figures, distances=spaced, scores=[], depths=None)]
 
 
 TASK = Task(

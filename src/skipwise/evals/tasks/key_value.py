@@ -180,9 +180,9 @@ def place(depth: float, pairs: int, trial: int, together: int) -> int:
 
 
 def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
-    assert cell.protocol is not None
-    protocol, lists = PROTOCOLS[cell.protocol], inputs.settings.key_value.lists
-    pairs = pairs_of(inputs, cell.protocol, cell.length, trial % lists)
+    assert cell.variant is not None
+    protocol, lists = PROTOCOLS[cell.variant], inputs.settings.key_value.lists
+    pairs = pairs_of(inputs, cell.variant, cell.length, trial % lists)
     asked = pairs[place(cell.depth or 0.0, len(pairs), trial // lists, questions_a_list(inputs))]
     ids = prompt(inputs, protocol, pairs, asked.key)
     assert len(ids) <= cell.length - cell.answer_tokens

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 
 from skipwise.errors import SkipwiseError
 from skipwise.evals import intervals
+from skipwise.evals.rows import Row
 from skipwise.models.chunked_reader import Reader
 from skipwise.models.load import LoadedModel
 from skipwise.rope import hf_config
@@ -94,27 +95,28 @@ def parts(lengths: Sequence[int], model: PreTrainedModel, protocol: Protocol) ->
     return [(0, length) for length in ordered] + (list(itertools.pairwise(ordered)) if one_pass else [])
 
 
-def header(documents: Sequence[Document], start: int, length: int, protocol: Protocol) -> dict[str, Any]:
+def header(documents: Sequence[Document], start: int, length: int, protocol: Protocol) -> Row:
     """What is known of a row before it is measured. Rows with equal headers and models have equal values.
 
     `start` above 0 is that of a stretch. `data` is a digest of the text that the row scores, so that other documents
     never pass for these.
     """
     sliding = protocol.name == "sliding"
-    row = {
-        "task": "perplexity_by_position" if start else "perplexity",
-        "task_version": VERSION,
-        "protocol": protocol.name,
-        "length": length,
-        "depth": None,
-        "metric": "perplexity",
-        "n": len(documents),
-        "seed": protocol.seed,
-        "bos": protocol.bos_id is not None,
-        "documents": [name for name, _ in documents],
-        "data": _digest(documents, protocol.span if sliding else length, protocol.bos_id),
-    }
-    return row | ({"stride": protocol.stride, "span": protocol.span} if sliding else {"start": start})
+    return Row(
+        task="perplexity_by_position" if start else "perplexity",
+        task_version=VERSION,
+        variant=protocol.name,
+        length=length,
+        metric="perplexity",
+        n=len(documents),
+        seed=protocol.seed,
+        bos=protocol.bos_id is not None,
+        documents=[name for name, _ in documents],
+        data=_digest(documents, protocol.span if sliding else length, protocol.bos_id),
+        stride=protocol.stride if sliding else None,
+        span=protocol.span if sliding else None,
+        start=None if sliding else start,
+    )
 
 
 def total_tokens(documents: Sequence[Document], lengths: Sequence[int], model: PreTrainedModel, how: Protocol) -> int:
@@ -132,7 +134,7 @@ def measure(
     wanted: Sequence[tuple[int, int]],
     protocol: Protocol,
     advance: Callable[[int], None] = lambda tokens: None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Rows for `wanted` (start, length), from `select`ed documents, as they are finished, without the model's columns.
 
     `tokens` is how many tokens were scored, all documents together; `sums` and `counts` are losses (nats) and tokens of
@@ -154,17 +156,17 @@ def measure(
             scored = [part[first : length - 1] for part in losses] if protocol.name == "prefix" else losses
             units = intervals.units(scored)
             interval = intervals.perplexity_interval(units, [protocol.seed, length])
-            yield header(documents, start, length, protocol) | {
-                "value": intervals.perplexity(scored),
-                "low": interval.low,
-                "high": interval.high,
-                "interval": interval.name,
-                "tokens": sum(len(part) for part in scored),
-                "seconds": round(seconds, 3),
-                "beyond_window": length > loaded.window,
-                "sums": [round(value, 4) for value in units.sums.tolist()],
-                "counts": units.counts.tolist(),
-            }
+            yield header(documents, start, length, protocol).replace(
+                value=intervals.perplexity(scored),
+                low=interval.low,
+                high=interval.high,
+                interval=interval.name,
+                tokens=sum(len(part) for part in scored),
+                seconds=round(seconds, 3),
+                beyond_window=length > loaded.window,
+                sums=[round(value, 4) for value in units.sums.tolist()],
+                counts=units.counts.tolist(),
+            )
 
 
 def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:

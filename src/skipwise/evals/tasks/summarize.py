@@ -56,7 +56,7 @@ def cells(inputs: Inputs, length: int) -> list[Cell]:
             f"summarize at {length} tokens: the rest of the prompt takes {fixed} and the summary up to {tokens}; "
             "give longer evaluation.retrieval_lengths, or fewer evaluation.summarize.output_tokens"
         )
-    return [Cell(length, len(pairs(inputs)), tokens, protocol=measure) for measure in MEASURES]
+    return [Cell(length, len(pairs(inputs)), tokens, variant=measure) for measure in MEASURES]
 
 
 def prompt_text(document: str) -> str:
@@ -67,7 +67,7 @@ def prompt_text(document: str) -> str:
 def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
     """A document, cut after the last word that fits where it is too long."""
     ids = inputs.once(("summarize", cell.length, trial), lambda: _prompt(inputs, cell, trial))
-    return Question(ids, [], [pairs(inputs)[trial][1]], cell.protocol)
+    return Question(ids, [], [pairs(inputs)[trial][1]], cell.variant)
 
 
 def _prompt(inputs: Inputs, cell: Cell, trial: int) -> list[int]:

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals.intervals import Z95
-from skipwise.evals.task import Row, scored
+from skipwise.evals.rows import Row
+from skipwise.evals.task import scored
 from skipwise.evals.tasks.harness.questions import Choice, read_questions
 from skipwise.models.load import LoadedModel
 
@@ -68,22 +69,20 @@ GENERATED = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tok
 
 
 def header(benchmark: Benchmark, metric: str, settings: EvaluationConfig) -> Row:
-    """What is known of a row before it is measured. `length` is 0: the questions have the length they have."""
-    return {
-        "task": "harness",
-        "task_version": VERSION,
-        "protocol": benchmark.name,
-        "benchmark_version": str(benchmark.task.VERSION),
-        "fewshot": benchmark.fewshot,
-        "limit": settings.harness.limit,
-        "length": 0,
-        "depth": None,
-        "metric": metric,
-        "n": benchmark.n,
-        "seed": settings.seed,
-        "chat": settings.chat,
-        "data": benchmark.data,
-    }
+    """What is known of a row before it is measured. It has no length: the questions have the length they have."""
+    return Row(
+        task="harness",
+        task_version=VERSION,
+        variant=benchmark.name,
+        benchmark_version=str(benchmark.task.VERSION),
+        fewshot=benchmark.fewshot,
+        limit=settings.harness.limit,
+        metric=metric,
+        n=benchmark.n,
+        seed=settings.seed,
+        chat=settings.chat,
+        data=benchmark.data,
+    )
 
 
 def measure(loaded: LoadedModel, benchmark: Benchmark, settings: EvaluationConfig) -> Iterator[Row]:
@@ -110,33 +109,28 @@ def measure(loaded: LoadedModel, benchmark: Benchmark, settings: EvaluationConfi
     samples, values = found["samples"][benchmark.name], found["results"][benchmark.name]
     for metric, name in [(m, f.name) for m in benchmark.task.aggregation() for f in benchmark.task._filters]:
         scores = [sample.get(metric) for sample in samples if sample["filter"] == name]
-        head = header(benchmark, _metric(metric, name), settings)
-        yield (
-            head
-            | _result(values[f"{metric},{name}"], values.get(f"{metric}_stderr,{name}"), scores, settings.seed)
-            | {
-                "tokens": benchmark.longest,
-                "seconds": round(seconds, 3),
-                "beyond_window": benchmark.longest > loaded.window,
-            }
+        head = header(benchmark, _metric(metric, name), settings).replace(
+            tokens=benchmark.longest,
+            seconds=round(seconds, 3),
+            beyond_window=benchmark.longest > loaded.window,
         )
+        yield _result(head, values[f"{metric},{name}"], values.get(f"{metric}_stderr,{name}"), scores)
 
 
-def _result(value: float, stderr: Any, scores: list[Any], seed: int) -> Row:
+def _result(head: Row, value: float, stderr: Any, scores: list[Any]) -> Row:
     plain = [float(score) for score in scores if isinstance(score, bool | int | float) or hasattr(score, "item")]
     if plain and len(plain) == len(scores) and min(plain) >= 0 and max(plain) <= 1:
-        binary = set(plain) <= {0.0, 1.0}
-        row = scored("accuracy" if binary else "mean", plain, seed, 0)
-        if abs(row["value"] - value) < 1e-9:
+        row = scored(head, plain)
+        if abs(row.value - value) < 1e-9:
             return row
     if not isinstance(stderr, int | float):
-        return {"value": float(value), "low": None, "high": None, "interval": None}
-    return {
-        "value": float(value),
-        "low": float(value - Z95 * stderr),
-        "high": float(value + Z95 * stderr),
-        "interval": "normal 95%",
-    }
+        return head.replace(value=float(value))
+    return head.replace(
+        value=float(value),
+        low=float(value - Z95 * stderr),
+        high=float(value + Z95 * stderr),
+        interval="normal 95%",
+    )
 
 
 def _metric(metric: str, filter_name: str) -> str:

@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 
 from skipwise.config import RulerConfig
 from skipwise.errors import SkipwiseError
-from skipwise.evals.task import Cell, Inputs, Question, Row, Task, TooShortError, digest, fit, scored
+from skipwise.evals.rows import Row, digest, digest_of
+from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit, scored
 from skipwise.evals.tasks.ruler import documents, prompts
 from skipwise.evals.tasks.ruler.prompts import Documents, Essay, Needles, Sample, Source
 from skipwise.utils.progress import say
@@ -72,7 +73,7 @@ def cells(inputs: Inputs, length: int) -> list[Cell]:
     settings = inputs.settings.ruler
     grid, left_out = [], []
     for name in names(settings):
-        cell = Cell(length, settings.samples, VARIANTS[name].answer_tokens, protocol=name)
+        cell = Cell(length, settings.samples, VARIANTS[name].answer_tokens, variant=name)
         needed = _needed(inputs, cell)
         if needed <= length:
             grid.append(cell)
@@ -95,7 +96,7 @@ def _needed(inputs: Inputs, cell: Cell) -> int:
     for trial in range(cell.n):  # samples differ by a few tokens: all are looked at only near the limit
         needed = max(needed, len(_prompt(inputs, cell, trial, 0)) + cell.answer_tokens)
         # The paragraphs of qa_1 and qa_2 differ by more, so none of theirs is taken for the others.
-        if needed > cell.length or (2 * needed < cell.length and not str(cell.protocol).startswith("qa")):
+        if needed > cell.length or (2 * needed < cell.length and not str(cell.variant).startswith("qa")):
             break
     return needed
 
@@ -107,13 +108,13 @@ def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
     hint = (room - smallest) * 32 // max(larger - smallest, 1)
     more, ids = fit(lambda n: _prompt(inputs, cell, trial, n), room, hint, slack=room // 512)
     made = sample(inputs, cell, trial, more)
-    match = VARIANTS[str(cell.protocol)].match
+    match = VARIANTS[str(cell.variant)].match
     return Question(ids, inputs.draft(made.lead, made.draft), made.truth, match)
 
 
 def sample(inputs: Inputs, cell: Cell, trial: int, more: int) -> Sample:
     """The text of one trial, `more` above its smallest size; drawn from (seed, length, task, trial)."""
-    settings, name = inputs.settings.ruler, str(cell.protocol)
+    settings, name = inputs.settings.ruler, str(cell.variant)
     source = Source(
         cell.length,
         inputs.count,
@@ -154,24 +155,22 @@ def score(answer: str, question: Question) -> float:
 
 def summarise(inputs: Inputs, rows: list[Row]) -> list[Row]:
     """The average over tasks at each length, then the effective length."""
-    lengths = sorted({row["length"] for row in rows})
-    averages = [_average([row for row in rows if row["length"] == length]) for length in lengths]
+    lengths = sorted({row.length for row in rows if row.length})
+    averages = [_average([row for row in rows if row.length == length]) for length in lengths]
     return [*averages, effective_length(averages, inputs.settings.ruler.threshold)]
 
 
 def _average(rows: list[Row]) -> Row:
     """The mean over tasks. A sample is one prompt of every task, so all tasks count the same."""
-    scores = [sum(column) / len(column) for column in zip(*(row["scores"] for row in rows), strict=True)]
-    shared = {key: value for key, value in rows[0].items() if key != "answers"}
-    return (
-        shared
-        | {"protocol": "average", "tasks": [row["protocol"] for row in rows], "data": digest(rows)}
-        | scored(rows[0]["metric"], scores, rows[0]["seed"], rows[0]["length"])
-        | {
-            "tokens": round(sum(row["tokens"] for row in rows) / len(rows)),
-            "seconds": round(sum(row["seconds"] for row in rows), 3),
-        }
+    whole = rows[0].replace(
+        variant="average",
+        tasks=[row.variant for row in rows],
+        data=digest(rows),
+        answers=[],
+        tokens=round(sum(row.tokens or 0 for row in rows) / len(rows)),
+        seconds=round(sum(row.seconds or 0 for row in rows), 3),
     )
+    return scored(whole, [sum(column) / len(column) for column in zip(*(row.scores for row in rows), strict=True)])
 
 
 def effective_length(averages: list[Row], threshold: float) -> Row:
@@ -181,21 +180,21 @@ def effective_length(averages: list[Row], threshold: float) -> Row:
     """
 
     def longest(end: str) -> int:
-        return max((row["length"] for row in averages if row[end] >= threshold), default=0)
+        return max((row.length or 0 for row in averages if getattr(row, end) >= threshold), default=0)
 
-    shared = {key: value for key, value in averages[-1].items() if key != "scores"}
-    return shared | {
-        "protocol": "effective_length",
-        "metric": "effective_length",
-        "length": None,
-        "threshold": threshold,
-        "data": digest([*averages, {"data": str(threshold)}]),
-        "value": longest("value"),
-        "low": longest("low"),
-        "high": longest("high"),
-        "interval": "where the averages' ends reach the threshold",
-        "seconds": round(sum(row["seconds"] for row in averages), 3),
-    }
+    return averages[-1].replace(
+        variant="effective_length",
+        metric="effective_length",
+        length=None,
+        threshold=threshold,
+        data=digest_of([*(row.data for row in averages), str(threshold)]),
+        value=longest("value"),
+        low=longest("low"),
+        high=longest("high"),
+        interval="where the averages' ends reach the threshold",
+        seconds=round(sum(row.seconds or 0 for row in averages), 3),
+        scores=[],
+    )
 
 
 TASK = Task(
