@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from skipwise.config import EvaluationConfig, ModelConfig
 from skipwise.errors import SkipwiseError
-from skipwise.evals.rows import read
+from skipwise.evals.rows import Row, read
 from skipwise.evals.runner import evaluate
 from skipwise.evals.tasks import perplexity
 from skipwise.evals.tasks.perplexity import Protocol
@@ -177,12 +177,13 @@ def test_what_is_wrong_is_one_line(bigram: LoadedModel, tmp_path: Path, monkeypa
 
 
 def test_intervals_of_values_that_are_no_mean() -> None:
-    found = task._result(12.0, 0.5, [3.0, 30.0], 0)
-    assert found == {"value": 12.0, "low": 12 - 0.5 * 1.959963984540054, "high": 12 + 0.5 * 1.959963984540054,
-                     "interval": "normal 95%"}  # fmt: skip
-    assert task._result(12.0, "N/A", [], 0)["low"] is None
-    shares = task._result(0.5, 0.1, [0.25, 0.75], 0)
-    assert (shares["value"], shares["interval"], shares["scores"]) == (0.5, "bootstrap 95%", [0.25, 0.75])
+    head = Row(task="harness", metric="bleu", n=2, seed=0)
+    ends = {"low": 12 - 0.5 * 1.959963984540054, "high": 12 + 0.5 * 1.959963984540054}
+    expected = head.replace(value=12.0, **ends, interval="normal 95%")
+    assert task._result(head, 12.0, 0.5, [3.0, 30.0]) == expected
+    assert task._result(head, 12.0, "N/A", []).low is None
+    shares = task._result(head, 0.5, 0.1, [0.25, 0.75])
+    assert (shares.value, shares.interval, shares.scores) == (0.5, "bootstrap 95%", [0.25, 0.75])
 
 
 def rolling(loaded: LoadedModel, text: str, window: int) -> float:

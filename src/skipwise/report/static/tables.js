@@ -23,7 +23,8 @@ function tables() {
         ["high", ...metric("high")],
         ["n", (row) => row.n, whole],
         ["interval", (row) => row.interval],
-        ["protocol", (row) => row.protocol],
+        ["variant", (row) => row.variant],
+        ["distance", (row) => row.distance, hidden],
         ["tokens", (row) => row.tokens, whole],
         ["seed", (row) => row.seed, hidden],
         ...(data.results.some((row) => row.change?.verdict)

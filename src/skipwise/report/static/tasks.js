@@ -26,7 +26,7 @@ const TASKS = {
   summarize: "Summaries of long documents against written ones (ROUGE).",
   harness: "Standard short benchmarks: what the extension costs or keeps on short texts.",
 };
-const variant = (row) => [row.task, row.protocol].filter(Boolean).join(" ");
+const variant = (row) => [row.task, row.variant].filter(Boolean).join(" ");
 const variantName = (name) => name.replace(" ", ": ").replaceAll("_", " ");
 const aboutTask = (name) => TASKS[name.split(" ")[0]] ?? `Task ${variantName(name)}.`;
 /** Rows that stand for no length: an effective length, a benchmark of short prompts. */
@@ -168,7 +168,7 @@ function lengthFigure() {
   );
   if (!rows.length) return null;
   const names = unique(rows.map(variant)),
-    at = (row) => (row.task === "k_max" ? row.depth_index : row.length),
+    at = (row) => (row.task === "k_max" ? row.distance : row.length),
     host = h("div"),
     lead = h("span");
   let name = names[0];
