@@ -57,7 +57,7 @@ def main() -> None:
     }
     for draw in ways.values():
         seconds(draw, batch, 2)
-    times = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(arguments.repeats):
         for name, draw in ways.items():
             times[name].append(seconds(draw, batch, batches) / (batch * batches))

@@ -26,7 +26,7 @@ def step_times(variant: str, model: Any, examples: Any, *, steps: int, batch: in
 
     stamps: list[float] = []
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked
         def on_step_end(self, *args: object, **kwargs: object) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()

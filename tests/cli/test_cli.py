@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import GPT2Config
@@ -176,7 +177,7 @@ def one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     ],
 )
 def test_mistakes_leave_one_line_and_no_folder(
-    change: dict, message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any], message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = {"model": model, "target": "256", "data": TEXT, "more": [], **change}
     arguments = extend(values["model"], tmp_path / "run", *values["more"], target=values["target"], data=values["data"])

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-def run(folder: Path, out: Path, **settings) -> dict:
+def run(folder: Path, out: Path, **settings) -> dict[str, Any]:
     data = [str(folder / "long.txt")]
     config = SearchConfig(**{**SMALL, "documents": 1, "depths": 2, "step": 0.05, **settings})
     at = ModelConfig(path=str(folder / "model"), precision="float32", device="cpu")

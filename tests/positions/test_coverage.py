@@ -81,7 +81,7 @@ def enumerated(sampler):
     """Mean pairs of an example over every layout, each with its exact chance."""
     length, target = sampler.train_length, sampler.target_length
     if sampler.name == "randpos":
-        subsets = [(0, *rest) for rest in itertools.combinations(range(1, target), length - 1)]
+        subsets = [[0, *rest] for rest in itertools.combinations(range(1, target), length - 1)]
         layouts = [(Fraction(1, len(subsets)), positions) for positions in subsets]
     else:
         layouts = []

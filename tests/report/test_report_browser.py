@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,7 +14,10 @@ from skipwise.report.build import write_report
 from skipwise.utils.atomic_files import read_jsonl
 from support.sample_run import write_sample_rows, write_sample_run
 
-api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+if TYPE_CHECKING:
+    import playwright.sync_api as api
+else:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: install chromium or google-chrome")
 
