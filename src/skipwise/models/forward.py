@@ -70,15 +70,17 @@ def loss(
     labels: Tensor,
     *,
     slice_tokens: int | None = None,
+    count: int | None = None,
 ) -> Tensor:
     """Training loss: mean -log p over the labels that are not -100, fp32 scalar; all arguments (B, T).
 
-    Labels stand at their token, as transformers has them; position t-1 predicts label t. Errors: SkipwiseError when
-    there is no label.
+    Labels stand at their token, as transformers has them; position t-1 predicts label t. `count` divides the sum in
+    place of the number of labels, so that the losses of the parts of a larger batch add up to its mean. Errors:
+    SkipwiseError when there is no label.
     """
     hidden = hidden_states(model, input_ids, position_ids)  # (B, T, H)
     following = F.pad(labels[:, 1:], (0, 1), value=sliced_loss.IGNORED)
-    return sliced_loss.mean_nll(model, hidden.flatten(0, 1), following.flatten(), slice_tokens)
+    return sliced_loss.mean_nll(model, hidden.flatten(0, 1), following.flatten(), slice_tokens, count)
 
 
 @torch.no_grad()

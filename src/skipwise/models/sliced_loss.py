@@ -60,7 +60,7 @@ def mean_nll(
 ) -> Tensor:
     """Mean of `nll` over the labels that are not -100, differentiable. hidden (N, H), labels (N,) → scalar.
 
-    `count`: how many those are, where it is known.
+    `count`: what the sum is divided by, when it is not the number of these labels or that number is known.
 
     The gradients of hidden states and head are made in the forward pass, slice by slice (the idea of Liger's fused
     linear cross-entropy, arXiv 2410.10989), so the backward pass only scales them and nothing is

@@ -1,23 +1,80 @@
-"""The checkpoints of a run: where they are and which is the last."""
+"""The checkpoints of a run: their names, their checksums and the last one that can be used."""
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
+from skipwise.utils.atomic_files import write_text
+from skipwise.utils.progress import say
+
 WEIGHTS = "model.safetensors"
-STATE = "trainer_state.json"  # written last by transformers' convention, read first on resume
+OPTIMIZER = "optimizer.pt"
+SCHEDULER = "scheduler.pt"
+STATE = "trainer_state.json"
+"""The last file that transformers writes into a checkpoint."""
+CHECKSUMS = "checksums.json"
+"""SHA-256 of every other file of a checkpoint, by name."""
+REQUIRED = (WEIGHTS, OPTIMIZER, SCHEDULER, STATE)
+"""Files without which a resumed training would end with other weights. transformers passes over a missing one."""
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    found = folder.glob("step-*") if folder.is_dir() else []
-    return sorted((path for path in found if (path / STATE).is_file()), key=step_of)
+    """List the whole checkpoints of a run, oldest first, without reading them."""
+    folders = folder.glob("step-*") if folder.is_dir() else []
+    return sorted((path for path in folders if (path / STATE).is_file()), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was written; -1 for a folder that is none."""
     match = re.fullmatch(r"step-(\d+)", checkpoint.name)
     return int(match[1]) if match else -1
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    found = checkpoints_in(folder)
-    return found[-1] if found else None
+    """Return the newest checkpoint by its name, or None. Its content is not checked."""
+    checkpoints = checkpoints_in(folder)
+    return checkpoints[-1] if checkpoints else None
+
+
+def write_checksums(checkpoint: Path) -> None:
+    """Write the checksums of all files that a checkpoint holds."""
+    sums = {path.name: _sha256(path) for path in sorted(checkpoint.iterdir())}
+    write_text(checkpoint / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
+
+
+def damage(checkpoint: Path) -> str | None:
+    """Say which file of a checkpoint is missing or not as it was written; None when all are well."""
+    try:
+        sums = json.loads((checkpoint / CHECKSUMS).read_bytes())
+        expected = {str(name): str(value) for name, value in sums.items()}
+    except (OSError, ValueError, AttributeError):
+        return f"{CHECKSUMS} is missing or unreadable"
+    for name in sorted({*REQUIRED, *expected}):
+        if name not in expected:
+            return f"{name} has no checksum"
+        try:
+            if _sha256(checkpoint / name) != expected[name]:
+                return f"{name} is not as it was written"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+def usable_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint whose files are as they were written, with a warning for each newer one that is not.
+
+    Returns:
+        None when there is no such checkpoint; training then starts at its first step.
+    """
+    for checkpoint in reversed(checkpoints_in(folder)):
+        problem = damage(checkpoint)
+        if problem is None:
+            return checkpoint
+        say(f"warning: checkpoint {checkpoint} is damaged and is not used: {problem}")
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

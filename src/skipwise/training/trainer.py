@@ -1,76 +1,152 @@
-"""Training on skipped positions: a loaded fp32 model and datasets flow in; a trained model and checkpoints flow out.
+"""Training on skipped positions with `transformers.Trainer`.
 
-`transformers.Trainer` does the loop; ours are the loss (in slices), the order of examples (a function of
-the step alone) and the checkpoints, which appear whole or not at all. A killed run that is resumed therefore ends with
-the same weights as one that was never interrupted.
+The Trainer does the loop. Ours are the loss (slice by slice, `models.sliced_loss`), the order of the examples (a
+function of the step alone) and the checkpoints, which appear whole or not at all. A killed run that is resumed
+therefore ends with the same weights as one that was never interrupted.
+
+`tests/training/test_transformers_contract.py` names the private parts of transformers that this module relies on.
 """
 
-import re
 import shutil
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from skipwise.config import TrainingConfig
+from skipwise.data.recall_documents import IGNORED
 from skipwise.data.skipped_positions import SkippedPositions
 from skipwise.errors import SkipwiseError
 from skipwise.models.forward import loss
 from skipwise.rope import hf_config
-from skipwise.training.checkpoints import STATE, WEIGHTS, checkpoints_in, last_checkpoint, step_of
+from skipwise.training.checkpoints import (
+    STATE,
+    WEIGHTS,
+    checkpoints_in,
+    damage,
+    step_of,
+    usable_checkpoint,
+    write_checksums,
+)
+from skipwise.training.log import TrainingLog
 from skipwise.utils import progress
-from skipwise.utils.atomic_files import append_jsonl, atomic_folder, read_jsonl, write_jsonl
+from skipwise.utils.atomic_files import atomic_folder, read_jsonl, write_jsonl
+from skipwise.utils.termination import Terminated, deferred
 
 
 class SkippedLoss(nn.Module):
     """A causal language model whose forward pass is its training loss, so that any parallel wrapper sees one call."""
+
+    accepts_loss_kwargs = True
+    """Makes the Trainer pass `num_items_in_batch` and sum the losses of accumulated batches instead of averaging."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, labels: Tensor, attention_mask: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        labels: Tensor,
+        attention_mask: Tensor | None = None,
+        num_items_in_batch: int | None = None,
     ) -> dict[str, Tensor]:
-        """All (B, T) → {"loss": scalar}. The mask is all ones by construction and not needed here."""
-        return {"loss": loss(self.model, input_ids, position_ids, labels)}
+        """Return {"loss": scalar} of tensors (B, T).
+
+        Args:
+            attention_mask: All ones by construction, and not needed here.
+            num_items_in_batch: What the sum of the losses is divided by: the labels of the whole batch, over all
+                accumulated parts and all processes. The labels given here when absent.
+        """
+        return {"loss": loss(self.model, input_ids, position_ids, labels, count=num_items_in_batch)}
 
 
 class SkippedTrainer(Trainer):  # type: ignore[misc]
-    """`Trainer` with examples in the order of their index, atomic checkpoints and a stop at a non-finite loss."""
+    """`Trainer` with examples in the order of their index, atomic checkpoints and a stop at a non-finite loss.
+
+    Accumulated batches, and the batches of several processes, have the loss and the gradient of one large batch: the
+    mean over all their labels. A mean of means would weigh a label by how few its batch has.
+    """
 
     checkpoints: Path
-    keep_checkpoints: int
+    keep_checkpoints: int = 1
+    terminated: Callable[[], bool] | None = None
+    """Says whether the training has to end early."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return torch.utils.data.SequentialSampler(train_dataset or self.train_dataset)
 
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> int | None:
+        """Labels of one optimiser step, over accumulated batches and processes. No token predicts the first label."""
+        if not batch_samples:
+            return None
+        count = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batch_samples)
+        if self.args.world_size > 1:
+            count = int(self.accelerator.gather(torch.tensor([count], device=device)).sum())
+        return count
+
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute one batch's gradients. Raises `SkipwiseError` for a non-finite loss, `Terminated` after SIGTERM."""
+        self._end_if_terminated()
         value: Tensor = super().training_step(*args, **kwargs)
         if not torch.isfinite(value):
             raise self._diverged(f"the loss at step {self.state.global_step + 1} is {value.item()}")
         return value
 
-    def _diverged(self, what: str) -> SkipwiseError:
-        good = last_checkpoint(self.checkpoints)
-        found = f"the last good checkpoint is {good}" if good else "there is no checkpoint before it"
-        return SkipwiseError(f"{what}; {found}. Lower training.learning_rate, or look for broken text, and run again")
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute one validation batch's loss. Raises as `training_step`."""
+        if self.is_in_train:
+            self._end_if_terminated()
+        value = super().prediction_step(*args, **kwargs)
+        if not torch.isfinite(value[0]):
+            raise self._diverged(f"the validation loss after step {self.state.global_step} is {value[0].item()}")
+        return value
+
+    def _end_if_terminated(self) -> None:
+        """Save where the training is and end it. Weights and optimiser change between batches of steps only."""
+        if self.terminated is None or not self.terminated():
+            return
+        step = self.state.global_step
+        if not step:
+            raise Terminated("before the first step")
+        if not (self._folder() / STATE).exists():
+            self._save_checkpoint(self.model, None)
+        raise Terminated(f"after step {step}, which is saved")
+
+    def _diverged(self, problem: str) -> SkipwiseError:
+        if not self.state.global_step:
+            return SkipwiseError(
+                f"{problem}, before any weight was changed: the model itself or the text is broken; check the model "
+                "with `skipwise eval`, or set model.precision=float32"
+            )
+        good = [path for path in checkpoints_in(self.checkpoints) if step_of(path) <= self.state.global_step]
+        good = [path for path in good[-1:] if not damage(path)]
+        where = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint before it"
+        rate = f"training.learning_rate (now {self.args.learning_rate:g})"
+        return SkipwiseError(
+            f"{problem}; {where}. Lower {rate}, or look for broken text, and start again in a new --out"
+        )
+
+    def _folder(self) -> Path:
+        return self.checkpoints / f"step-{self.state.global_step:06d}"
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if not self.args.should_save:
             return
         if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
             raise self._diverged(f"the weights after step {self.state.global_step} are not finite")
-        with atomic_folder(self.checkpoints / f"step-{self.state.global_step:06d}") as folder:
+        with atomic_folder(self._folder()) as folder:
             save_model(self.model.model, str(folder / WEIGHTS))
             self.model.model.config.save_pretrained(folder)
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
             self.state.save_to_json(str(folder / STATE))
+            write_checksums(folder)
         for old in checkpoints_in(self.checkpoints)[: -self.keep_checkpoints]:
             old.rename(old.with_name(f".{old.name}.old"))  # a half-deleted folder must not look like a checkpoint
             shutil.rmtree(old.with_name(f".{old.name}.old"))
@@ -79,46 +155,14 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
         load_model(self.model.model, str(Path(resume_from_checkpoint) / WEIGHTS))
 
 
-class _Log(TrainerCallback):  # type: ignore[misc]
-    """Writes log.jsonl and moves the progress bar."""
-
-    def __init__(self, path: Path, bar: progress.Bar, tokens_per_step: int, seconds: float) -> None:
-        self.path, self.bar, self.tokens_per_step = path, bar, tokens_per_step
-        self.before, self.started = seconds, time.monotonic()
-        self.validation: dict[str, float] = {}
-
-    def seconds(self) -> float:
-        return round(self.before + time.monotonic() - self.started, 2)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.advance(1)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        logs = logs or {}
-        row: dict[str, Any] = {"step": state.global_step}
-        if "loss" in logs:
-            row |= {
-                "kind": "train",
-                **{key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs},
-            }
-            row["tokens"] = state.global_step * self.tokens_per_step
-            self.bar.note(f"loss {logs['loss']:.3f}")
-        self.validation |= {key: value for key, value in logs.items() if re.fullmatch(r"eval_\w+_loss", key)}
-        if len(self.validation) == 2:
-            row |= {"kind": "validation"}
-            row |= {f"loss_{name}": self.validation[f"eval_{name}_loss"] for name in ("skipped", "plain")}
-            self.validation = {}
-        if "kind" in row:
-            append_jsonl(self.path, {**row, "seconds": self.seconds()})
-
-
 def _arguments(config: TrainingConfig, folder: Path, device: torch.device, precision: str) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
+        average_tokens_across_devices=True,  # the loss is scaled so that processes add up, as accumulated batches do
         learning_rate=config.learning_rate,
         lr_scheduler_type={"constant": "constant_with_warmup", "cosine": "cosine"}[config.schedule],
         warmup_steps=config.warmup_steps,
@@ -141,6 +185,9 @@ def _arguments(config: TrainingConfig, folder: Path, device: torch.device, preci
         disable_tqdm=True,
         dataloader_pin_memory=device.type != "cpu",
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one process trains on one GPU; the Trainer would take all that it sees
+    return arguments
 
 
 def train(
@@ -153,45 +200,57 @@ def train(
     precision: str,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Train `model` (fp32 weights, changed in place) for `config.steps` steps and return figures of the training.
+    """Train a model for `config.steps` steps.
 
-    validation: datasets for the losses at `skipped` and at `plain` positions. folder: the run folder; checkpoints go
-    to `checkpoints/`, figures to `log.jsonl`. precision: "bfloat16" computes under autocast over fp32 master weights.
-    resume: go on from the last whole checkpoint, if there is one. Errors: SkipwiseError for a non-finite loss, and for
-    RoPE that nothing can be trained under.
+    Args:
+        model: A model with fp32 weights, which are changed in place.
+        config: Steps, batches, learning rate and checkpoints.
+        examples: What is learned from; example i belongs to step i // (batch_size * gradient_accumulation).
+        validation: Datasets for the losses at `skipped` and at `plain` positions.
+        folder: The run folder. Checkpoints go to `checkpoints/`, figures to `log.jsonl`.
+        precision: "bfloat16" computes under autocast over the fp32 weights.
+        resume: Go on from the last undamaged checkpoint, if there is one.
+
+    Returns:
+        `train_seconds`, `train_tokens` and `resumed_from` (a step or None).
+
+    Raises:
+        SkipwiseError: For a loss that is not finite, a checkpoint that cannot be written, and RoPE under which nothing
+            can be trained.
+        Terminated: After SIGTERM, once the last whole step is saved.
     """
     if config.steps:
         hf_config.refuse_training(model.config)
     checkpoints = folder / "checkpoints"
-    start = last_checkpoint(checkpoints) if resume else None
+    start = usable_checkpoint(checkpoints) if resume else None
     for partial in checkpoints.glob(".step-*") if checkpoints.is_dir() else []:
         shutil.rmtree(partial)  # what a killed process was writing
     done = step_of(start) if start else 0
     log = folder / "log.jsonl"
-    kept = [row for row in read_jsonl(log) if row["step"] <= done] if start else []
-    write_jsonl(log, kept)
+    rows = [row for row in read_jsonl(log) if row["step"] <= done] if start else []
+    write_jsonl(log, rows)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.train()
-    per_step = config.batch_size * config.gradient_accumulation
+    arguments = _arguments(config, folder, model.device, precision)
+    per_step = config.batch_size * config.gradient_accumulation * arguments.world_size
     tokens_per_step = per_step * examples.sampler.example_length
-    with progress.bar("training", total=config.steps, unit="step", initial=done) as bar:
+    validated = any(row["kind"] == "validation" and row["step"] == done for row in rows)
+    arguments.eval_on_start = done % config.validate_every == 0 and not validated
+    with progress.bar("training", total=config.steps, unit="step", initial=done) as bar, deferred() as terminated:
         trainer = SkippedTrainer(
-            model=SkippedLoss(model),
-            args=_arguments(config, folder, model.device, precision),
-            train_dataset=examples,
-            eval_dataset=validation,
+            model=SkippedLoss(model), args=arguments, train_dataset=examples, eval_dataset=validation
         )
         trainer.checkpoints, trainer.keep_checkpoints = checkpoints, config.keep_checkpoints
-        from transformers import PrinterCallback
-
+        trainer.terminated = terminated
         trainer.remove_callback(PrinterCallback)
-        written = _Log(log, bar, tokens_per_step, max((row["seconds"] for row in kept), default=0.0))
+        seconds = max((row["seconds"] for row in rows), default=0.0)
+        written = TrainingLog(log, bar, tokens_per_step, seconds, write=trainer.is_world_process_zero())
         trainer.add_callback(written)
         if done < config.steps:
             trainer.train(resume_from_checkpoint=str(start) if start else None)
         elif start:
             load_model(model, str(start / WEIGHTS))
     model.eval()
-    seconds = written.seconds()
-    return {"train_seconds": seconds, "train_tokens": config.steps * tokens_per_step, "resumed_from": done or None}
+    tokens = config.steps * tokens_per_step
+    return {"train_seconds": written.seconds(), "train_tokens": tokens, "resumed_from": done or None}
