@@ -26,6 +26,7 @@ import torch
 
 from skipwise.config import EvaluationConfig, ModelConfig, ScalingConfig
 from skipwise.evals import runner
+from skipwise.evals.session import Session
 from skipwise.evals.task import Inputs, header, measure
 from skipwise.evals.tasks import passkey, perplexity
 from skipwise.models.chunked_reader import Reader
@@ -123,7 +124,7 @@ def retrieval(loaded: LoadedModel, window: int, prompts: int, script: int) -> No
     grids = [passkey.cells(inputs, length) for length in lengths]
     questions = [[[passkey.question(inputs, c, t) for t in range(c.n)] for c in grid] for grid in grids]
     flat = [question for grid in questions for cell in grid for question in cell]
-    job = runner._Run(loaded, inputs, {}, {}, None)  # type: ignore[arg-type]
+    job = Session(loaded, settings)
 
     def ours() -> list[float]:
         scores: list[float] = []

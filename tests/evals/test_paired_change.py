@@ -161,7 +161,7 @@ def test_the_table_of_changes() -> None:
         ["task", "variant", "metric", "length", "b", "c"],
         *([["perplexity", "prefix", "perplexity", "64", "x0.905", "[0.883,", "0.928]", "better", "other", "prompts"]]),
         ["passkey", "accuracy", "64", "+50.0", "[+21.1,", "+69.8]", "points", "better", "-"],
-        ["k_max", "k_max", "-", "64", "->", "2,048", "-"],
+        ["k_max", "k_max", "-", "64", "->", "2k", "-"],
     ]
     assert change_table(rows[:3]) == ""
     assert "nothing was measured alike" in change_table([rows[0], rows[4].replace(seed=7)])
@@ -179,7 +179,7 @@ def test_the_summary_shows_variants_and_values_of_every_kind() -> None:
         *(["niah", "64", "37.5%"], ["niah", "128", "37.5%"], ["vt", "64", "37.5%"], ["vt", "128", "37.5%"])
     ]
     assert text.endswith("-  100% [0%, 100%] n=1")
-    assert [value_text("k_max", 8192), value_text("recall", None)] == ["8,192", "-"]
+    assert [value_text("k_max", 8192), value_text("recall", None)] == ["8k", "-"]
     assert [value_text("bits_per_byte", 0.913), value_text("acc_norm", 0.913)] == ["0.913", "91.3%"]
 
 

@@ -256,7 +256,7 @@ def test_documents_from_files_longest_first(folder: Path, tmp_path: Path) -> Non
     assert documents[0][1].tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
     assert len(load_documents([str(tmp_path)], tokenizer, minimum=100, limit=2)) == 2
     assert len(load_documents([str(tmp_path)], tokenizer, minimum=1, limit=8, exclude=["*.jsonl"])) == 3
-    message = rf"has 100000 tokens, the longest is 'long.txt' with {sizes[0]}; .* up to {sizes[0]}"
+    message = rf"has 100,000 tokens, the longest is 'long.txt' with {sizes[0]:,}; .* up to {sizes[0]:,}"
     with pytest.raises(SkipwiseError, match=message):
         load_documents([str(tmp_path)], tokenizer, minimum=100_000, limit=2)
 
@@ -306,12 +306,12 @@ def test_the_table_puts_models_side_by_side() -> None:
         [
             "perplexity (prefix), value [bootstrap 95%], n documents",
             "length                   original                   extended",
-            "  2048  33.25 [33.00, 33.50] n=4   33.00 [32.75, 33.25] n=4",
-            " 16384  58.20 [57.95, 58.45] n=4*  30.50 [30.25, 30.75] n=4",
+            "    2k  33.25 [33.00, 33.50] n=4   33.00 [32.75, 33.25] n=4",
+            "   16k  58.20 [57.95, 58.45] n=4*  30.50 [30.25, 30.75] n=4",
             "",
             "passkey (accuracy), value [wilson 95%], n prompts",
             "length              extended",
-            "  2048  75% [50%, 100%] n=4",
+            "    2k  75% [50%, 100%] n=4",
             "",
             "* beyond the window that the model is configured for",
         ]

@@ -17,11 +17,11 @@ from skipwise.config import RunConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals.paired_change import change
 from skipwise.evals.rows import Row
-from skipwise.evals.tables import TOKENS
 from skipwise.report.build import _chunks, page_data, write_report
 from skipwise.report.run_files import read_run
 from skipwise.report.wording import commands, headline
 from skipwise.utils.atomic_files import append_jsonl, read_jsonl
+from skipwise.utils.text import TOKEN_METRICS
 from support.sample_run import LENGTHS, TARGET, write_sample_rows, write_sample_run
 
 
@@ -377,7 +377,7 @@ def test_rows_without_a_run_are_compared_with_the_first_model(tmp_path: Path) ->
     for before, after, shown in zip(2 * measured[:third], measured[third:], data["results"][third:], strict=True):
         if after["model"] != "after":
             assert shown["change"] == {"other": True, "before": before["value"]}
-        elif after["metric"] in TOKENS:
+        elif after["metric"] in TOKEN_METRICS:
             assert shown["change"] == {"before": before["value"]}
         else:
             expected = change(Row(**before), Row(**after))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from skipwise.config.task_names import TaskName
 from skipwise.config.values import Batch, Count, CountOrZero, Length, Seed, read_factors
 
 
@@ -274,9 +275,7 @@ class HarnessConfig(Stage):
 class EvaluationConfig(Stage):
     """Evaluation, before and after training (docs/evaluation.md)."""
 
-    tasks: list[
-        Literal["perplexity", "passkey", "k_max", "key_value", "needle", "document_qa", "summarize", "ruler", "harness"]
-    ] = ["perplexity", "passkey"]
+    tasks: list[TaskName] = ["perplexity", "passkey"]
     """What is measured."""
     lengths: Annotated[list[Length], Field(min_length=1)] | None = None
     """Lengths to measure at, tokens. When absent they double from a quarter of the original window to the target."""

@@ -5,24 +5,7 @@ from typing import Any
 
 from skipwise.evals.paired_change import Change, change, pairs, unpaired
 from skipwise.evals.rows import Row
-
-TOKENS = ("k_max", "effective_length", "tokens")
-"""Metrics whose values are tokens."""
-NO_SHARES = ("word_perplexity", "byte_perplexity", "bits_per_byte", "bleu", "chrf", "ter")
-"""Metrics of local benchmarks that are no share of 1."""
-
-
-def value_text(metric: str, value: float | None) -> str:
-    """A value, or an end of its interval, as it is read: `31.04`, `75%`, `43.1%`, `8,192`; `-` for none."""
-    if value is None:
-        return "-"
-    if metric in TOKENS:
-        return f"{value:,.0f}"
-    if metric == "perplexity":
-        return f"{value:.2f}"
-    if metric.split(",")[0] in NO_SHARES:
-        return f"{value:.3f}"
-    return f"{value:.0%}" if metric == "accuracy" else f"{value:.1%}"
+from skipwise.utils.text import length_text, value_text
 
 
 def change_text(found: Change, metric: str) -> str:
@@ -143,5 +126,7 @@ def _grid(
 
 
 def _length(row: Row) -> str:
-    start = f"{row.start}-" if row.start else ""
-    return f"{start}{row.length}" if row.length else "-"
+    """`8k`, or `4k-8k` for the tokens between two lengths."""
+    if row.length is None:
+        return "-"
+    return f"{length_text(row.start)}-{length_text(row.length)}" if row.start else length_text(row.length)

@@ -1,9 +1,10 @@
-"""What a retrieval task is, and how one is measured: a declaration and a way to answer flow in, rows flow out.
+"""What an evaluation task is, and how one cell of prompts is measured.
 
-A task says how its prompts are made for a budget of tokens and how an answer is scored; everything else (reading long
-prompts fast, batches, intervals, rows that are not measured twice) is done for it. To add one, write a file with a
-`TASK = Task(...)`, put it into `TASKS` in `evals/run.py` and its name into `EvaluationConfig.tasks` in `config.py`;
-`evals/passkey.py` is the shortest example.
+A task says how its prompts are made for a budget of tokens and how an answer is scored. Everything else (reading long
+prompts fast, batches, intervals, rows that are not measured twice) is done for it. To add one, write one file in
+`evals/tasks/` that is named after the task and has a `TASK = Task(...)`; `evals/tasks/passkey.py` is the shortest
+example. `evaluation.tasks` then knows the name, and the runner finds the task. A task with settings of its own adds
+its section to `EvaluationConfig`. A task that is not prompts and answers is a `CustomTask`.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import intervals
 from skipwise.evals.rows import Row, digest
+
+if TYPE_CHECKING:
+    from skipwise.evals.session import Session
 
 T = TypeVar("T")
 
@@ -125,6 +129,10 @@ def _never(answer: str, question: Question) -> bool:
     return False
 
 
+def _nothing(settings: EvaluationConfig) -> None:
+    """Refuse nothing."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A declaration. Raise `version` with every change of prompts or scores: rows of two versions are never mixed."""
@@ -147,6 +155,30 @@ class Task:
     """Measured at the largest of the lengths alone."""
     apart: bool = False
     """The variants share no text: they are measured one after the other, which holds fewer prompts at once."""
+    check: Callable[[EvaluationConfig], object] = _nothing
+    """Refuse what can be refused without a model, such as a missing package or file. Errors: SkipwiseError."""
+
+
+class Plan(Protocol):
+    """What one task will measure of one model, once everything that can be refused was."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that the model will read."""
+
+    def rows(self) -> list[Row]:
+        """Measure what is missing and return all rows of the task."""
+
+
+@dataclass(frozen=True)
+class CustomTask:
+    """A task that is not prompts and answers, such as perplexity: it plans and measures its rows itself."""
+
+    name: str
+    plan: Callable[["Session", list[int]], Plan]
+    """The rows of a model at some lengths (tokens, ascending). Errors: SkipwiseError for what cannot be measured."""
+    check: Callable[[EvaluationConfig], object] = _nothing
+    """As in `Task`."""
 
 
 def depth_grid(settings: EvaluationConfig, name: str, length: int, minimum: int, answer_tokens: int) -> list[Cell]:
@@ -157,9 +189,14 @@ def depth_grid(settings: EvaluationConfig, name: str, length: int, minimum: int,
             f"a {name} prompt of {length} tokens is too short: with this tokenizer the fixed parts and the answer take "
             f"{minimum}; give longer evaluation.retrieval_lengths"
         )
+    check_depths(settings)
+    return [Cell(length, settings.trials, answer_tokens, depth, i) for i, depth in enumerate(settings.depths)]
+
+
+def check_depths(settings: EvaluationConfig) -> None:
+    """Errors: SkipwiseError for no depths."""
     if not settings.depths:
         raise SkipwiseError("evaluation.depths is empty: expected shares such as [0, 0.5, 1]")
-    return [Cell(length, settings.trials, answer_tokens, depth, i) for i, depth in enumerate(settings.depths)]
 
 
 def fit(

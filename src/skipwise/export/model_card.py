@@ -9,8 +9,8 @@ import yaml
 from skipwise import __version__
 from skipwise.config import RunConfig
 from skipwise.evals.rows import Row
-from skipwise.evals.tables import value_text
 from skipwise.utils.atomic_files import write_text
+from skipwise.utils.text import value_text
 
 _HEADER = """---
 library_name: transformers

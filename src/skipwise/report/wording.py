@@ -6,21 +6,13 @@ import shlex
 from typing import Any
 
 from skipwise.evals.rows import Row
-from skipwise.evals.tables import TOKENS
 from skipwise.report.run_files import Environment, Run
-from skipwise.utils.text import length_text
+from skipwise.utils.text import length_text, short_value_text
 
 
 def value_text(row: Row) -> str:
-    """`31.0` for a perplexity (three digits), `62.5%` for a share."""
-    value = row.value
-    if row.metric in TOKENS:
-        return f"{value:,.0f}"
-    if row.metric != "perplexity":
-        return f"{100 * value:.3g}%"
-    if not math.isfinite(value):
-        return "not a number" if math.isnan(value) else "∞"
-    return f"{value:.2e}" if value >= 1e6 else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+    """The value of a row, to three digits."""
+    return short_value_text(row.metric, row.value)
 
 
 def headline(runs: list[Run]) -> str:

@@ -1,4 +1,6 @@
-"""Numbers as text: lengths, quantities, durations."""
+"""Numbers as text: lengths, values, quantities, durations."""
+
+import math
 
 
 def length_text(tokens: int | None) -> str:
@@ -23,3 +25,33 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+TOKEN_METRICS = ("k_max", "effective_length", "tokens")
+"""Metrics whose values are tokens."""
+PLAIN_METRICS = ("word_perplexity", "byte_perplexity", "bits_per_byte", "bleu", "chrf", "ter")
+"""Metrics of lm-eval that are no share of 1."""
+
+
+def value_text(metric: str, value: float | None) -> str:
+    """A value of a row, or an end of its interval: `31.04`, `75%`, `43.1%`, `8k`; `-` for none."""
+    if value is None:
+        return "-"
+    if metric in TOKEN_METRICS:
+        return length_text(round(value))
+    if metric == "perplexity":
+        return f"{value:,.2f}" if value < 1e6 or not math.isfinite(value) else f"{value:.2e}"
+    if metric.split(",")[0] in PLAIN_METRICS:
+        return f"{value:.3f}"
+    return f"{value:.0%}" if metric == "accuracy" else f"{value:.1%}"
+
+
+def short_value_text(metric: str, value: float) -> str:
+    """A value for a headline, to three digits: `31.0` for a perplexity, `62.5%` for a share, `8k` for tokens."""
+    if metric in TOKEN_METRICS:
+        return length_text(round(value))
+    if metric != "perplexity":
+        return f"{100 * value:.3g}%"
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "∞"
+    return f"{value:.2e}" if value >= 1e6 else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"

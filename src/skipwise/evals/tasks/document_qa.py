@@ -194,4 +194,5 @@ TASK = Task(
     question=question,
     score=score,
     ended=lambda answer, question: "\n" in answer.lstrip(),
+    check=lambda settings: text_sources.sources(settings.document_qa.data),
 )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
 from skipwise.utils import progress
@@ -93,16 +94,21 @@ PROTOCOLS = {
 }
 
 
-def cells(inputs: Inputs, length: int) -> list[Cell]:
-    settings = inputs.settings
+def check(settings: EvaluationConfig) -> None:
+    """Errors: SkipwiseError for no depths or protocols, and for fewer pairs than different questions about a list."""
     if not settings.depths or not settings.key_value.protocols:
         empty = "depths" if not settings.depths else "key_value.protocols"
         raise SkipwiseError(f"evaluation.{empty} is empty; leave it out for its default")
-    if (settings.key_value.pairs or math.inf) < questions_a_list(inputs):
+    if (settings.key_value.pairs or math.inf) < questions_a_list(settings):
         raise SkipwiseError(
             f"evaluation.key_value.pairs = {settings.key_value.pairs} gives no different pair to each of the "
-            f"{questions_a_list(inputs)} trials about a list; give more pairs or more evaluation.key_value.lists"
+            f"{questions_a_list(settings)} trials about a list; give more pairs or more evaluation.key_value.lists"
         )
+
+
+def cells(inputs: Inputs, length: int) -> list[Cell]:
+    settings = inputs.settings
+    check(settings)
     chosen, short = [], list[str]()
     for name in dict.fromkeys(settings.key_value.protocols):
         try:
@@ -147,7 +153,7 @@ def _make_pairs(inputs: Inputs, name: str, length: int, which: int) -> list[Pair
         return prompt(inputs, protocol, drawn[:n], longest[max(n, 1) - 1][1])
 
     room = length - protocol.answer_tokens
-    fewest = max(settings.key_value.pairs or protocol.fewest, questions_a_list(inputs))
+    fewest = max(settings.key_value.pairs or protocol.fewest, questions_a_list(settings))
     needed = len(make(fewest))
     if needed > room:
         raise TooShortError(
@@ -165,9 +171,9 @@ def prompt(inputs: Inputs, protocol: Protocol, pairs: list[Pair], key: str) -> l
     return inputs.encode(protocol.show(pairs) + protocol.ask.format(key=key), protocol.lead.format(key=key))
 
 
-def questions_a_list(inputs: Inputs) -> int:
+def questions_a_list(settings: EvaluationConfig) -> int:
     """How many trials ask about the same list."""
-    return math.ceil(inputs.settings.trials / inputs.settings.key_value.lists)
+    return math.ceil(settings.trials / settings.key_value.lists)
 
 
 def place(depth: float, pairs: int, trial: int, together: int) -> int:
@@ -183,7 +189,7 @@ def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
     assert cell.variant is not None
     protocol, lists = PROTOCOLS[cell.variant], inputs.settings.key_value.lists
     pairs = pairs_of(inputs, cell.variant, cell.length, trial % lists)
-    asked = pairs[place(cell.depth or 0.0, len(pairs), trial // lists, questions_a_list(inputs))]
+    asked = pairs[place(cell.depth or 0.0, len(pairs), trial // lists, questions_a_list(inputs.settings))]
     ids = prompt(inputs, protocol, pairs, asked.key)
     assert len(ids) <= cell.length - cell.answer_tokens
     draft = inputs.draft(protocol.lead.format(key=asked.key), protocol.answer.format(value=asked.value))
@@ -218,4 +224,5 @@ TASK = Task(
     score=score,
     ended=value_ended,
     apart=True,
+    check=check,
 )

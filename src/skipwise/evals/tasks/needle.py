@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skipwise.config import EvaluationConfig
+from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
-from skipwise.evals.task import Cell, Inputs, Question, Task, depth_grid, fit
+from skipwise.evals.task import Cell, Inputs, Question, Task, check_depths, depth_grid, fit
 from skipwise.evals.tasks import passkey
 
 ANSWER_TOKENS = 16
@@ -68,11 +70,10 @@ def split(text: str) -> list[int]:
 
 def haystack(inputs: Inputs) -> Haystack:
     """Errors: SkipwiseError for paths that cannot be read, and for a text in which no sentence ends."""
+    check(inputs.settings)
     paths = inputs.settings.needle.haystack
 
     def read() -> Haystack:
-        if not paths:
-            raise SkipwiseError("evaluation.needle.haystack is empty: name prose, such as python-reference or a book")
         text = "".join(text.strip() + "\n\n" for _, text in inputs.texts(paths))
         ends = split(text)
         if len(ends) < 2:
@@ -81,6 +82,14 @@ def haystack(inputs: Inputs) -> Haystack:
         return Haystack(text, ends, len(sample) / inputs.count(sample))
 
     return inputs.once(("needle", *paths), read)
+
+
+def check(settings: EvaluationConfig) -> None:
+    """Errors: SkipwiseError for no depths, no prose, and prose that is not there."""
+    check_depths(settings)
+    if not settings.needle.haystack:
+        raise SkipwiseError("evaluation.needle.haystack is empty: name prose, such as python-reference or a book")
+    text_sources.sources(settings.needle.haystack)
 
 
 def prompt_text(hay: Haystack, sentences: int, depth: float, city: str, number: str) -> str:
@@ -144,4 +153,5 @@ TASK = Task(
     question=question,
     score=lambda answer, question: float(passkey.first_number(answer) == question.truth[0]),
     ended=lambda answer, question: passkey.number_ended(answer),
+    check=check,
 )

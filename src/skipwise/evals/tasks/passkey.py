@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from skipwise.evals.task import Cell, Inputs, Question, Task, depth_grid, fit
+from skipwise.evals.task import Cell, Inputs, Question, Task, check_depths, depth_grid, fit
 
 ANSWER_TOKENS = 16  # the papers' code generates 10
 
@@ -86,4 +86,5 @@ TASK = Task(
     question=question,
     score=lambda answer, question: float(first_number(answer) == question.truth[0]),
     ended=lambda answer, question: number_ended(answer),
+    check=check_depths,
 )

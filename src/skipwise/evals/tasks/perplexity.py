@@ -25,12 +25,17 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
+from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import intervals
 from skipwise.evals.rows import Row
+from skipwise.evals.session import Session
+from skipwise.evals.task import CustomTask
 from skipwise.models.chunked_reader import Reader
 from skipwise.models.load import LoadedModel
 from skipwise.rope import hf_config
+from skipwise.utils import progress
+from skipwise.utils.text import length_text, value_text
 
 VERSION = 2
 
@@ -245,3 +250,41 @@ def _digest(documents: Sequence[Document], tokens: int, bos: int | None) -> str:
         part = np.asarray(text[: tokens - (bos is not None)], dtype="<i8")
         state.update(len(part).to_bytes(8, "little") + part.tobytes())
     return state.hexdigest()[:16]
+
+
+class _Plan:
+    """The rows of one model: the lengths and, where one pass gives them too, the stretches between them."""
+
+    def __init__(self, session: Session, lengths: list[int]) -> None:
+        settings, loaded = session.inputs.settings, session.loaded
+        bos = bos_id(loaded.tokenizer, settings.bos)
+        protocol = Protocol(settings.protocol, settings.stride, 0, bos, settings.seed)
+        self._session = session
+        self._documents = select(session.documents, lengths, protocol, settings.documents)
+        span = settings.span or max(len(tokens) for _, tokens in self._documents) + (bos is not None)
+        if settings.protocol == "sliding" and span < max(lengths):
+            raise SkipwiseError(
+                f"evaluation.span = {span} is shorter than the longest window, {length_text(max(lengths))} tokens"
+            )
+        self._protocol = protocol._replace(span=span)
+        self._parts = parts(lengths, loaded.model, self._protocol)
+        self.longest = max(lengths)
+
+    def rows(self) -> list[Row]:
+        session, protocol = self._session, self._protocol
+        heads = {part: session.of_model(header(self._documents, *part, protocol)) for part in self._parts}
+        rows = {part: row for part, head in heads.items() if (row := session.finished(head))}
+        missing = [part for part in self._parts if part not in rows]
+        if missing:
+            ends = sorted({length for _, length in missing})
+            total = total_tokens(self._documents, ends, session.loaded.model, protocol)
+            with progress.bar(f"{session.label}: perplexity", total=total, unit="tok") as bar:
+                results = measure(session.loaded, session.reader, self._documents, missing, protocol, bar.advance)
+                for result in results:
+                    row = session.append(session.of_model(result))
+                    rows[row.start or 0, row.length or 0] = row
+                    bar.note(f"{value_text(row.metric, row.value)} at {length_text(row.length)}")
+        return [rows[part] for part in self._parts]
+
+
+TASK = CustomTask(name="perplexity", plan=_Plan, check=lambda settings: text_sources.sources(settings.data))

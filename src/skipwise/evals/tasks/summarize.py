@@ -11,6 +11,7 @@ import functools
 import re
 from typing import Any
 
+from skipwise.config import EvaluationConfig
 from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
@@ -29,18 +30,32 @@ def pairs(inputs: Inputs) -> list[tuple[str, str]]:
     return inputs.once("summarize", lambda: _read(inputs))
 
 
-def _read(inputs: Inputs) -> list[tuple[str, str]]:
-    settings = inputs.settings.summarize
-    if not settings.data:
+def check(settings: EvaluationConfig) -> list[list[text_sources.Source]]:
+    """Sources of the documents and of the summaries.
+
+    Raises:
+        SkipwiseError: rouge-score is missing, no data are named, or they are not there or plain text.
+    """
+    scorer()
+    wanted = settings.summarize
+    if not wanted.data:
         raise SkipwiseError(
             "summarize needs documents with reference summaries: name a .jsonl file in evaluation.summarize.data"
         )
     columns = []
-    for name in (settings.document_field, settings.summary_field):
-        sources = text_sources.sources(settings.data, field=name, split=settings.split)
-        if plain := [source.name for source in sources if source.kind == "text"]:
+    for name in (wanted.document_field, wanted.summary_field):
+        columns.append(text_sources.sources(wanted.data, field=name, split=wanted.split))
+        if plain := [source.name for source in columns[-1] if source.kind == "text"]:
             raise SkipwiseError(f"summarize: {plain[0]} is plain text; expected .jsonl, .parquet or a datasets id")
-        columns.append({document.name: document.text for document in text_sources.documents(sources)})
+    return columns
+
+
+def _read(inputs: Inputs) -> list[tuple[str, str]]:
+    settings = inputs.settings.summarize
+    columns = [
+        {document.name: document.text for document in text_sources.documents(sources)}
+        for sources in check(inputs.settings)
+    ]
     found = [(text, columns[1][name]) for name, text in columns[0].items() if name in columns[1]]
     if not found:
         raise SkipwiseError(f"summarize: no row of {', '.join(settings.data)} has both a document and a summary")
@@ -48,7 +63,6 @@ def _read(inputs: Inputs) -> list[tuple[str, str]]:
 
 
 def cells(inputs: Inputs, length: int) -> list[Cell]:
-    scorer()  # what is missing is said before anything is measured
     tokens = inputs.settings.summarize.output_tokens
     fixed = len(inputs.encode(prompt_text(""), LEAD))
     if length < fixed + tokens + 1:
@@ -98,4 +112,4 @@ def score(answer: str, question: Question) -> float:
     return float(scorer().score(question.truth[0], answer)[question.variant].fmeasure)
 
 
-TASK = Task(name="summarize", version=1, metric="rouge F1", cells=cells, question=question, score=score)
+TASK = Task(name="summarize", version=1, metric="rouge F1", cells=cells, question=question, score=score, check=check)

@@ -19,9 +19,11 @@ from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals.intervals import Z95
 from skipwise.evals.rows import Row
-from skipwise.evals.task import scored
+from skipwise.evals.session import Session
+from skipwise.evals.task import CustomTask, scored
 from skipwise.evals.tasks.harness.questions import Choice, read_questions
 from skipwise.models.load import LoadedModel
+from skipwise.utils import progress
 
 VERSION = 1
 SEED = 1234
@@ -52,6 +54,7 @@ class Benchmark(NamedTuple):
 
 def load(loaded: LoadedModel, settings: EvaluationConfig) -> list[Benchmark]:
     """The benchmarks of the settings, read and their prompts built. Errors: SkipwiseError for what cannot be had."""
+    check(settings)
     lm = _wrapped(loaded)
     found = {}
     for entry in settings.harness.tasks:
@@ -59,8 +62,6 @@ def load(loaded: LoadedModel, settings: EvaluationConfig) -> list[Benchmark]:
             if task.task_name in found:
                 raise SkipwiseError(f"harness: two benchmarks are called {task.task_name!r}; give one of them alone")
             found[task.task_name] = _built(task, lm, settings)
-    if not found:
-        raise SkipwiseError("evaluation.harness.tasks is empty: expected names such as [piqa, hellaswag], or files")
     return list(found.values())
 
 
@@ -137,15 +138,20 @@ def _metric(metric: str, filter_name: str) -> str:
     return metric if filter_name == "none" else f"{metric},{filter_name}"
 
 
-def _wrapped(loaded: LoadedModel, window: int | None = None, batch_size: int = 1) -> Any:
-    """The model as lm-eval calls it. It gets a tokenizer of its own, since it may give it a padding token."""
+def _lm_eval_model() -> Any:
+    """lm-eval's class of models. Errors: SkipwiseError with the command that installs lm-eval."""
     try:
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
         raise SkipwiseError("harness needs lm-eval: pip install 'skipwise[harness]'") from error
+    return HFLM
+
+
+def _wrapped(loaded: LoadedModel, window: int | None = None, batch_size: int = 1) -> Any:
+    """The model as lm-eval calls it. It gets a tokenizer of its own, since it may give it a padding token."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     own = {"tokenizer": copy.deepcopy(loaded.tokenizer), "backend": "causal"}
-    return HFLM(pretrained=loaded.model, max_length=window, batch_size=batch_size, **own)
+    return _lm_eval_model()(pretrained=loaded.model, max_length=window, batch_size=batch_size, **own)
 
 
 def _built(task: Any, lm: Any, settings: EvaluationConfig) -> Benchmark:
@@ -191,8 +197,6 @@ def _tasks(entry: str, settings: EvaluationConfig) -> list[Any]:
     if path.is_file():
         questions = read_questions(path, settings.harness)
         return _loaded(TaskManager(include_defaults=False), [_multiple_choice(path, questions)], entry)
-    if path.suffix or "/" in entry:
-        raise SkipwiseError(f"evaluation.harness.tasks: {entry}: no such file or folder")
     manager = TaskManager()
     if entry not in manager.all_tasks:
         raise SkipwiseError(
@@ -236,3 +240,45 @@ def _multiple_choice(path: Path, questions: list[Choice]) -> dict[str, Any]:
         ],
         "metadata": {"version": 1},
     }
+
+
+def check(settings: EvaluationConfig) -> None:
+    """Refuse, without a model, what cannot be measured: lm-eval is missing, no benchmark, a file that is not there.
+
+    Raises:
+        SkipwiseError: with the command that installs lm-eval, or the setting to change.
+    """
+    _lm_eval_model()
+    if not settings.harness.tasks:
+        raise SkipwiseError("evaluation.harness.tasks is empty: expected names such as [piqa, hellaswag], or files")
+    for entry in settings.harness.tasks:
+        path = Path(entry).expanduser()
+        if (path.suffix or "/" in entry) and not path.exists():
+            raise SkipwiseError(f"evaluation.harness.tasks: {entry}: no such file or folder")
+        if path.is_file() and path.suffix not in (".yaml", ".yml"):
+            read_questions(path, settings.harness)
+
+
+class _Plan:
+    """The benchmarks of one model, their prompts built."""
+
+    def __init__(self, session: Session, lengths: list[int]) -> None:
+        self._session = session
+        self._benchmarks = load(session.loaded, session.inputs.settings)
+        self.longest = max(benchmark.longest for benchmark in self._benchmarks)
+
+    def rows(self) -> list[Row]:
+        return [row for benchmark in self._benchmarks for row in self._rows(benchmark)]
+
+    def _rows(self, benchmark: Benchmark) -> list[Row]:
+        """One row for each metric; measured when one of them is missing."""
+        session, settings = self._session, self._session.inputs.settings
+        heads = [session.of_model(header(benchmark, metric, settings)) for metric in benchmark.metrics]
+        if not all(session.finished(head) for head in heads):
+            progress.say(f"{session.label}: harness {benchmark.name}: {benchmark.n:,} questions …")
+            for result in measure(session.loaded, benchmark, settings):
+                session.append(session.of_model(result))
+        return [row for head in heads if (row := session.finished(head))]
+
+
+TASK = CustomTask(name="harness", plan=_Plan, check=check)

@@ -1,1 +1,5 @@
 """RULER's thirteen tasks (arXiv 2404.06654)."""
+
+from skipwise.evals.tasks.ruler.task import TASK
+
+__all__ = ["TASK"]

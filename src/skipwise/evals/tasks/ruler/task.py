@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from skipwise.config import RulerConfig
+from skipwise.config import EvaluationConfig, RulerConfig
+from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals.rows import Row, digest, digest_of
 from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit, scored
@@ -65,6 +66,18 @@ def names(settings: RulerConfig) -> list[str]:
         if name in chosen and not files[name]:
             raise SkipwiseError(f"RULER's {name} needs a local file: give evaluation.ruler.{setting}")
     return list(dict.fromkeys(chosen))
+
+
+def check(settings: EvaluationConfig) -> None:
+    """Errors: SkipwiseError where wonderwords is missing, no task is named, or a text or file is not there."""
+    wanted = settings.ruler
+    chosen = names(wanted)
+    if any(name.startswith(("niah", "cwe")) for name in chosen):
+        prompts.words()
+    if any(name.startswith("niah") for name in chosen):
+        text_sources.sources(wanted.essays)
+    for name in {"qa_1", "qa_2"} & set(chosen):
+        _documents(name, wanted)
 
 
 def cells(inputs: Inputs, length: int) -> list[Cell]:
@@ -207,4 +220,5 @@ TASK = Task(
     ended=lambda answer, question: score(answer, question) == 1.0,
     summarise=summarise,
     apart=True,
+    check=check,
 )

@@ -1,0 +1,86 @@
+"""Measure a task of prompts and answers: its grid of cells, then a row for each cell, then rows over several cells."""
+
+import itertools
+from collections.abc import Sequence
+
+from skipwise.evals import speculative_decoding
+from skipwise.evals.rows import Row
+from skipwise.evals.session import Session
+from skipwise.evals.speculative_decoding import Prompt
+from skipwise.evals.task import Cell, Inputs, Task, TooShortError, header, measure, overall
+from skipwise.utils import progress
+from skipwise.utils.text import length_text, value_text
+
+
+class PromptedPlan:
+    """The rows of one `Task` for one model.
+
+    Raises:
+        SkipwiseError: when made, for a length or a setting that cannot work.
+    """
+
+    def __init__(self, task: Task, session: Session, lengths: Sequence[int]) -> None:
+        self._task = task
+        self._session = session
+        self._grid = _grid(task, session.inputs, lengths)
+        self.longest = max(self._grid, default=0)
+
+    def rows(self) -> list[Row]:
+        """At each length the rows of its cells, then those over all depths; at the end what the task makes of all."""
+        session, task = self._session, self._task
+        rows: list[Row] = []
+        for length, cells in self._grid.items():
+            # Variants that share no text are measured apart, so that the prompts of one at a time are held.
+            variants = [list(part) for _, part in itertools.groupby(cells, lambda cell: cell.variant)]
+            at_length = [row for part in (variants if task.apart else [cells]) for row in self._cells(part)]
+            rows += at_length
+            rows += [session.once(row) for row in overall(at_length)]
+            progress.say(f"{session.label}: {task.name} at {length_text(length)}: {_mean(at_length)}")
+        further = task.summarise(session.inputs, rows) if task.summarise else []
+        return rows + [session.once(session.of_model(row)) for row in further]
+
+    def _cells(self, cells: list[Cell]) -> list[Row]:
+        """The rows of the cells of one length, in their order; those that are missing are measured together."""
+        session, task = self._session, self._task
+        rows: list[Row | None] = []
+        missing = []
+        for place, cell in enumerate(cells):
+            questions = [task.question(session.inputs, cell, trial) for trial in range(cell.n)]
+            head = session.of_model(header(task, session.inputs, cell, questions))
+            rows.append(session.finished(head))
+            if rows[-1] is None:
+                missing.append((place, (cell, head, questions)))
+        if missing:
+            prompts = [Prompt(q.ids, q.draft) for _, (_, _, questions) in missing for q in questions]
+            total = speculative_decoding.tokens_to_read(session.reader, prompts)
+            title = f"{session.label}: {task.name} at {length_text(cells[0].length)}"
+            with progress.bar(title, total=total, unit="tok") as bar:
+                parts = [part for _, part in missing]
+                for i, row in measure(task, session.inputs, parts, session.answer, bar.advance):
+                    cell, _, questions = missing[i][1]
+                    needed = max(len(question.ids) for question in questions) + cell.answer_tokens
+                    beyond = needed > session.loaded.window
+                    rows[missing[i][0]] = session.append(row.replace(beyond_window=beyond))
+        return [row for row in rows if row is not None]
+
+
+def _grid(task: Task, inputs: Inputs, lengths: Sequence[int]) -> dict[int, list[Cell]]:
+    """The cells of each length. Of lengths not given for retrieval, those too short for a prompt are left out."""
+    given = inputs.settings.retrieval_lengths
+    grid, short = {}, []
+    for length in sorted(set(given or lengths))[-1 if task.largest_only else 0 :]:
+        try:
+            grid[length] = task.cells(inputs, length)
+        except TooShortError:
+            if given or length == max(lengths):
+                raise
+            short.append(length_text(length))
+    if short:
+        progress.say(f"{task.name}: left out at {', '.join(short)} tokens, which cannot hold a prompt")
+    return grid
+
+
+def _mean(rows: Sequence[Row]) -> str:
+    """`62% of 20`."""
+    total = sum(row.n for row in rows)
+    return f"{value_text('accuracy', sum(row.value * row.n for row in rows) / total)} of {total:,}"

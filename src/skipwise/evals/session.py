@@ -1,0 +1,92 @@
+"""The evaluation of one model: the model, its settings and the rows that are already finished."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from skipwise.config import EvaluationConfig
+from skipwise.evals import rows, speculative_decoding
+from skipwise.evals.rows import Row
+from skipwise.evals.speculative_decoding import Prompt
+from skipwise.evals.task import Inputs, Question
+from skipwise.models.chunked_reader import Reader
+from skipwise.models.load import LoadedModel
+
+
+class Session:
+    """What every task of one model's evaluation needs.
+
+    Args:
+        loaded: The model.
+        settings: Settings of the evaluation.
+        label: Name of the model in the rows.
+        out: File that finished rows are read from and appended to; None keeps them in memory.
+        documents: (name, tokens without BOS) of the documents for perplexity, the best ones first.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        settings: EvaluationConfig,
+        *,
+        label: str = "",
+        out: Path | None = None,
+        documents: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        self.loaded = loaded
+        self.inputs = Inputs(loaded.tokenizer, settings)
+        self.label = label
+        self.documents = documents
+        self._out = out
+        self._columns: dict[str, Any] = {
+            "model": label,
+            "path": loaded.path,
+            "fingerprint": loaded.fingerprint,
+            "window": loaded.window,
+            "original_length": loaded.original_length,
+            "scaling": loaded.scaling,
+            "quantised_from": loaded.quantised_from,
+            "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        }
+        self._finished = {row.identity: row for row in rows.read(out)} if out else {}
+
+    @functools.cached_property
+    def reader(self) -> Reader:
+        """Reads long texts in chunks; made once, because it finds out what the model's code allows."""
+        return Reader(self.loaded.model)
+
+    def of_model(self, row: Row) -> Row:
+        """A row with the columns of the model."""
+        return row.replace(**self._columns)
+
+    def finished(self, row: Row) -> Row | None:
+        """The finished row that measures the same as `row`, which has the model's columns."""
+        return self._finished.get(row.identity)
+
+    def append(self, row: Row) -> Row:
+        """Write a row that is measured."""
+        if self._out:
+            rows.append(self._out, row)
+        self._finished[row.identity] = row
+        return row
+
+    def once(self, row: Row) -> Row:
+        """The finished row of this identity; `row` itself, written, where there is none."""
+        return self.finished(row) or self.append(row)
+
+    def answer(
+        self, questions: Sequence[Question], limit: int, ended: Callable[[int, list[int]], bool], advance: Any
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Greedy answers as (index of the question, tokens), which end with the text at the latest."""
+        ends = self._end_ids()
+        prompts = [Prompt(question.ids, question.draft) for question in questions]
+        return speculative_decoding.answer(
+            self.reader, prompts, limit, lambda i, new: new[-1] in ends or ended(i, new), advance
+        )
+
+    def _end_ids(self) -> set[int]:
+        """Tokens that end a text: the tokenizer's EOS and those of the model's generation settings."""
+        settings = getattr(self.loaded.model.generation_config, "eos_token_id", None)
+        listed = settings if isinstance(settings, list) else [settings]
+        return {token for token in [*listed, self.loaded.tokenizer.eos_token_id] if token is not None}
