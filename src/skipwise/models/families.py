@@ -105,12 +105,15 @@ def architecture(config: "PreTrainedConfig") -> Architecture:
     reason = refusal(config)
     if reason:
         raise SkipwiseError(reason)
-    text = config.get_text_config()
+    text = hf_config.language_model(config)
     count = ModelShape.of(config).layers
     kinds = _layer_kinds(config)
+    has_rope = list(getattr(text, "no_rope_layers", None) or [1] * count)  # 1 = the layer has RoPE
+    for name, items in (("layer_types", kinds), ("no_rope_layers", has_rope)):
+        if len(items) != count:
+            raise SkipwiseError(f"{name} has {len(items)} items: expected {count}, one a layer (num_hidden_layers)")
     sliding = tuple(i for i, kind in enumerate(kinds) if kind in ("sliding_attention", "chunked_attention"))
     linear = tuple(i for i, kind in enumerate(kinds) if "attention" not in kind or kind == "linear_attention")
-    has_rope = list(getattr(text, "no_rope_layers", None) or [1] * count)  # 1 = the layer has RoPE
     nope = tuple(i for i in range(count) if not has_rope[i] and i not in linear)
     window = getattr(text, "sliding_window", None) or getattr(text, "attention_chunk_size", None)
     return Architecture(
@@ -129,12 +132,12 @@ def architecture(config: "PreTrainedConfig") -> Architecture:
 
 def attention(config: "PreTrainedConfig", wanted: str = "sdpa") -> str:
     """`wanted`, but "eager" for "sdpa" where torch's fused kernel cannot compute the family's attention."""
-    row = FAMILIES.get(config.get_text_config().model_type)
+    row = FAMILIES.get(hf_config.language_model(config).model_type)
     return "eager" if wanted == "sdpa" and row and not row.sdpa else wanted
 
 
 def _layer_kinds(config: "PreTrainedConfig") -> list[str]:
-    text = config.get_text_config()
+    text = hf_config.language_model(config)
     kinds = getattr(text, "layer_types", None)
     if kinds:
         return list(kinds)
@@ -157,13 +160,13 @@ def _notes(
             f"{len(sliding)} of {count} layers attend within {window} tokens, counted by place and not by position: "
             "in training with skipped positions they meet distances that inference never has"
         )
-        if not hf_config.is_nested(getattr(config.get_text_config(), "rope_parameters", None) or {}):
+        if not hf_config.is_nested(getattr(hf_config.language_model(config), "rope_parameters", None) or {}):
             notes.append("the layers with a sliding window share the RoPE of the others, so it is scaled there too")
     if nope:
         notes.append(f"{len(nope)} of {count} layers have no RoPE and see no positions; skipping does not reach them")
     if linear:
         notes.append(f"{len(linear)} of {count} layers are no softmax attention and see no positions")
-    family = config.get_text_config().model_type
+    family = hf_config.language_model(config).model_type
     if family not in FAMILIES:
         notes.append(f"model type {family!r} is not among the tested ones; it is probed when it is loaded")
     elif FAMILIES[family].note:
@@ -173,7 +176,7 @@ def _notes(
 
 def refusal(config: "PreTrainedConfig") -> str | None:
     """Why this model's window cannot be extended by scaling RoPE, in one line; None when it can."""
-    text = config.get_text_config()
+    text = hf_config.language_model(config)
     family = text.model_type or type(text).__name__
     if getattr(config, "is_encoder_decoder", False):
         return f"model type {family!r} is an encoder-decoder; a causal language model is needed"

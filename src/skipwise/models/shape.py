@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from skipwise.errors import SkipwiseError
 from skipwise.rope import hf_config
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class ModelShape:
     """Numbers that multi-head latent attention keeps for a token in place of keys and values (arXiv 2405.04434,
     eq. 9-13); None for other attention."""
     feed_forward: int
+    """Width inside the widest feed-forward layer."""
     vocabulary: int
 
     @classmethod
@@ -36,16 +38,28 @@ class ModelShape:
 
         Args:
             config: Of the language model, or of a wrapper around it.
+
+        Raises:
+            SkipwiseError: A size is missing, or does not go with another one.
         """
-        text = config.get_text_config()
+        text = hf_config.language_model(config)
+        for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"):
+            value = getattr(text, name, None)
+            if not isinstance(value, int) or value < 1:
+                raise SkipwiseError(f"{name} = {value!r}: expected one whole number of at least 1 for all layers")
         heads, width = int(text.num_attention_heads), hf_config.head_width(config)
         key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
         if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
             key_heads = 1  # Falcon-7B; Falcon-40B repeats its keys for every head before they are kept
-        rank, value_width = getattr(text, "kv_lora_rank", None), int(getattr(text, "v_head_dim", None) or width)
+        if heads % key_heads:
+            raise SkipwiseError(
+                f"num_key_value_heads = {key_heads}: expected a number that divides num_attention_heads, {heads}"
+            )
+        rank = getattr(text, "kv_lora_rank", None) if hasattr(text, "qk_nope_head_dim") else None
+        value_width = int(getattr(text, "v_head_dim", None) or width)
         if rank:
             width = int(text.qk_nope_head_dim + text.qk_rope_head_dim)
-        hidden = int(text.hidden_size)
+        hidden, widest = int(text.hidden_size), getattr(text, "intermediate_size", None) or 0
         return cls(
             layers=int(text.num_hidden_layers),
             hidden=hidden,
@@ -54,6 +68,6 @@ class ModelShape:
             key_width=width,
             value_width=value_width,
             latent=int(rank + text.qk_rope_head_dim) if rank else None,
-            feed_forward=int(getattr(text, "intermediate_size", None) or 4 * hidden),
+            feed_forward=int(max(widest) if isinstance(widest, list | tuple) else widest) or 4 * hidden,
             vocabulary=int(text.vocab_size),
         )

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +83,38 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def reason(error: BaseException) -> str:
+    """Why a library could not read a model, on one line and in words that lead a user of Skipwise on."""
+    text = one_line(error)
+    if "trust_remote_code" in text:
+        return (
+            "it needs Python code from its repository, which is not run unless asked for; if you trust that code, add "
+            "--set model.trust_remote_code=true"
+        )
+    if "does not recognize this architecture" in text:
+        name = re.search(r"model type `([^`]*)`", text)
+        return (
+            f"model type {name[1] if name else '?'!r} is not known to transformers {version('transformers')}; check "
+            "model_type, or install a newer transformers"
+        )
+    if "Unrecognized model in" in text or ("model_type" in text and "Should have" in text):
+        return 'it names no model_type; write e.g. "model_type": "llama"'
+    field = re.search(r"Validation error for field '(\w+)': \w+: (.*)", text)
+    if field:
+        return f"{field[1]} is wrong: {field[2].removeprefix(f'Field {field[1]!r} ')}"
+    several = re.search(r"Class validation error for validator '\w+': \w+: (.*)", text)
+    if several:
+        return several[1]
+    if "above report" in text or "ignore_mismatched_sizes" in text:
+        return (
+            "its weights have other shapes than its config.json says; take both from the same model, or mend the "
+            "sizes in config.json"
+        )
+    if isinstance(error, ZeroDivisionError):
+        return "its configuration holds a 0 by which something is divided; compare it with the original config.json"
+    return text
+
+
 def call(source: Source, what: str, from_pretrained: Callable[..., Any], **options: Any) -> Any:
     """`from_pretrained` of a source.
 
@@ -100,4 +133,4 @@ def call(source: Source, what: str, from_pretrained: Callable[..., Any], **optio
         where = str(source.file) if source.gguf else source.place
         if not Path(source.place).exists():
             where += " (no folder of this name is here, so it was taken as a hub id)"
-        raise SkipwiseError(f"cannot read the {what} of {where}: {one_line(error)}") from error
+        raise SkipwiseError(f"cannot read the {what} of {where}: {reason(error)}") from error

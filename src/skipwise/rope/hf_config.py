@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from skipwise.errors import SkipwiseError
+from skipwise.rope.fields import check_scaling
+from skipwise.rope.fields import is_nested as is_nested
 from skipwise.rope.methods import (
     METHODS,
     Dynamic,
@@ -35,14 +37,32 @@ _SCALING_KEYS |= {"high_freq_factor", "short_factor", "long_factor", "short_msca
 _YARN_KEYS = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
 
 
+def language_model(config: "PreTrainedConfig") -> "PreTrainedConfig":
+    """The configuration of the language model: `config` itself, or the text part of a wrapper around it.
+
+    Raises:
+        SkipwiseError: There are several, or its layers have different sizes.
+    """
+    try:
+        text: PreTrainedConfig = config.get_text_config()
+    except ValueError as error:  # an encoder and a decoder, for example
+        raise SkipwiseError(
+            f"model type {config.model_type!r} holds several text models; a causal language model is needed"
+        ) from error
+    if getattr(text, "is_heterogeneous", False):
+        raise SkipwiseError(f"model type {text.model_type!r} has layers of different sizes, which are not supported")
+    return text
+
+
 def parameters(config: "PreTrainedConfig") -> dict[str, Any]:
     """The RoPE parameters of the layers that see the whole window, always with `rope_type` and `rope_theta`.
 
     Reads transformers' `rope_parameters`, flat or nested by layer type (then `full_attention`), and the older top-level
     `rope_theta` with `rope_scaling`. Errors: SkipwiseError when the model has no RoPE there.
     """
-    text = config.get_text_config()
+    text = language_model(config)
     found = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    check_scaling(found, "rope_parameters")
     if is_nested(found):
         if not found.get("full_attention"):
             rotated = ", ".join(key for key, value in found.items() if value) or "no"
@@ -59,24 +79,55 @@ def parameters(config: "PreTrainedConfig") -> dict[str, Any]:
     return {**found, "rope_type": found.get("rope_type") or found.get("type") or "default", "rope_theta": float(theta)}
 
 
-def is_nested(found: dict[str, Any]) -> bool:
-    """Whether these `rope_parameters` are written by layer type."""
-    return bool(found) and all(value is None or isinstance(value, dict) for value in found.values())
-
-
 def head_width(config: "PreTrainedConfig") -> int:
     """Dimensions of a head, of which `partial_rotary_factor` is a share: head_dim, or what the heads divide."""
-    text = config.get_text_config()
-    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    text = language_model(config)
+    width, heads = getattr(text, "head_dim", None), getattr(text, "num_attention_heads", None)
+    if width:
+        return int(width)
+    hidden = getattr(text, "hidden_size", None)
+    if not (isinstance(heads, int) and isinstance(hidden, int) and heads > 0 and hidden >= heads):
+        raise SkipwiseError(
+            f"hidden_size {hidden!r} and num_attention_heads {heads!r} give no width of a head; write head_dim"
+        )
+    return hidden // heads
 
 
 def rotary_dim(config: "PreTrainedConfig") -> int:
-    """Dimensions of a head that are rotated: head_dim, or its rotary part."""
-    return int(head_width(config) * (parameters(config).get("partial_rotary_factor") or 1.0))
+    """Dimensions of a head that are rotated: head_dim, or its rotary part.
+
+    Raises:
+        SkipwiseError: The model has no RoPE, or would rotate an odd number of dimensions.
+    """
+    width, share = head_width(config), parameters(config).get("partial_rotary_factor") or 1.0
+    rotated = int(width * share)
+    if rotated < 2 or rotated % 2:
+        part = f" times partial_rotary_factor {share:g}" if share != 1 else ""
+        raise SkipwiseError(
+            f"a head of {width} dimensions{part} gives {rotated} rotated dimensions: expected an even number of at "
+            "least 2; mend head_dim or partial_rotary_factor"
+        )
+    return rotated
+
+
+def check_lists(config: "PreTrainedConfig") -> None:
+    """Check that the lists of RoPE factors, where a configuration has them, hold one number a rotated pair.
+
+    Raises:
+        SkipwiseError: A list is too short or too long.
+    """
+    found = parameters(config)
+    for name in ("short_factor", "long_factor"):
+        factors, pairs = found.get(name), rotary_dim(config) // 2
+        if factors is not None and found["rope_type"] == "longrope" and len(factors) != pairs:
+            raise SkipwiseError(
+                f"rope_parameters.{name} holds {len(factors)} numbers: expected {pairs}, one for each pair of the "
+                f"{2 * pairs} rotated dimensions; take the list from the model's original config.json"
+            )
 
 
 def _configured(config: "PreTrainedConfig") -> int:
-    text = config.get_text_config()
+    text = language_model(config)
     length = getattr(text, "max_position_embeddings", None)
     if not length:
         raise SkipwiseError(f"model type {text.model_type!r} does not say its window; give model.original_length")
@@ -85,7 +136,7 @@ def _configured(config: "PreTrainedConfig") -> int:
 
 def true_original_length(config: "PreTrainedConfig") -> int:
     """Window before any scaling that the configuration carries, tokens; the configured one where it does not say."""
-    text = config.get_text_config()
+    text = language_model(config)
     length = parameters(config).get("original_max_position_embeddings")
     return int(length or getattr(text, "original_max_position_embeddings", None) or _configured(config))
 
@@ -129,7 +180,7 @@ def carried(config: "PreTrainedConfig") -> Carried:
         scaling = Dynamic()
     elif kind == "yarn":
         # transformers looks for `truncate` at the top, where parameters by layer type have none.
-        nested = is_nested(getattr(config.get_text_config(), "rope_parameters", None) or {})
+        nested = is_nested(getattr(language_model(config), "rope_parameters", None) or {})
         truncate = None if nested else found.get("truncate")
         scaling = Yarn(**{key: found.get(key) for key in _YARN_KEYS}, truncate=truncate)
     elif kind == "llama3":
@@ -144,6 +195,7 @@ def carried(config: "PreTrainedConfig") -> Carried:
 
 def _listed(config: "PreTrainedConfig", found: dict[str, Any], original: int, target: float) -> Longrope | YarnRevised:
     """The lists of a configuration; `yarn_revised` where they are its own."""
+    check_lists(config)
     attention = found.get("attention_factor") or found.get("long_mscale")
     scaling = Longrope(tuple(found["long_factor"]), tuple(found["short_factor"]), attention)
     revised = YarnRevised()
@@ -192,7 +244,7 @@ def attention_factor(config: "PreTrainedConfig") -> float:
 
 def changes_with_length(config: "PreTrainedConfig") -> bool:
     """Whether the frequencies depend on the length of the input: `dynamic`, and `longrope` with two different lists."""
-    found = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    found = getattr(language_model(config), "rope_parameters", None) or {}
     parts = [part for part in found.values() if part] if is_nested(found) else [found]
     return any(
         part.get("rope_type") == "dynamic" or part.get("short_factor") != part.get("long_factor") for part in parts

@@ -51,6 +51,10 @@ def scale(
     scaling = from_config(wanted)
     found = parameters(config)
     original = original_length or true_original_length(config)
+    if original < 2:
+        raise SkipwiseError(
+            f"original_length = {original}: expected the window of the model's training, 2 or more tokens"
+        )
     if target_length <= original:
         raise SkipwiseError(f"target_length ({target_length}) must be above the original window ({original} tokens)")
     if wanted.method == "none":
