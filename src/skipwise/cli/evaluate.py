@@ -4,19 +4,52 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from skipwise.cli.options import mapping
+from skipwise.cli.options import check_sections, mapping
+from skipwise.cli.parsing import add_command, add_model, add_set, items
 from skipwise.errors import SkipwiseError
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("eval", help="evaluate models at several lengths")
-    parser.add_argument("model", nargs="+", metavar="MODEL", help="folder, hub id, .gguf file or packaged name")
-    parser.add_argument("--tasks", help="e.g. perplexity,passkey,k_max,key_value,needle,ruler (docs/evaluation.md)")
-    parser.add_argument("--lengths", help="e.g. 2k,4k,8k; from a quarter of the window to the window when absent")
-    parser.add_argument("--data", nargs="+", metavar="PATH", help="documents for perplexity")
-    parser.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="its model and evaluation sections are used")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. evaluation.trials=5")
-    parser.add_argument("--out", type=Path, default=Path("results.jsonl"), help="rows are appended (results.jsonl)")
+    parser = add_command(
+        commands,
+        "eval",
+        "evaluate models at several lengths, and compare them",
+        examples=[
+            "skipwise eval bundled --tasks passkey --lengths 256,512",
+            "skipwise eval smollm2 runs/smollm2/model --lengths 4k,16k --data book.txt --set evaluation.trials=5",
+        ],
+    )
+    add_model(parser, nargs="+")
+    parser.add_argument(
+        "--tasks",
+        type=items,
+        setting="evaluation.tasks",
+        metavar="TASK,…",
+        help="what to measure: perplexity, passkey, k_max, key_value, needle, document_qa, summarize, ruler, harness",
+    )
+    parser.add_argument(
+        "--lengths",
+        type=items,
+        metavar="LENGTH,…",
+        help="e.g. 2k,4k,8k; when absent they double from a quarter of the window to the window",
+    )
+    parser.add_argument("--data", nargs="+", metavar="PATH", completes="file", help="documents for perplexity")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="RECIPE.yaml",
+        completes="file",
+        help="recipe whose model and evaluation sections are used",
+    )
+    add_set(parser, "evaluation.trials=5")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results.jsonl"),
+        metavar="ROWS.jsonl",
+        completes="file",
+        help="file that rows are appended to",
+    )
     parser.set_defaults(action=run)
 
 
@@ -25,12 +58,10 @@ def run(args: argparse.Namespace) -> None:
 
     recipe = read_yaml(args.config) if args.config else {}
     values = merge({key: recipe[key] for key in ("model", "evaluation") if key in recipe}, parse_settings(args.set))
-    unknown = sorted(set(values) - {"model", "evaluation"})
-    if unknown:
-        raise SkipwiseError(f"--set {unknown[0]}: expected evaluation.KEY=VALUE or model.KEY=VALUE")
+    check_sections(values, "evaluation", "model")
     options: dict[str, Any] = {"data": args.data} if args.data else {}
-    options |= {"tasks": args.tasks.split(",")} if args.tasks else {}
-    options |= {"lengths": args.lengths.split(",")} if args.lengths else {}
+    options |= {"tasks": args.tasks} if args.tasks else {}
+    options |= {"lengths": args.lengths} if args.lengths else {}
     config = validate(EvaluationConfig, merge(mapping(values, "evaluation"), options), "evaluation")
     models = [validate(ModelConfig, {**mapping(values, "model"), "path": path}, "model") for path in args.model]
     if "perplexity" in config.tasks and not config.data:

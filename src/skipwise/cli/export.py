@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from skipwise.cli.parsing import add_command, add_model
 from skipwise.errors import SkipwiseError
 
 # Each type under the names of both formats.
@@ -11,12 +12,26 @@ _FLOATS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("export", help="write a model for other loaders: Hugging Face folder or GGUF file")
-    parser.add_argument("model", metavar="MODEL_OR_RUN", help="run folder, model folder, hub id, .gguf file or name")
-    parser.add_argument("--format", choices=["hf", "gguf"], default="hf", help="hf (safetensors) unless given")
-    parser.add_argument("--out", type=Path, required=True, help="new folder; for gguf also a file name in .gguf")
-    parser.add_argument("--dtype", help="float32, float16, bfloat16 or, for gguf, q8_0; as stored when absent")
-    parser.add_argument("--shard-size", default="5GB", help="hf: split the weights into files of this size (5GB)")
+    parser = add_command(
+        commands,
+        "export",
+        "write a model for other loaders: Hugging Face folder or GGUF file",
+        examples=[
+            "skipwise export runs/first --out exported/ --dtype float16",
+            "skipwise export runs/first --format gguf --dtype q8_0 --out first.gguf",
+        ],
+    )
+    add_model(parser, "run folder, model folder, hub id, .gguf file or packaged name", metavar="MODEL_OR_RUN")
+    parser.add_argument("--format", choices=["hf", "gguf"], default="hf", help="hf (safetensors) or gguf")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="PLACE", completes="file", help="new folder; a .gguf file for gguf"
+    )
+    parser.add_argument(
+        "--dtype", metavar="TYPE", help="float32, float16, bfloat16 or, for gguf, q8_0; as stored when absent"
+    )
+    parser.add_argument(
+        "--shard-size", default="5GB", metavar="SIZE", help="hf: split the weights into files of this size"
+    )
     parser.add_argument("--push", metavar="REPO", help="hf: also upload to this hub repository, private when new")
     parser.set_defaults(action=run)
 

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skipwise.cli.options import mapping
+from skipwise.cli.parsing import add_command, add_set
 from skipwise.errors import SkipwiseError
 
 if TYPE_CHECKING:
@@ -11,14 +13,36 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("extend", help="extend a model's window: train, evaluate before and after, report")
-    parser.add_argument("--model", help="folder, hub id, .gguf file or packaged name (see `skipwise assets list`)")
-    parser.add_argument("--target", help="window that the model shall have, e.g. 32k")
-    parser.add_argument("--data", nargs="+", metavar="PATH", help="text files, folders, datasets ids, packaged names")
-    parser.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="configuration that the options are laid on")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. training.steps=200")
-    parser.add_argument("--out", metavar="FOLDER", help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    parser = add_command(
+        commands,
+        "extend",
+        "extend a model's window: train, evaluate before and after, report",
+        examples=[
+            "skipwise extend --model bundled --target 1k --data stdlib --out runs/first --set training.steps=50",
+            "skipwise extend --config recipes/smollm2.yaml --resume",
+        ],
+    )
+    parser.add_argument(
+        "--model", completes="file", help="folder, hub id, .gguf file or packaged name (see `skipwise assets list`)"
+    )
+    parser.add_argument("--target", metavar="LENGTH", help="window that the model shall have, e.g. 32k")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="PATH",
+        completes="file",
+        help="texts to train on: files, folders, datasets ids, packaged names",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="RECIPE.yaml",
+        completes="file",
+        help="recipe; the other options and --set replace its values",
+    )
+    add_set(parser, "training.steps=200")
+    parser.add_argument("--out", metavar="FOLDER", completes="folder", setting="out", help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out, if there is one")
     parser.set_defaults(action=run)
 
 
@@ -51,6 +75,8 @@ def _run_config(args: argparse.Namespace) -> "RunConfig":
     elif args.resume and not said:
         raise SkipwiseError("--resume: give the run's folder with --out, which must hold its config.yaml")
     values = merge(merge(values, options), parse_settings(args.set))
+    if not args.config and not args.resume and "path" not in mapping(values, "model"):
+        raise SkipwiseError("no model: give one with --model, e.g. --model smollm2")
     if "target_length" not in values:
         raise SkipwiseError("no target length: give one with --target, e.g. --target 32k")
     return validate(RunConfig, values)

@@ -1,21 +1,25 @@
 """`skipwise inspect`: its options and its action."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from skipwise.cli.options import length_option, model_config
+from skipwise.cli.parsing import add_command, add_model, add_page, add_set
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("inspect", help="what a model's positions allow, before its weights are loaded")
-    parser.add_argument("model", metavar="MODEL", help="folder, hub id, .gguf file, config.json or packaged name")
+    parser = add_command(
+        commands,
+        "inspect",
+        "show what a model's positions allow, before its weights are loaded",
+        examples=["skipwise inspect smollm2", "skipwise inspect MODEL/config.json --target 64k --html inspect.html"],
+    )
+    add_model(parser, "folder, hub id, .gguf file, config.json or packaged name")
     parser.add_argument(
         "--target", metavar="LENGTH", help="window to look at, e.g. 64k; four times the model's when absent"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. model.original_length=4k")
-    parser.add_argument("--html", type=Path, metavar="PAGE.html", help="write a page with plots")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    add_set(parser, "model.original_length=4k")
+    add_page(parser)
     parser.set_defaults(action=run)
 
 

@@ -1,33 +1,40 @@
-"""The command line: parse, call, print. What a user did wrong ends in one line on stderr and exit code 2."""
+"""The command line: parse, call, print. A user's mistake ends in one line on stderr and exit code 2."""
 
-import argparse
+import contextlib
 import os
 import sys
 
 from skipwise import __version__
-from skipwise.cli import assets, evaluate, export, extend, inspect, plan, report, search, verify
+from skipwise.cli import assets, evaluate, export, extend, inspect, plan, report, search, settings, verify
 from skipwise.cli.codes import USER_ERROR
+from skipwise.cli.completion import SHELLS, PrintCompletion
+from skipwise.cli.parsing import Command
 from skipwise.errors import SkipwiseError, is_out_of_memory
 from skipwise.utils.os_errors import is_disk_full, path_error
 
-COMMANDS = [extend, evaluate, inspect, search, plan, report, export, verify, assets]
+COMMANDS = [extend, evaluate, inspect, search, plan, report, export, verify, assets, settings]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Command:
+    """The parser of the command line, with all commands."""
+    parser = Command(
         prog="skipwise",
         description="Extend the context window of RoPE language models by training on short, skipped positions.",
+        examples=["skipwise inspect smollm2", "skipwise extend --config recipes/bundled.yaml --resume"],
     )
     parser.add_argument("--version", action="version", version=f"skipwise {__version__}")
+    parser.add_argument(
+        "--print-completion", action=PrintCompletion, choices=SHELLS, help="print a completion script for a shell"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
     return parser
 
 
-def _explain(error: BaseException, args: argparse.Namespace) -> str | None:
-    """One line for what a user can mend; None for a fault of ours."""
-    again = "; to go on, run the same command with --resume" if args.command == "extend" else ""
+def _explain(error: BaseException, command: str | None) -> str | None:
+    """Describe in one line what a user can mend. None for a fault of ours."""
+    again = "; to go on, run the same command with --resume" if command == "extend" else ""
     if isinstance(error, SkipwiseError):
         return f"{error}{again}" if is_disk_full(error) else str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -35,36 +42,57 @@ def _explain(error: BaseException, args: argparse.Namespace) -> str | None:
     if is_disk_full(error):
         return f"the disk is full; make room{again}"
     if is_out_of_memory(error):
-        smaller = "a smaller training.batch_size or " if args.command == "extend" else ""
+        smaller = "a smaller training.batch_size or " if command == "extend" else ""
         return f"out of memory; use {smaller}shorter lengths{again}"
-    if isinstance(error, OSError) and error.filename is not None:
-        return str(path_error(error, os.fsdecode(error.filename), "use"))
+    if isinstance(error, OSError):
+        if error.filename is not None:
+            return str(path_error(error, os.fsdecode(error.filename), "use"))
+        return f"the system or a library could not read or write: {error}"
     return None
 
 
 def _quiet() -> None:
-    """The libraries' own messages and bars stay out of ours."""
+    """Keep the messages and progress bars of libraries out of ours."""
+    import logging
     import warnings
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("DATASETS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("LOGLEVEL", "ERROR")  # lm-eval's
+    for name in ("datasets", "huggingface_hub", "lm_eval", "lm-eval", "urllib3", "httpx", "filelock", "fsspec"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code comes back: 0, 1 for a failed check, or 2 for what the user can mend."""
-    args = _parser().parse_args(argv)
+    """Run one command.
+
+    Args:
+        argv: Words after `skipwise`; those of the process when absent.
+
+    Returns:
+        The exit code: 0, 1 for a failed check, or 2 for what the user can mend.
+    """
     _quiet()
+    command = None
     try:
-        return args.action(args) or 0
-    except BrokenPipeError:
+        args = build_parser().parse_args(argv)
+        command = args.command
+        code: int = args.action(args) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails once more at its end
         return 0
     except (Exception, KeyboardInterrupt) as error:
-        line = _explain(error, args)
+        line = _explain(error, command)
         if line is None:
             raise
-        print(f"skipwise: {line}", file=sys.stderr)
+        print(f"skipwise: {' '.join(line.split())}", file=sys.stderr)
         return USER_ERROR

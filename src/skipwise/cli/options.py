@@ -10,24 +10,28 @@ if TYPE_CHECKING:
 
 
 def mapping(values: dict[str, Any], name: str) -> dict[str, Any]:
-    """One section of a configuration, empty when absent. Errors: SkipwiseError for anything but a mapping."""
-    found = values.get(name)
-    if found is not None and not isinstance(found, dict):
-        raise SkipwiseError(f"{name} = {found!r}: expected a mapping; on the command line --set {name}.KEY=VALUE")
-    return found or {}
+    """One section of a configuration, empty when absent. Raises SkipwiseError for anything but a mapping."""
+    section = values.get(name)
+    if section is not None and not isinstance(section, dict):
+        raise SkipwiseError(f"{name} = {section!r}: expected a mapping; on the command line --set {name}.KEY=VALUE")
+    return section or {}
 
 
 def length_option(text: str | None, option: str) -> int | None:
-    """`64k` → 65536. Errors: SkipwiseError for what is no length."""
+    """Read `64k` as 65536, and an absent option as None. Raises SkipwiseError for what is no length."""
+    from skipwise.config import read_length
 
-    from skipwise.config import parse_length
+    return None if text is None else read_length(text, option)
 
-    value = None if text is None else parse_length(text)
-    if isinstance(value, int) and value > 0:
-        return value
-    if text is None:
-        return None
-    raise SkipwiseError(f"{option} {text}: expected a number of tokens such as 32k or 32768")
+
+def check_sections(values: dict[str, Any], *sections: str) -> None:
+    """Reject a `--set` for a section that the command does not read. Raises SkipwiseError with the nearest key."""
+    from skipwise.config.settings import hint, settings
+
+    for name in sorted(set(values) - set(sections)):
+        keys = [setting.key for setting in settings() if setting.key.startswith(tuple(f"{part}." for part in sections))]
+        expected = " or ".join(f"{part}.KEY=VALUE" for part in sections)
+        raise SkipwiseError(f"--set {name}: {hint(name, keys) or f'expected {expected}'}")
 
 
 def model_config(args: argparse.Namespace) -> "ModelConfig":
@@ -35,6 +39,5 @@ def model_config(args: argparse.Namespace) -> "ModelConfig":
     from skipwise.config import ModelConfig, parse_settings, validate
 
     values = parse_settings(args.set)
-    if unknown := sorted(set(values) - {"model"}):
-        raise SkipwiseError(f"--set {unknown[0]}: expected model.KEY=VALUE")
+    check_sections(values, "model")
     return validate(ModelConfig, {**mapping(values, "model"), "path": args.model}, "model")

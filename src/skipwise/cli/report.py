@@ -4,11 +4,26 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from skipwise.cli.parsing import add_command
+
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("report", help="write one HTML page about runs, or about models that `eval` measured")
-    parser.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run folders, files of rows (.jsonl)")
-    parser.add_argument("--out", type=Path, help="the page; report.html in the run folder (one), else here")
+    parser = add_command(
+        commands,
+        "report",
+        "write one HTML page about runs, or about models that `eval` measured",
+        examples=["skipwise report runs/first", "skipwise report runs/first results.jsonl --out compare.html"],
+    )
+    parser.add_argument(
+        "run", nargs="+", type=Path, metavar="RUN", completes="file", help="run folders, files of rows (.jsonl)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="PAGE.html",
+        completes="file",
+        help="the page; when absent report.html in the run's folder, or here for several runs",
+    )
     parser.set_defaults(action=run)
 
 

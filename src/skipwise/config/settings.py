@@ -146,3 +146,23 @@ def _limits(metadata: list[Any]) -> str:
         f"at most {high:,}" if high not in (None, MOST) else f"below {limits['lt']:,}" if "lt" in limits else ""
     )
     return ", ".join(word for word in words if word)
+
+
+def markdown() -> str:
+    """A page with all settings, a table for each section."""
+    lines = [
+        "# Settings",
+        "",
+        "Put a setting into a YAML file (`--config recipe.yaml`, nested by its dots) or on the command line",
+        "(`--set training.steps=200`). The command line wins. `search.*` belongs to `skipwise search` and is set on",
+        "the command line only. A length may be written `32k` (32,768) or `1m`. An unknown setting is an error.",
+        "",
+        "This page is the output of `skipwise settings --markdown`.",
+    ]
+    for group in groups():
+        lines += ["", f"## `{group.key}`" if group.key else "## The run", "", group.help, ""]
+        lines += ["| setting | takes | default | |", "|---|---|---|---|"] if group.settings else []
+        for setting in group.settings:
+            cells = (f"`{setting.key}`", setting.type, f"`{setting.default}`", setting.help)
+            lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
