@@ -131,6 +131,24 @@ def test_the_last_token_sees_the_first_chunk_across_a_skip(attention, training):
     assert min(seen) > 0
 
 
+def test_token_nll_names_a_tensor_of_another_shape():
+    small, ids = tiny_model(llama_config(window=64)), tokens(1, 8, VOCABULARY)
+    with pytest.raises(SkipwiseError, match=r"input_ids has the shape \[8\]: expected \[batch, tokens\]"):
+        token_nll(small, ids[0])
+    with pytest.raises(SkipwiseError, match=r"position_ids has the shape \[8\]: expected \[1, 8\]"):
+        token_nll(small, ids, torch.arange(8))
+    with pytest.raises(SkipwiseError, match=r"labels has the shape \[1, 7\]: expected \[1, 8\]"):
+        token_nll(small, ids, labels=ids[:, 1:])
+
+
+def test_apply_takes_a_length_as_a_text():
+    texts, numbers = (tiny_model(llama_config(window=64)) for _ in range(2))
+    apply(texts, target_length="1k")
+    apply(numbers, target_length=1024)
+    assert texts.config.max_position_embeddings == 1024
+    assert texts.config.to_dict() == numbers.config.to_dict()
+
+
 def test_skipped_positions_are_those_that_the_model_uses():
     """Distances are what counts: a shift of all positions changes nothing, a skip does."""
     small = tiny_model(llama_config(window=64))

@@ -375,3 +375,14 @@ def test_describe():
         "theta": 10_000.0,
         "original_length": 2048,
     }
+
+
+def test_lengths_may_be_written_as_texts() -> None:
+    config = llama_config(window=64)
+    assert scale(config, "yarn", target_length="1k").to_dict() == scale(config, "yarn", target_length=1024).to_dict()
+    assert scale(config, target_length="1k", original_length="128").rope_parameters["factor"] == 8
+    for value in ("lots", "", 256.0, True, None, [256]):
+        with pytest.raises(
+            SkipwiseError, match=r"^target_length .*: expected a number of tokens, e\.g\. 32k or 32768$"
+        ):
+            scale(config, target_length=value)

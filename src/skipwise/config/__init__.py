@@ -25,7 +25,7 @@ from skipwise.config.sections import (
     SummarizeConfig,
     TrainingConfig,
 )
-from skipwise.config.values import Length, parse_length, read_factors, read_length
+from skipwise.config.values import Length, as_length, parse_length, read_factors, read_length
 
 __all__ = [
     "DEFAULT_TRAIN_LENGTH",
@@ -47,6 +47,7 @@ __all__ = [
     "Stage",
     "SummarizeConfig",
     "TrainingConfig",
+    "as_length",
     "dump_yaml",
     "merge",
     "parse_length",

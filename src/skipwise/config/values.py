@@ -53,6 +53,17 @@ def read_length(value: object, name: str) -> int:
         raise SkipwiseError(f"{name} {value}: {error}") from None
 
 
+def as_length(value: object, name: str) -> int:
+    """Read a length that may be a text. A number passes as it is: what is computed may exceed what a user may ask for.
+
+    Raises:
+        SkipwiseError: `value` is no whole number, or a text that is no length.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return read_length(value, name)
+
+
 def _in_range(tokens: int) -> int:
     if tokens < 1:
         raise ValueError("expected 1 token or more, e.g. 32k or 32768")

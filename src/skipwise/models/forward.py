@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from skipwise.errors import SkipwiseError
 from skipwise.models import sliced_loss
 from skipwise.rope import hf_config
 
@@ -52,11 +53,29 @@ def token_nll(
     *,
     slice_tokens: int | None = None,
 ) -> Tensor:
-    """-log p(token t+1 | tokens up to t) in fp32: input_ids (B, T) → (B, T-1); without gradients.
+    """Compute -log p(token t+1 | tokens up to t) in fp32, without gradients.
 
-    `labels` (B, T) stand for input_ids as what is predicted; 0 where they are -100. Logits exist for `slice_tokens`
-    tokens at a time, as many as 64 MiB hold when absent.
+    Args:
+        model: A causal model of transformers.
+        input_ids: Token ids [B, T].
+        position_ids: Positions [B, T] or [1, T]; 0 to T-1 when absent.
+        labels: What is predicted [B, T]; `input_ids` when absent. The loss is 0 where a label is -100.
+        slice_tokens: Tokens whose logits exist at a time; as many as 64 MiB hold when absent.
+
+    Returns:
+        Losses, nats [B, T-1].
+
+    Raises:
+        SkipwiseError: A tensor does not have its shape.
     """
+    if input_ids.ndim != 2:
+        raise SkipwiseError(
+            f"input_ids has the shape {list(input_ids.shape)}: expected [batch, tokens], as input_ids[None]"
+        )
+    for name, tensor in (("position_ids", position_ids), ("labels", labels)):
+        if tensor is not None and (tensor.ndim != 2 or tensor.shape[1] != input_ids.shape[1]):
+            shape, expected = list(tensor.shape), list(input_ids.shape)
+            raise SkipwiseError(f"{name} has the shape {shape}: expected {expected}, as input_ids")
     hidden = hidden_states(model, input_ids, position_ids)  # (B, T, H)
     wanted = (input_ids if labels is None else labels)[:, 1:]
     losses = sliced_loss.nll(model, hidden[:, :-1].flatten(0, 1), wanted.flatten(), slice_tokens)

@@ -91,12 +91,22 @@ def apply(
     model: PreTrainedModel,
     method: str | ScalingConfig = "yarn",
     *,
-    target_length: int,
-    original_length: int | None = None,
+    target_length: int | str,
+    original_length: int | str | None = None,
 ) -> PreTrainedModel:
-    """Scale the RoPE of a live model, which is changed and returned: it gets a new configuration and rotary tables.
+    """Scale the RoPE of a live model, as if it had been loaded with the scaled configuration.
 
-    The same as loading it with the scaled configuration. Errors: SkipwiseError as `rope.scale`, before any change.
+    Args:
+        model: A causal model of transformers. It gets a new configuration and rotary tables.
+        method: Name of a method (docs/scaling.md), or a `ScalingConfig` with its parameters.
+        target_length: Window that the model shall have, tokens; `"32k"` is 32,768.
+        original_length: Window that the model was pre-trained with, tokens. Read from its configuration when absent.
+
+    Returns:
+        `model`.
+
+    Raises:
+        SkipwiseError: As `rope.scale.scale`, before any change.
     """
     facts = families.architecture(model.config)
     scaled = scale(model.config, method, target_length=target_length, original_length=original_length)

@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from skipwise.config import ScalingConfig, validate
+from skipwise.config import ScalingConfig, as_length, validate
 from skipwise.errors import SkipwiseError
 from skipwise.rope.methods import (
     Llama3,
@@ -37,16 +37,31 @@ def scale(
     config: "PreTrainedConfig",
     method: str | ScalingConfig = "yarn",
     *,
-    target_length: int,
-    original_length: int | None = None,
+    target_length: int | str,
+    original_length: int | str | None = None,
 ) -> "PreTrainedConfig":
-    """A copy of `config` whose RoPE is scaled from `original_length` to `target_length` tokens.
+    """Copy a configuration and scale its RoPE to a longer window.
 
     A configuration that carries a scaling is continued from its true original window by the same method, or its
-    frequencies replaced by a list of factors (`longrope`); anything else is refused, so nothing is ever scaled twice.
-    `dynamic` is dropped, since it leaves the original window as it was. Nested parameters: `full_attention` only.
-    Errors: SkipwiseError for a target within the original window, no RoPE, or a scaling that cannot be continued.
+    frequencies are replaced by a list of factors (`longrope`). Anything else is refused, so nothing is ever scaled
+    twice. `dynamic` is dropped, since it leaves the original window as it was. Of nested parameters those of
+    `full_attention` are scaled.
+
+    Args:
+        config: A configuration with RoPE. It is not changed.
+        method: Name of a method (docs/scaling.md), or a `ScalingConfig` with its parameters.
+        target_length: Window that the model shall have, tokens; `"32k"` is 32,768.
+        original_length: Window that the model was pre-trained with, tokens. Read from `config` when absent.
+
+    Returns:
+        The scaled copy.
+
+    Raises:
+        SkipwiseError: The target is within the original window, the model has no RoPE, or carries a scaling that cannot
+            be continued.
     """
+    target_length = as_length(target_length, "target_length")
+    original_length = None if original_length is None else as_length(original_length, "original_length")
     wanted = method if isinstance(method, ScalingConfig) else validate(ScalingConfig, {"method": method}, "scaling")
     scaling = from_config(wanted)
     found = parameters(config)
