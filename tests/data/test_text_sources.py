@@ -18,12 +18,12 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipwise.data import text_sources
+from skipwise.data import documents, text_sources
 from skipwise.errors import SkipwiseError
 
 
-def read(*paths: Path | str, **options: object) -> list[text_sources.Document]:
-    return list(text_sources.documents(text_sources.sources([str(path) for path in paths], **options)))  # type: ignore[arg-type]
+def read(*paths: Path | str, **options: object) -> list[documents.TextDocument]:
+    return list(documents.documents(text_sources.sources([str(path) for path in paths], **options)))  # type: ignore[arg-type]
 
 
 def texts(*paths: Path | str, **options: object) -> list[str]:
@@ -45,10 +45,10 @@ def jsonl(rows: Sequence[object]) -> bytes:
 ROWS = [{"text": "one", "id": 1}, {"text": "zwei – ü", "id": 2}]
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.rst", "a.py", "no_extension", "a.weird", "a.json"])
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.rst", "a.py", "no_extension", "a.weird", "a.html"])
 def test_a_text_file_is_one_document(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\xef\xbb\xbfline\r\nline \xc3\xa4\n")
-    assert read(tmp_path / name) == [text_sources.Document(name, "line\nline ä\n")]
+    assert read(tmp_path / name) == [documents.TextDocument(name, "line\nline ä\n")]
 
 
 @pytest.mark.parametrize("suffix", [".txt.gz", ".txt.zst"])
@@ -64,8 +64,8 @@ def test_jsonl(tmp_path: Path, name: str) -> None:
     pack = gzip.compress if name.endswith("gz") else zstandard.compress if name.endswith("zst") else bytes
     (tmp_path / name).write_bytes(pack(b"\xef\xbb\xbf" + jsonl([ROWS[0]]) + b"\n" + jsonl([ROWS[1]])))
     assert read(tmp_path / name) == [
-        text_sources.Document(f"{name}:1", "one"),
-        text_sources.Document(f"{name}:3", "zwei – ü"),
+        documents.TextDocument(f"{name}:1", "one"),
+        documents.TextDocument(f"{name}:3", "zwei – ü"),
     ]
 
 
@@ -74,7 +74,7 @@ def test_jsonl_leaves_out_empty_text_and_mends_half_surrogates(tmp_path: Path) -
     path.write_bytes(
         jsonl([{"text": ""}, {"text": None}, {"text": " \n"}]) + b'{"text": "a\\ud83d b \\ud83d\\ude00"}\n'
     )
-    assert read(path) == [text_sources.Document("a.jsonl:4", "a\ufffd b 😀")]
+    assert read(path) == [documents.TextDocument("a.jsonl:4", "a\ufffd b 😀")]
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_datasets_on_disk(tmp_path: Path) -> None:
     other = datasets.Dataset.from_dict({"text": ["held out"], "n": [3]})
     rows.save_to_disk(tmp_path / "one")
     datasets.DatasetDict(train=rows, test=other).save_to_disk(tmp_path / "splits")
-    assert read(tmp_path / "one")[1] == text_sources.Document("one:2", "train two")
+    assert read(tmp_path / "one")[1] == documents.TextDocument("one:2", "train two")
     assert texts(tmp_path / "splits", split="test") == ["held out"]
     assert "its splits: train, test" in problem(tmp_path / "splits", split="nope")
     assert "its columns: 'text', 'n'" in problem(tmp_path / "one", field="body")
@@ -273,11 +273,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 READ = """
 import sys
-from skipwise.data import text_sources
+from skipwise.data import documents, text_sources
 for path, split in (argument.split("@") for argument in sys.argv[1:]):
     try:
         found = text_sources.sources([path], split=split)
-        print([document.text for document in text_sources.documents(found)], found[0].fingerprint)
+        print([document.text for document in documents.documents(found)], found[0].fingerprint)
     except ValueError as error:
         print(error)
 """
@@ -310,14 +310,14 @@ def test_a_hub_out_of_reach(tmp_path: Path) -> None:
 
 
 def test_long_text_comes_in_pieces_that_join_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_sources, "PIECE", 1000)
-    monkeypatch.setattr(text_sources, "HEAD", 300)
+    monkeypatch.setattr(documents, "PIECE", 1000)
+    monkeypatch.setattr(documents, "SEARCHED", 300)
     text = "".join(f"line {i} of this text\n" for i in range(500)) + "\n" * 3000 + "é" * 2500
     (tmp_path / "a.txt").write_text(text)
     (tmp_path / "b.jsonl").write_bytes(jsonl([{"text": text}, {"text": "short"}]))
     found = text_sources.sources([str(tmp_path)])
-    parts = list(text_sources.pieces(found))
-    assert [document.text for document in text_sources.documents(found)] == [text, text, "short"]
+    parts = list(documents.pieces(found))
+    assert [document.text for document in documents.documents(found)] == [text, text, "short"]
     assert [part.name for part in parts if part.first] == ["a.txt", "b.jsonl:1", "b.jsonl:2"]
     assert max(len(part.text) for part in parts) <= 1000
     assert parts[0].text.endswith(" of this text\n")
@@ -331,8 +331,8 @@ def test_long_text_comes_in_pieces_that_join_again(tmp_path: Path, monkeypatch: 
 @settings(max_examples=50, deadline=None)
 @given(st.text(st.sampled_from("ab \n\t.é"), max_size=400))
 def test_splitting_loses_nothing(text: str) -> None:
-    piece, head = text_sources.PIECE, text_sources.HEAD
-    text_sources.PIECE, text_sources.HEAD = 50, 20
+    piece, searched = documents.PIECE, documents.SEARCHED
+    documents.PIECE, documents.SEARCHED = 50, 20
     try:
         position = 0
 
@@ -341,8 +341,8 @@ def test_splitting_loses_nothing(text: str) -> None:
             position += count
             return text[position - count : position]
 
-        parts = list(text_sources.split_text(read))
+        parts = list(documents.split_text(read))
     finally:
-        text_sources.PIECE, text_sources.HEAD = piece, head
+        documents.PIECE, documents.SEARCHED = piece, searched
     assert "".join(parts) == text
     assert all(0 < len(part) <= 50 for part in parts)

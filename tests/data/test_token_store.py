@@ -18,7 +18,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from skipwise.config import DataConfig
-from skipwise.data import text_sources, token_store
+from skipwise.data import documents, text_sources, token_store, tokenising
 from skipwise.errors import SkipwiseError
 
 LLAMA3 = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)"""  # the pattern of Llama 3
@@ -79,14 +79,14 @@ def test_a_store_holds_the_tokens_of_every_document(tmp_path: Path, tokenizer: P
     assert isinstance(store.tokens, np.memmap)
     wanted = [contents["a.txt"], "short", contents["long.txt"], "odd", "first row", "line\nline"]
     for index, text in enumerate(wanted):
-        assert store.document(index).tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert tokenizer.decode(store.document(index)) == text
-        assert np.array_equal(token_store.tokenise(tokenizer, text), store.document(index))
-    assert store.lengths.tolist() == [len(store.document(index)) for index in range(6)]
+        assert store[index].tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(store[index]) == text
+        assert np.array_equal(tokenising.tokenise(tokenizer, text), store[index])
+    assert store.lengths.tolist() == [len(store[index]) for index in range(6)]
     assert store.offsets.dtype == np.int64
     for index in (-1, 6):
         with pytest.raises(IndexError):
-            store.document(index)
+            store[index]
     copy = pickle.loads(pickle.dumps(store))
     assert len(pickle.dumps(store)) < 1000
     assert np.array_equal(copy.tokens, store.tokens)
@@ -97,15 +97,15 @@ def test_cutting_long_text_does_not_change_its_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str | None
 ) -> None:
     chosen, text = train(pattern=pattern), prose(20_000)
-    monkeypatch.setattr(text_sources, "PIECE", 3000)
-    monkeypatch.setattr(text_sources, "HEAD", 1000)
+    monkeypatch.setattr(documents, "PIECE", 3000)
+    monkeypatch.setattr(documents, "SEARCHED", 1000)
     monkeypatch.setattr(token_store, "BATCH", 10_000)
     (tmp_path / "data").write_text(text)
     whole = chosen(text, add_special_tokens=False)["input_ids"]
     store = token_store.open_store(config(tmp_path), chosen, progress=False)
     assert len(store) == 1
-    assert store.document(0).tolist() == whole
-    assert token_store.tokenise(chosen, text).tolist() == whole
+    assert store[0].tolist() == whole
+    assert tokenising.tokenise(chosen, text).tolist() == whole
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(65_536, np.uint16), (65_537, np.uint32)])
@@ -117,7 +117,7 @@ def test_a_large_vocabulary_takes_uint32(tmp_path: Path, size: int, dtype: type)
     (tmp_path / "data").write_text(f"w1 w65535 w{size - 1}")
     store = token_store.open_store(config(tmp_path), chosen, progress=False)
     assert store.tokens.dtype == dtype
-    assert store.document(0).tolist() == [1, 65_535, size - 1]
+    assert store[0].tolist() == [1, 65_535, size - 1]
 
 
 def test_a_store_is_reused_until_something_it_depends_on_changes(

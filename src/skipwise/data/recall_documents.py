@@ -1,21 +1,24 @@
 """Synthetic recall documents: facts hidden in filler text, asked for at the end.
 
-A tokenizer and filler tokens flow in, examples of exactly the wanted length flow out. They teach a model to look a fact
-up at any distance, which ordinary text asks for too rarely for a small model and a short training. Keys, values,
-wordings, fillers and places all vary; every draw comes from the generator that is passed in. What the passkey
-evaluation says (the "pass key", its introduction, the sentences of its filler) is kept out, so that it stays a test.
+They teach a model to look a fact up at any distance, which ordinary text asks for too rarely for a small model and a
+short training. Keys, values, wordings, fillers and places all vary; every draw comes from the generator that is passed
+in. The words of the passkey evaluation ("pass key", its introduction, the sentences of its filler) do not occur, so
+that it stays a test.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
 
+from skipwise.data.labels import IGNORED
 from skipwise.errors import SkipwiseError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Tokens = npt.NDArray[np.int64]
-IGNORED = -100  # label without a loss, as torch and transformers write it
 
 ADJECTIVES = "secret magic hidden access special golden locker final launch master entry blue red lucky safe".split()
 NOUNS = "key code number word token price date room address answer account ticket score page seat".split()
@@ -42,31 +45,47 @@ SENTENCES = [
 ]  # fmt: skip
 
 
-# "The {thing} is {quality}." reads like a fact: what repeats it must not pass for the answer.
+# "The {thing} is {quality}." reads like a fact: a sentence of filler must not pass for the answer.
 THINGS = "night snow river road house table winter morning garden kitchen horse tower bridge ocean candle story".split()
 QUALITIES = "long white cold dark old round quiet early empty warm brown tall narrow deep bright short".split()
+
+
+class Question(NamedTuple):
+    """A question with its answer, as tokens, and their labels, which are -100 but for the answer."""
+
+    tokens: list[int]
+    labels: list[int]
 
 
 class Recall:
     """Makes recall documents for one tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.tokenizer = tokenizer
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without special tokens."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
     def document(self, rng: np.random.Generator, filler: Tokens, length: int) -> tuple[Tokens, Tokens]:
-        """One document of exactly `length` tokens, and its labels, which are -100 but for the answers.
+        """Make one document.
 
-        filler: at least `length` tokens of ordinary text. In every second document short sentences, repeated, take
-        its place. There are up to six facts for every 512 tokens; those that do not fit are left out, but at least one
-        is always there. Every fourth document holds no fact but ends with a passage of its own text once more, word for
-        word; all of its tokens are labels.
+        There are up to six facts for every 512 tokens; those that do not fit are left out, but at least one is always
+        there. Every fourth document holds no fact but ends with a passage of its own text once more, word for word;
+        all of its tokens are labels.
 
         Answers are a few tokens among thousands: with a loss on the others, which nobody wants to be written, they
         would hardly count.
+
+        Args:
+            rng: Where every draw comes from.
+            filler: At least `length` tokens of ordinary text. In every second document short sentences, repeated, take
+                its place.
+            length: Tokens of the document.
+
+        Returns:
+            Token ids and labels, each (length,). The labels are -100 but for the answers.
         """
         if rng.random() < 1 / 4:
             size = int(rng.integers(8, length // 2))
@@ -74,9 +93,11 @@ class Recall:
             ids = np.concatenate([filler[: length - size], filler[start : start + size]]).astype(np.int64)
             return ids, ids.copy()
         wanted = int(rng.choice([1, 1, 2, 3, 4, 6])) * max(length // 512, 1)
-        facts, questions, answers = self._facts(rng, wanted, budget=length // 2)
+        facts, questions = self._facts(rng, wanted, budget=length // 2)
+        asked = [token for question in questions for token in question.tokens]
+        answers = [label for question in questions for label in question.labels]
         introduction = self.encode(INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))] + "\n")
-        fixed = sum(map(len, facts)) + len(questions)
+        fixed = sum(map(len, facts)) + len(asked)
         if fixed + len(introduction) > length:
             introduction = []
         room = length - fixed - len(introduction)
@@ -89,17 +110,26 @@ class Recall:
         parts: list[Tokens | list[int]] = [introduction]
         for fact, start, stop in zip(facts, [0, *cuts[:-1]], cuts, strict=True):
             parts += [padding[start:stop], fact]
-        parts += [padding[cuts[-1] :], questions]
+        parts += [padding[cuts[-1] :], asked]
         ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
         labels = np.full(length, IGNORED, dtype=np.int64)
         labels[length - len(answers) :] = answers
         return ids, labels
 
     def needle(self, rng: np.random.Generator, filler: Tokens, length: int, depth: float) -> tuple[Tokens, int]:
-        """A document of exactly `length` tokens with one fact at `depth`, 0 (start) to 1 (end), a question about it and
-        the answer at its end; the number of the answer's tokens comes too.
+        """Make a document with one fact in it, and a question about the fact and its answer at the end.
 
-        filler: at least `length` tokens. Errors: SkipwiseError for a length that does not hold fact and question.
+        Args:
+            rng: Where every draw comes from.
+            filler: At least `length` tokens of ordinary text.
+            length: Tokens of the document.
+            depth: Where the fact stands, 0 (start) to 1 (end).
+
+        Returns:
+            Token ids (length,), and the number of tokens of the answer.
+
+        Raises:
+            SkipwiseError: The length does not hold fact and question.
         """
         key, value = _key(rng, code=False), str(rng.integers(10_000, 100_000))
         fact = self.encode(f"\nThe {key} is {value}.\n")
@@ -111,14 +141,13 @@ class Recall:
         parts: list[Tokens | list[int]] = [filler[:before], fact, filler[before:room], question, answer]
         return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]), len(answer)
 
-    def _facts(
-        self, rng: np.random.Generator, wanted: int, budget: int
-    ) -> tuple[list[list[int]], list[int], list[int]]:
-        """At most `wanted` facts in their order of appearance, the questions about some of them, together at most
-        `budget` long, and the labels of the questions."""
+    def _facts(self, rng: np.random.Generator, wanted: int, budget: int) -> tuple[list[list[int]], list[Question]]:
+        """Draw at most `wanted` facts in their order of appearance, and questions about some of them.
+
+        Together they are at most `budget` tokens long, but for the first fact and its question.
+        """
         facts: list[list[int]] = []
-        questions: list[int] = []
-        answers: list[int] = []
+        questions: list[Question] = []
         used: set[str] = set()
         for _ in range(wanted):
             fact, ask, end = WORDINGS[rng.integers(len(WORDINGS))]
@@ -128,23 +157,26 @@ class Recall:
             used.add(key)
             # As running text: one space or line break before, as a tokenizer meets it in a prompt.
             statement = self.encode("\n" + fact.format(k=key, v=value) + "\n")
-            space = "" if ask.endswith("'") else " "
-            question = self.encode("\n" + ask.format(k=key) + space + value + end)
-            lead = self.encode("\n" + ask.format(k=key))
-            start = next((i for i, (a, b) in enumerate(zip(lead, question, strict=False)) if a != b), len(lead))
-            answer = [IGNORED] * start + question[start:]
-            if facts and sum(map(len, facts)) + len(questions) + len(statement) + len(question) > budget:
+            question = self._question("\n" + ask.format(k=key), value, end)
+            length = len(statement) + len(question.tokens)
+            if facts and sum(map(len, facts)) + sum(len(one.tokens) for one in questions) + length > budget:
                 break
             facts.append(statement)
             if not questions or rng.random() < 0.6:
                 last = rng.random() < 0.5
-                questions = questions + question if last else question + questions
-                answers = answers + answer if last else answer + answers
-        return facts, questions, answers
+                questions.insert(len(questions) if last else 0, question)
+        return facts, questions
+
+    def _question(self, ask: str, value: str, end: str) -> Question:
+        """A question whose labels begin at the first token in which its answer changes the tokens."""
+        space = "" if ask.endswith("'") else " "
+        tokens, lead = self.encode(ask + space + value + end), self.encode(ask)
+        start = next((i for i, (a, b) in enumerate(zip(lead, tokens, strict=False)) if a != b), len(lead))
+        return Question(tokens, [IGNORED] * start + tokens[start:])
 
 
 def _sentences(rng: np.random.Generator) -> str:
-    """A few short sentences: some of SENTENCES, some that say what a thing is like."""
+    """A few short sentences: some of SENTENCES, and some that describe a thing."""
     plain = [SENTENCES[i] for i in rng.choice(len(SENTENCES), size=rng.integers(1, 4), replace=False)]
     things = rng.choice(THINGS, size=rng.integers(1, 5), replace=False)
     like = [f"The {thing} is {QUALITIES[rng.integers(len(QUALITIES))]}." for thing in things]
@@ -170,8 +202,11 @@ def _value(rng: np.random.Generator) -> str:
 
 
 def _decimal(rng: np.random.Generator, digits: int) -> str:
-    """Every second number is made of two to four different digits: a model that copies loses its place among equal
-    ones (44431 becomes 4431), and random numbers have too few of them to learn from."""
+    """A number of `digits` digits, in every second case of two to four different ones.
+
+    A model that copies loses its place among equal digits (44431 becomes 4431), and random numbers have too few of
+    them to learn from.
+    """
     alphabet = rng.permutation(10)[: rng.integers(2, 5)] if rng.random() < 1 / 2 else np.arange(10)
     return "".join(str(digit) for digit in rng.choice(alphabet, size=digits))
 

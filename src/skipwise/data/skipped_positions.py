@@ -1,62 +1,79 @@
-"""Training examples: tokenised documents and a sampler flow in, batches with skipped positions flow out.
+"""Training examples with skipped positions, made from tokenised documents and a sampler of positions."""
 
-`SkippedPositions` is a map-style dataset for anyone's training loop: item i is a pure function of (seed, epoch, i), so
-order, workers, ranks and resuming change nothing.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skipwise.data.recall_documents import IGNORED, Recall
-from skipwise.data.token_store import TokenStore
+from skipwise.data.labels import IGNORED
+from skipwise.data.recall_documents import Recall
+from skipwise.data.token_store import TokenDocuments
 from skipwise.errors import SkipwiseError
 from skipwise.positions.sampler import Sampler, SamplerName, TextChoice, example_order
 
 
 class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Examples of `train_length` tokens whose position ids reach to `target_length`.
+    """Examples of `train_length` tokens whose position ids reach to `target_length`, for any training loop.
 
-    documents: anything with `len` and items that are token ids (n,) or mappings with `input_ids`, such as a tokenised
-        `datasets.Dataset` or a `TokenStore`'s documents. Those too short for an example are left out.
-    An item holds `input_ids`, `position_ids`, `labels` and `attention_mask`, each (train_length,) int64. The labels
-    stand at their token, as transformers expects; the one after a text seam is -100 unless `mask_seams` is off. The
-    mask is all ones: it tells transformers that an example is one sequence (without it a jump in the positions is read
-    as the border between two packed ones, and the second chunk does not see the first).
-    bos: token id put first, where the tokenizer begins texts with one.
-    examples: length of the dataset; one pass over the text when absent. A longer one passes over it again, in
-        another order and with other positions.
-    recall, recall_share: what makes synthetic recall documents, and the share of the examples that they are; of those
-        that ask for facts only the answers have labels.
-    Errors: SkipwiseError where no document is long enough, and as `Sampler`.
+    Item i is a pure function of (seed, epoch, i), so order, workers, ranks and resuming change nothing. It holds
+    `input_ids`, `position_ids`, `labels` and `attention_mask`, each (train_length,) int64. The labels stand at their
+    token, as transformers expects. The mask is all ones: it tells transformers that an example is one sequence (without
+    it a jump in the positions is read as the border between two packed ones, and the second chunk does not see the
+    first).
+
+    Args:
+        documents: Tokenised documents: anything with `len` whose items are token ids (n,), or mappings with
+            `input_ids`, such as a tokenised `datasets.Dataset` or a `TokenStore`. Those too short for an example are
+            left out.
+        sampler: A `Sampler`, or the name of one, which takes the next five arguments.
+        target_length: Positions stay below it, tokens.
+        train_length: Tokens in one example.
+        chunks: See `Sampler`.
+        text: See `Sampler`.
+        seed: See `Sampler`.
+        bos: Token id put first, where the tokenizer begins texts with one.
+        mask_seams: Give the token after a text seam the label -100: unrelated text would have to predict it.
+        examples: Length of the dataset; one pass over the text if absent. A longer one passes over it again, in another
+            order and with other positions.
+        recall: Makes synthetic recall documents.
+        recall_share: Share of the examples that are recall documents. Only the answers in them have labels.
+
+    Raises:
+        SkipwiseError: The documents are not tokenised, none is long enough, or as `Sampler`.
     """
 
     def __init__(
         self,
         documents: Sequence[Any],
         *,
-        target_length: int,
-        train_length: int,
-        sampler: SamplerName = "pose",
-        chunks: int = 2,
-        text: TextChoice = "skip",
-        seed: int = 0,
+        sampler: Sampler | SamplerName = "pose",
+        target_length: int | None = None,
+        train_length: int | None = None,
+        chunks: int | None = None,
+        text: TextChoice | None = None,
+        seed: int | None = None,
         bos: int | None = None,
         mask_seams: bool = True,
         examples: int | None = None,
         recall: Recall | None = None,
         recall_share: float = 0.0,
     ) -> None:
+        layout = {
+            "target_length": target_length,
+            "train_length": train_length,
+            "chunks": chunks,
+            "text": text,
+            "seed": seed,
+        }
         self.documents = documents
-        self.sampler = Sampler(sampler, train_length, target_length, chunks, text, seed)
+        self.sampler = _sampler(sampler, {name: value for name, value in layout.items() if value is not None})
         self.bos, self.mask_seams = bos, mask_seams
         self.recall, self.recall_share = recall, recall_share
         self.epoch = 0
         size = self.sampler.example_length
-        if isinstance(documents, Spans):
+        if isinstance(documents, TokenDocuments):
             lengths = documents.lengths
         else:
             lengths = np.array([len(self._tokens(i)) for i in range(len(documents))], dtype=np.int64)
@@ -77,12 +94,28 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return self._length
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's and transformers' loops: every epoch draws other positions and another order."""
+        """Draw other positions and another order. accelerate's and transformers' loops call this for each epoch."""
         self.epoch = epoch
 
-    def _tokens(self, document: int) -> Any:
+    def _tokens(self, document: int) -> NDArray[Any]:
+        """Token ids (n,) of a document. Raises SkipwiseError for anything else."""
         item = self.documents[document]
-        return item["input_ids"] if isinstance(item, dict) else item
+        first = "tokenise the documents first, e.g. dataset.map(lambda row: tokenizer(row['text']))"
+        if isinstance(item, Mapping):
+            if "input_ids" not in item:
+                fields = ", ".join(map(repr, item)) or "none"
+                raise SkipwiseError(f"document {document} has no 'input_ids'; its fields: {fields}; {first}")
+            item = item["input_ids"]
+        if isinstance(item, str):
+            raise SkipwiseError(f"document {document} is text, not token ids; {first}")
+        try:
+            tokens = np.asarray(item)
+        except (TypeError, ValueError):  # lists of several lengths
+            tokens = np.empty((0, 0))
+        if tokens.ndim != 1 or (len(tokens) and tokens.dtype.kind not in "iu"):
+            kind = f"{type(item).__name__} of shape {tokens.shape}" if tokens.ndim != 1 else f"values of {tokens.dtype}"
+            raise SkipwiseError(f"document {document} holds a {kind}; expected token ids of shape (n,); {first}")
+        return tokens
 
     def _place(self, epoch: int, index: int) -> tuple[int, int]:
         """Document of an example, and which of its pieces."""
@@ -97,7 +130,7 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             raise IndexError(item)
         rounds, index = divmod(item, self.per_epoch)
         document, piece = self._place(self.epoch + rounds, index)
-        tokens = np.asarray(self._tokens(document))
+        tokens = self._tokens(document)
         size = self.sampler.example_length
         # Where the text does not skip, a long document begins anew at each of its pieces.
         skips = self.sampler.name == "pose" and self.sampler.text == "skip"
@@ -117,29 +150,12 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {**example, "attention_mask": torch.ones(size, dtype=torch.int64)}
 
 
-class Spans(Sequence[Any]):
-    """Parts of a store's documents, (n, 3) document, first token, one past the last; read when their turn comes."""
-
-    def __init__(self, store: TokenStore, spans: NDArray[np.int64]) -> None:
-        self.store, self.spans = store, spans
-
-    def __len__(self) -> int:
-        return len(self.spans)
-
-    def __getitem__(self, index: Any) -> Any:
-        document, start, stop = self.spans[index]
-        return self.store.document(int(document))[start:stop]
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each part, (n,)."""
-        return np.asarray(self.spans[:, 2] - self.spans[:, 1])
-
-    def name(self, index: int) -> str:
-        return self.store.names[int(self.spans[index, 0])]
-
-
-def leading_bos(tokenizer: Any) -> int | None:
-    """The id that `tokenizer` puts before a text by itself, or None."""
-    ids = tokenizer("a", verbose=False)["input_ids"]
-    return int(ids[0]) if len(ids) and ids[0] == tokenizer.bos_token_id else None
+def _sampler(sampler: Sampler | SamplerName, layout: dict[str, Any]) -> Sampler:
+    """The sampler that was given, or one made of its name and the rest."""
+    if isinstance(sampler, Sampler):
+        if layout:
+            raise SkipwiseError(f"{', '.join(layout)}: the Sampler holds its own; give them to it, or give its name")
+        return sampler
+    if missing := [name for name in ("target_length", "train_length") if name not in layout]:
+        raise SkipwiseError(f"{' and '.join(missing)} missing: expected tokens, e.g. {missing[0]}=2048, or a Sampler")
+    return Sampler(sampler, **layout)

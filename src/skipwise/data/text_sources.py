@@ -1,65 +1,42 @@
-"""Where text comes from: paths, `datasets` ids and names of packaged texts go in, a stream of documents comes out.
+"""Which text sources there are: files, folders, names of packaged texts and `datasets` ids.
 
-A text file is one document; a row of a .jsonl, .parquet or `datasets` source is one document. Text is UTF-8, a BOM is
-dropped, and line ends of text files become "\\n". Nothing is read ahead: `documents` holds one document, `pieces` about
-a quarter of a million characters of it.
+`sources` resolves what a user names into one `TextSource` for each file or dataset; `documents` reads them.
 """
 
 import codecs
-import contextlib
+import collections
 import difflib
 import fnmatch
-import gzip
 import hashlib
-import io
-import json
 import os
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 from skipwise.assets import catalogue
+from skipwise.data.row_files import ROW_KINDS, RowKind, opened, read_rows, reading, suffix
 from skipwise.errors import SkipwiseError
+from skipwise.utils.os_errors import user_path
 from skipwise.utils.progress import say
 
-PIECE = 2**18  # characters
 HEAD = 2**16  # bytes looked at to tell text from binary
-PACKED = {".gz", ".zst"}
-ROWS = {".jsonl", ".ndjson"}
 PROSE = {".txt", ".md", ".markdown", ".rst", ".tex", ".org", ".adoc"}
 CODE = set(
     ".py .pyi .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .java .kt .scala .go .rs .js .jsx .mjs .ts .tsx .rb .php"
     " .pl .pm .swift .m .mm .cs .fs .hs .ml .mli .lua .r .jl .sh .bash .sql .lisp .el .clj .ex .exs .erl .f90".split()
 )
-TABLES = {".parquet", ".csv", ".tsv", ".arrow", ".json"}
-SPLIT_MARKS = re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S)(?= \S)")
+TABLES = {".parquet", ".csv", ".tsv", ".arrow", ".json"}  # a folder of one of them alone is read by `load_dataset`
+LINES = {".jsonl", ".ndjson"}
+MAYBE_ROWS = {".json", ".csv", ".tsv"}  # in a folder with other files these may be settings or figures
 
 
 @dataclass(frozen=True)
-class Document:
-    """One text. `name` tells where it comes from, e.g. `book.txt`, `data.jsonl:17`."""
-
-    name: str
-    text: str
-
-
-class Piece(NamedTuple):
-    """A document or a part of one. `first` starts a document; `read` is the bytes read of all sources by then."""
-
-    name: str
-    text: str
-    first: bool
-    read: int
-
-
-@dataclass(frozen=True)
-class Source:
+class TextSource:
     """One file or dataset. `fingerprint` changes when its content may have changed; `size` is its bytes where known."""
 
-    kind: Literal["text", "jsonl", "parquet", "saved", "dataset"]
+    kind: Literal["text", "saved", "dataset"] | RowKind
     name: str
     path: str
     fingerprint: str
@@ -70,121 +47,118 @@ class Source:
     size: int | None = None
 
 
+class UnreadFile(NamedTuple):
+    """A file of a folder that is not read, and why: `not UTF-8`, `kind` or `field`."""
+
+    name: str
+    why: Literal["not UTF-8", "kind", "field"]
+
+
+class _Folder(NamedTuple):
+    """What a folder, or anything else that was named, holds."""
+
+    sources: list[TextSource]
+    unread: list[UnreadFile]
+
+
 def sources(
     paths: list[str], *, exclude: Iterable[str] = (), field: str = "text", split: str = "train"
-) -> list[Source]:
+) -> list[TextSource]:
     """Resolve files, folders, names of packaged texts and `datasets` ids (`id` or `id:configuration`), in this order.
 
-    `exclude` holds shell patterns, each compared with a file's name, its path inside the folder given, and the
-    folders on that path. `field` is the field or column with the text; `split` the split of a `datasets` source.
+    Files of a folder that are not read are counted and named in one line on stderr.
 
-    Errors: SkipwiseError for what is missing, unreadable, empty or binary, and where nothing is left to read.
+    Args:
+        paths: What the user named. `path::field` names the field or column with the text of that one.
+        exclude: Shell patterns, each compared with a file's name, its path inside the folder given, and the folders on
+            that path.
+        field: Field or column with the text, of sources that name none.
+        split: Split of a `datasets` source.
+
+    Raises:
+        SkipwiseError: A source is missing, unreadable, empty or binary, or nothing is left to read.
     """
     if not paths:
         raise SkipwiseError("no text was given: name a file, a folder, a datasets id or a packaged text such as stdlib")
-    patterns = dict.fromkeys(exclude, 0)
-    found: dict[tuple[str, str | None], Source] = {}
-    for path in paths:
-        with _reading(path):
-            for source in _resolve(path, field, split):
-                matching = [pattern for pattern in patterns if _matches(source.name, pattern)]
-                for pattern in matching:
-                    patterns[pattern] += 1
-                if not matching:
-                    found.setdefault((source.path, source.config), source)
-    for pattern, count in patterns.items():
+    matches = dict.fromkeys(exclude, 0)
+    chosen: dict[tuple[str, str | None, str], TextSource] = {}
+    for spec in paths:
+        with reading(spec):
+            path, named = split_field(spec)
+            folder = _resolve(path, named or field, split)
+        if named and all(source.kind == "text" for source in folder.sources):
+            raise SkipwiseError(f"{spec}: {path} is text without fields; leave out '::{named}'")
+        for source in folder.sources:
+            if not _excluded(source.name, matches):
+                key = source.path, source.config, "" if source.kind == "text" else source.field
+                chosen.setdefault(key, source)
+        _say_unread(path, [file for file in folder.unread if not _excluded(file.name, matches)], named or field)
+    for pattern, count in matches.items():
         if not count:
             say(f"exclude {pattern!r} matches no file")
-    if not found:
-        raise SkipwiseError(f"no documents: exclude {list(patterns)} leaves nothing of {', '.join(paths)}")
-    return list(found.values())
+    if not chosen:
+        raise SkipwiseError(f"no documents: exclude {list(matches)} leaves nothing of {', '.join(paths)}")
+    return list(chosen.values())
 
 
-def documents(sources: Iterable[Source]) -> Iterator[Document]:
-    """The documents of all sources in order, without those that hold no text.
+def split_field(spec: str) -> tuple[str, str | None]:
+    """Split `path::field` into both. The field is None if none is named, or if a file has the whole as its name.
 
-    Errors: SkipwiseError for text that cannot be decoded, a broken line, a missing field, and no document at all.
+    Raises:
+        SkipwiseError: The path or the field is empty.
     """
-    name, parts = "", list[str]()
-    for piece in pieces(sources):
-        if piece.first and parts:
-            yield Document(name, "".join(parts))
-            parts = []
-        name = piece.name
-        parts.append(piece.text)
-    yield Document(name, "".join(parts))
+    path, mark, field = spec.partition("::")
+    if not mark or user_path(spec).exists():
+        return spec, None
+    if not path or not field:
+        raise SkipwiseError(f"{spec!r}: expected PATH::FIELD, e.g. data.jsonl::body")
+    return path, field
 
 
-def pieces(sources: Iterable[Source]) -> Iterator[Piece]:
-    """The documents of all sources, the long ones in parts: see `split_text`. Errors: as for `documents`."""
-    before, read, empty = 0, 0, True
-    names = list[str]()
-    for source in sources:
-        names.append(source.name)
-        with _reading(source.name):
-            for piece in _file_pieces(source) if source.kind == "text" else _row_pieces(source):
-                read, empty = before + piece.read, False
-                yield piece._replace(read=read)
-        before = before + source.size if source.size else read
-    if empty:
-        raise SkipwiseError(f"no documents: nothing but empty text in {', '.join(names[:5])}")
+def _excluded(name: str, matches: dict[str, int]) -> bool:
+    """Whether a pattern matches the name, the path or a folder on it; counted in `matches`."""
+    matching = [
+        pattern
+        for pattern in matches
+        if fnmatch.fnmatch(name, pattern) or any(fnmatch.fnmatch(part, pattern) for part in name.split("/"))
+    ]
+    for pattern in matching:
+        matches[pattern] += 1
+    return bool(matching)
 
 
-def split_text(read: Callable[[int], str]) -> Iterator[str]:
-    """Cut the text that `read(characters)` hands out into parts of at most `PIECE` characters.
-
-    A cut falls after a line end between two other characters or, failing that, before a single space: there
-    tokenizers of the GPT-2 and Llama-3 kind cut by themselves, so that the parts' tokens are the text's tokens.
-    Elsewhere (SentencePiece, text without spaces) a cut can change or add a token: one in some 60,000.
-    """
-    text = read(PIECE + 1)
-    while len(text) > PIECE:
-        cut = PIECE
-        start = PIECE - HEAD
-        for mark in SPLIT_MARKS:
-            if ends := [match.end() for match in mark.finditer(text[start:PIECE])]:
-                cut = start + ends[-1]
-                break
-        yield text[:cut]
-        text = text[cut:]
-        text += read(PIECE + 1 - len(text))
-    if text:
-        yield text
+def _say_unread(folder: str, files: list[UnreadFile], field: str) -> None:
+    """Count and name in one line what is left out of a folder."""
+    parts = list[str]()
+    names: dict[str, list[str]] = collections.defaultdict(list)
+    for file in files:
+        names[file.why].append(file.name)
+    if broken := names["not UTF-8"]:
+        parts.append(f"{_files_are(broken)} no UTF-8 text, e.g. {broken[0]}")
+    if without := names["field"]:
+        parts.append(f"{_files_are(without)} without rows with a field {field!r}, e.g. {without[0]}")
+    if others := names["kind"]:
+        kinds = sorted({suffix(Path(name)) or "no suffix" for name in others})
+        shown = ", ".join(kinds[:6]) + (" …" if len(kinds) > 6 else "")
+        parts.append(
+            f"{_files_are(others)} of other kinds ({shown}), e.g. {others[0]}; name a text file itself to read it"
+        )
+    if parts:
+        say(f"{folder}: left out: {'; '.join(parts)}")
 
 
-def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(`file:line`, object) of every line of a .jsonl(.gz|.zst) file. Errors: as for `documents`."""
-    with _reading(str(path)):
-        for number, row, _ in _jsonl_rows(_file(path, path.name, "")):
-            yield f"{path.name}:{number}", row
+def _files_are(names: list[str]) -> str:
+    return "1 file is" if len(names) == 1 else f"{len(names):,} files are"
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatch.fnmatch(name, pattern) or any(fnmatch.fnmatch(part, pattern) for part in name.split("/"))
-
-
-@contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Turn what goes wrong while a source is read into one line."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{error.object[error.start]:02x}, {error.reason}"
-        raise SkipwiseError(f"{name} is not UTF-8 text ({found}); convert or exclude it") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise SkipwiseError(f"{name} is broken: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise SkipwiseError(f"cannot read {name}: {error.strerror or error}") from error
-
-
-def _resolve(path: str, field: str, split: str) -> list[Source]:
-    local = Path(path).expanduser()
+def _resolve(path: str, field: str, split: str) -> _Folder:
+    local = user_path(path)
     if local.is_dir():
         return _folder(local, path, field, split)
     if local.is_file():
         if problem := _problem(local):
             raise SkipwiseError(f"{path} {problem}")
-        return [_file(local, local.name, field)]
+        return _Folder([_file(local, local.name, field)], [])
     if local.exists():
         raise SkipwiseError(f"{path} is neither a file nor a folder")
     if path in catalogue.names("text"):
@@ -193,32 +167,24 @@ def _resolve(path: str, field: str, split: str) -> list[Source]:
         raise SkipwiseError(f"{path!r} is a packaged model; packaged texts are {', '.join(catalogue.names('text'))}")
     if path.startswith((".", "/", "~")) or path.count("/") > 1 or re.fullmatch(r"\.[A-Za-z]\w{0,7}", local.suffix):
         raise SkipwiseError(f"{path}: no such file or folder")
-    return [_hub(path, field, split)]
+    return _Folder([_hub(path, field, split)], [])
 
 
-def _suffix(path: Path) -> str:
-    """The suffix that tells the format, in lower case: `.jsonl` of `data.jsonl.gz`."""
-    name = path.with_suffix("") if path.suffix.lower() in PACKED else path
-    return name.suffix.lower()
-
-
-def _file(path: Path, name: str, field: str) -> Source:
-    suffix, stat = _suffix(path), path.stat()
-    kind: Literal["text", "jsonl", "parquet"] = "text"
-    if suffix in ROWS or suffix == ".parquet":
-        kind = "jsonl" if suffix in ROWS else "parquet"
+def _file(path: Path, name: str, field: str) -> TextSource:
+    stat = path.stat()
+    kind: Literal["text"] | RowKind = ROW_KINDS.get(suffix(path), "text")
     absolute = str(path.resolve())
     fingerprint = f"{kind}:{absolute}:{stat.st_size}:{stat.st_mtime_ns}" + (f":{field}" if kind != "text" else "")
-    return Source(kind, name, absolute, fingerprint, field, size=stat.st_size)
+    return TextSource(kind, name, absolute, fingerprint, field, size=stat.st_size)
 
 
 def _problem(path: Path) -> str | None:
     """What keeps a file from being text, judged by its beginning; None for text and for parquet."""
     if path.stat().st_size == 0:
         return "is empty"
-    if _suffix(path) == ".parquet":
+    if suffix(path) == ".parquet":
         return None
-    with _reading(str(path)), _opened(path) as (_, file):
+    with reading(str(path)), opened(path) as (_, file):
         head = file.read(HEAD)
     if b"\0" in head:
         return "holds NUL bytes: it is binary, or text in another encoding than UTF-8"
@@ -229,21 +195,34 @@ def _problem(path: Path) -> str | None:
     return None if text.strip() or len(head) == HEAD else "is empty"
 
 
-def _folder(folder: Path, given: str, field: str, split: str) -> list[Source]:
+def _folder(folder: Path, given: str, field: str, split: str) -> _Folder:
     files = _walk(folder)
     saved = {"dataset_info.json", "state.json"} <= {file.name for file in files if file.parent == folder}
     if saved or (folder / "dataset_dict.json").is_file():
-        return [_dataset_folder("saved", folder, files, field, split)]
-    if _is_dataset(folder, files):
-        return [_dataset_folder("dataset", folder, files, field, split)]
-    texts = [file for file in files if _suffix(file) in PROSE | CODE | ROWS | {".parquet"} and file.stat().st_size]
-    good = [file for file in texts if not _problem(file)]
-    if left := sorted(set(texts) - set(good)):
-        say(f"{given}: {len(left)} files are no UTF-8 text and left out, e.g. {left[0].relative_to(folder)}")
-    if not good:
-        kinds = "text, Markdown, source code, .jsonl, .parquet"
+        return _Folder([_dataset_folder("saved", folder, files, field, split)], [])
+    if _has_dataset_card(folder):
+        return _Folder([_dataset_folder("dataset", folder, files, field, split)], [])
+    if table := _only_table(files):
+        others = [file for file in files if suffix(file) != table and not _is_about(file)]
+        unread = [UnreadFile(file.relative_to(folder).as_posix(), "kind") for file in others]
+        return _Folder([_dataset_folder("dataset", folder, files, field, split)], unread)
+    held = _Folder([], [])
+    for file in files:
+        if not file.stat().st_size:
+            continue
+        source = _file(file, file.relative_to(folder).as_posix(), field)
+        if suffix(file) not in PROSE | CODE | ROW_KINDS.keys():
+            held.unread.append(UnreadFile(source.name, "kind"))
+        elif _problem(file):
+            held.unread.append(UnreadFile(source.name, "not UTF-8"))
+        elif suffix(file) in MAYBE_ROWS and not _has_field(file, field):
+            held.unread.append(UnreadFile(source.name, "field"))
+        else:
+            held.sources.append(source)
+    if not held.sources:
+        kinds = f"text, Markdown, source code, or rows (.jsonl, .json, .csv, .tsv, .parquet) with a field {field!r}"
         raise SkipwiseError(f"no documents in the folder {given} ({len(files)} files, none of them {kinds})")
-    return [_file(file, file.relative_to(folder).as_posix(), field) for file in good]
+    return held
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -262,30 +241,52 @@ def _walk(folder: Path) -> list[Path]:
     return sorted(file for file in files if file.is_file())
 
 
-def _is_dataset(folder: Path, files: list[Path]) -> bool:
-    """Whether `load_dataset` is to read the folder: a dataset card says so, or it holds tables and no documents."""
+def _has_field(file: Path, field: str) -> bool:
+    """Whether the first row of a file of rows has the field."""
+    try:
+        row = next(read_rows(file), None)
+    except SkipwiseError:
+        return False
+    return row is not None and field in row.values
+
+
+def _has_dataset_card(folder: Path) -> bool:
+    """Whether a dataset card says how `load_dataset` is to read the folder."""
     card = folder / "README.md"
-    if card.is_file():
-        front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-        if front and re.search(r"^(configs|dataset_info):", front[1], re.MULTILINE):
-            return True
-    kinds = {_suffix(file) for file in files if file.stem.upper() not in ("README", "LICENSE")}
-    return bool(kinds & TABLES) and not kinds & (PROSE | CODE | ROWS)
+    if not card.is_file():
+        return False
+    front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    return bool(front and re.search(r"^(configs|dataset_info):", front[1], re.MULTILINE))
+
+
+def _only_table(files: list[Path]) -> str | None:
+    """The suffix of the tables of a folder that holds no documents. None if there are text tables of several kinds."""
+    kinds = {suffix(file) for file in files if not _is_about(file)}
+    tables = kinds & TABLES
+    if kinds & (PROSE | CODE | LINES):
+        return None
+    binary = sorted(tables & {".parquet", ".arrow"}, reverse=True)  # text tables beside them tell about them
+    return binary[0] if binary else tables.pop() if len(tables) == 1 else None
+
+
+def _is_about(file: Path) -> bool:
+    """Whether a file tells about a dataset and is no part of it."""
+    return file.stem.upper() in ("README", "LICENSE") or file.name in ("dataset_info.json", "dataset_infos.json")
 
 
 def _dataset_folder(
     kind: Literal["saved", "dataset"], folder: Path, files: list[Path], field: str, split: str
-) -> Source:
+) -> TextSource:
     stats = [(file.relative_to(folder).as_posix(), file.stat()) for file in files]
     listing = "\n".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)
     absolute = str(folder.resolve())
     fingerprint = f"{kind}:{absolute}:{split}:{field}:{hashlib.sha256(listing.encode(errors='replace')).hexdigest()}"
-    return Source(kind, folder.resolve().name, absolute, fingerprint, field, split)
+    return TextSource(kind, folder.resolve().name, absolute, fingerprint, field, split)
 
 
-def _hub(path: str, field: str, split: str) -> Source:
+def _hub(path: str, field: str, split: str) -> TextSource:
     """A dataset of the hub, pinned to the commit that it has now."""
-    from huggingface_hub import HfApi  # here and below: heavy, and most corpora are files
+    from huggingface_hub import HfApi  # here: heavy, and most corpora are files
     from huggingface_hub.errors import RepositoryNotFoundError
 
     name, _, config = path.partition(":")
@@ -301,111 +302,4 @@ def _hub(path: str, field: str, split: str) -> Source:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise SkipwiseError(f"{local}, and the hub of datasets cannot be reached ({reason})") from error
     fingerprint = f"dataset:{path}:{split}:{field}:{revision}"
-    return Source("dataset", path, name, fingerprint, field, split, config or None, revision)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """The file as it is, whose place tells the progress, and its unpacked content."""
-    with path.open("rb") as raw:
-        if path.suffix.lower() == ".gz":
-            yield raw, cast(IO[bytes], gzip.GzipFile(fileobj=raw))
-        elif path.suffix.lower() == ".zst":
-            import pyarrow  # the zstandard package ends a truncated file without a word
-
-            yield raw, io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
-        else:
-            yield raw, raw
-
-
-def _file_pieces(source: Source) -> Iterator[Piece]:
-    with _opened(Path(source.path)) as (raw, file):
-        text = io.TextIOWrapper(file, encoding="utf-8-sig")
-        first = True
-        for part in split_text(text.read):
-            if "\0" in part:
-                raise SkipwiseError(f"{source.name} holds NUL bytes: it is no text; exclude it")
-            yield Piece(source.name, part, first, raw.tell())
-            first = False
-
-
-def _row_pieces(source: Source) -> Iterator[Piece]:
-    rows = {"jsonl": _jsonl_rows, "parquet": _parquet_rows}.get(source.kind, _dataset_rows)
-    characters = 0
-    for number, row, read in rows(source):
-        name = f"{source.name}:{number}"
-        if source.field not in row:
-            there = ", ".join(map(repr, row)) or "none"
-            raise SkipwiseError(f"{name} has no field {source.field!r}; its fields: {there}")
-        text = row[source.field]
-        if not isinstance(text, str | None):
-            raise SkipwiseError(f"{name}: field {source.field!r} holds {type(text).__name__}, expected text")
-        if not text or text.isspace():
-            continue
-        characters += len(text)
-        first = True
-        for part in split_text(io.StringIO(text, newline="\n").read):
-            yield Piece(name, part, first, characters if read is None else read)
-            first = False
-
-
-def _jsonl_rows(source: Source) -> Iterator[tuple[int, dict[str, Any], int | None]]:
-    with _opened(Path(source.path)) as (raw, file):
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except ValueError as error:
-                raise SkipwiseError(f"{source.name}:{number} is no JSON ({' '.join(str(error).split())})") from error
-            if not isinstance(row, dict):
-                raise SkipwiseError(f"{source.name}:{number} is no JSON object but {type(row).__name__}")
-            text = row.get(source.field)
-            # JSON can escape half a surrogate pair, which no tokenizer takes.
-            if isinstance(text, str) and not text.isascii():
-                row[source.field] = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            yield number, row, raw.tell()
-
-
-def _parquet_rows(source: Source) -> Iterator[tuple[int, dict[str, Any], int | None]]:
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(source.path, pre_buffer=False, buffer_size=2**20) as table:
-            columns = table.schema_arrow.names
-            if source.field not in columns:
-                there = ", ".join(map(repr, columns))
-                raise SkipwiseError(f"{source.name} has no column {source.field!r}; its columns: {there}")
-            number, total = 0, max(table.metadata.num_rows, 1)
-            for batch in table.iter_batches(batch_size=16, columns=[source.field]):
-                for text in batch.column(0):
-                    number += 1
-                    yield number, {source.field: text.as_py()}, (source.size or 0) * number // total
-    except pyarrow.ArrowException as error:
-        raise SkipwiseError(f"{source.name} is no readable parquet file: {' '.join(str(error).split())}") from error
-
-
-def _dataset_rows(source: Source) -> Iterator[tuple[int, dict[str, Any], int | None]]:
-    import datasets
-
-    try:
-        if source.kind == "saved":
-            rows = datasets.load_from_disk(source.path)
-            if isinstance(rows, dict):
-                if source.split not in rows:
-                    raise SkipwiseError(f"{source.name} has no split {source.split!r}; its splits: {', '.join(rows)}")
-                rows = rows[source.split]
-        else:
-            options = {"split": source.split, "revision": source.revision, "streaming": True}
-            rows = datasets.load_dataset(source.path, source.config, **options)
-        columns = rows.column_names
-        if columns and source.field not in columns:
-            there = ", ".join(map(repr, columns))
-            raise SkipwiseError(f"{source.name} has no column {source.field!r}; its columns: {there}")
-        for number, row in enumerate(rows.select_columns([source.field]) if columns else rows, start=1):
-            yield number, row, None
-    except SkipwiseError:
-        raise
-    except Exception as error:  # `datasets` raises what its many readers raise
-        reason = " ".join(str(error).split())[:200]
-        raise SkipwiseError(f"cannot read dataset {source.name}: {reason or type(error).__name__}") from error
+    return TextSource("dataset", path, name, fingerprint, field, split, config or None, revision)

@@ -1,4 +1,4 @@
-"""Documents go in; a memory-mapped token store comes out: one long array of token ids and where each document starts.
+"""A corpus as a memory-mapped token store: one long array of token ids, and where each document starts.
 
 A store is a folder in the cache, named by a fingerprint of the tokenizer, of the sources and of the settings that
 matter, so that a changed corpus gets a new store and an unchanged one is opened at once:
@@ -9,12 +9,12 @@ It is built in a temporary folder and appears whole. Memory stays that of about 
 size of the corpus or of one text file in it.
 """
 
+import abc
 import functools
 import hashlib
-import io
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,26 +23,47 @@ from numpy.typing import NDArray
 
 from skipwise.assets.cache import cache_folder
 from skipwise.config import DataConfig
-from skipwise.data import text_sources
+from skipwise.data import documents
+from skipwise.data.text_sources import TextSource, sources
+from skipwise.data.tokenising import encode, token_dtype, tokenizer_fingerprint
 from skipwise.errors import SkipwiseError
 from skipwise.utils.atomic_files import atomic_folder
 from skipwise.utils.locks import clear_partials, locked
+from skipwise.utils.os_errors import user_path
 from skipwise.utils.progress import Bar, say
 from skipwise.utils.progress import bar as progress_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 2**20  # characters tokenised at once
 
 Indices = NDArray[np.int64]
 
 
-class TokenStore:
-    """A store in `folder`, read from disk as needed: `document(i)` is a view of the token ids of document i.
+class TokenDocuments(Sequence[Any], abc.ABC):
+    """Documents as token ids that know their lengths without being read."""
 
-    `tokens` (n_tokens,) uint16 or uint32 and `offsets` (n_docs + 1,) int64 are memory maps; no BOS or EOS is added.
+    @property
+    @abc.abstractmethod
+    def lengths(self) -> Indices:
+        """Tokens of each document, (n_docs,)."""
+
+    @abc.abstractmethod
+    def name(self, index: int) -> str:
+        """Where a document comes from."""
+
+
+class TokenStore(TokenDocuments):
+    """A store, read from disk as needed. Item i is a view of the token ids of document i, (n,), read only.
+
+    Args:
+        folder: The folder of a finished store.
+
+    Attributes:
+        tokens: Memory map of all ids, (n_tokens,) uint16 or uint32, without BOS and EOS.
+        offsets: Memory map of where each document starts, (n_docs + 1,) int64.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,8 +78,7 @@ class TokenStore:
     def __reduce__(self) -> tuple[type["TokenStore"], tuple[Path]]:
         return TokenStore, (self.folder,)  # a pickled memory map would carry its whole content
 
-    def document(self, index: int) -> NDArray[Any]:
-        """Token ids of one document, (n,), read only. Errors: IndexError outside 0..len - 1."""
+    def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(f"document {index} of {len(self)}")
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
@@ -68,6 +88,10 @@ class TokenStore:
         """Tokens of each document, (n_docs,)."""
         return np.diff(self.offsets)
 
+    def name(self, index: int) -> str:
+        """Where a document comes from."""
+        return self.names[index]
+
     @functools.cached_property
     def names(self) -> list[str]:
         """Where each document comes from."""
@@ -75,8 +99,36 @@ class TokenStore:
 
     @property
     def fingerprint(self) -> str:
-        """Of the tokenizer, the sources and the settings that the tokens depend on."""
+        """Identifies the tokenizer, the sources and the settings that the tokens depend on."""
         return str(self.meta["fingerprint"])
+
+
+class Spans(TokenDocuments):
+    """Parts of a store's documents, each read when its turn comes.
+
+    Args:
+        store: The store.
+        spans: (n, 3) document, first token, one past the last token.
+    """
+
+    def __init__(self, store: TokenStore, spans: Indices) -> None:
+        self.store, self.spans = store, spans
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, index: Any) -> Any:
+        document, start, stop = self.spans[index]
+        return self.store[int(document)][start:stop]
+
+    @property
+    def lengths(self) -> Indices:
+        """Tokens of each part, (n,)."""
+        return np.asarray(self.spans[:, 2] - self.spans[:, 1])
+
+    def name(self, index: int) -> str:
+        """Where a part comes from."""
+        return self.store.names[int(self.spans[index, 0])]
 
 
 class LeftOut(NamedTuple):
@@ -87,22 +139,24 @@ class LeftOut(NamedTuple):
 
 
 def open_store(data: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, progress: bool = True) -> TokenStore:
-    """The token store of a corpus: the one in the cache if its fingerprint matches, else a new one.
+    """Open the token store of a corpus: the one in the cache if its fingerprint matches, else a new one.
 
-    Processes that want the same store at once wait for the first of them. Errors: SkipwiseError for what the corpus
-    lacks, and where the cache folder cannot be written.
+    Processes that want the same store at once wait for the first of them.
+
+    Raises:
+        SkipwiseError: The corpus cannot be read, or the cache folder cannot be written.
     """
-    sources = text_sources.sources(data.paths, exclude=data.exclude, field=data.field, split=data.split)
-    identity = {
+    texts = sources(data.paths, exclude=data.exclude, field=data.field, split=data.split)
+    fingerprints = "\n".join(source.fingerprint for source in texts)
+    identity: dict[str, Any] = {
         "format": FORMAT,
-        "piece": text_sources.PIECE,
+        "piece": documents.PIECE,
         "tokenizer": tokenizer_fingerprint(tokenizer),
-        "sources": hashlib.sha256(
-            "\n".join(source.fingerprint for source in sources).encode(errors="replace")
-        ).hexdigest(),
+        "sources": hashlib.sha256(fingerprints.encode(errors="replace")).hexdigest(),
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-    cache = Path(data.cache).expanduser() if data.cache else cache_folder() / "tokens"
+    identity["fingerprint"] = fingerprint
+    cache = user_path(data.cache) if data.cache else cache_folder() / "tokens"
     folder = cache / fingerprint
     if _whole(folder):
         return TokenStore(folder)
@@ -110,52 +164,58 @@ def open_store(data: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, progre
         _clear_killed(cache)
         with locked(cache / f"{fingerprint}.lock", wait=False) as first:
             if first:
-                _build(folder, sources, tokenizer, identity | {"fingerprint": fingerprint}, progress)
+                _build(folder, texts, tokenizer, identity, progress)
                 return TokenStore(folder)
         say("another process is tokenising this corpus; waiting for it")
         with locked(cache / f"{fingerprint}.lock"):
             if not _whole(folder):
-                _build(folder, sources, tokenizer, identity | {"fingerprint": fingerprint}, progress)
+                _build(folder, texts, tokenizer, identity, progress)
     except OSError as error:
+        if not Path(error.filename or cache).is_relative_to(cache):  # about a text, and says so
+            raise
         hint = "set data.cache or SKIPWISE_CACHE to a folder with room"
         raise SkipwiseError(f"cannot write tokens to {cache}: {error.strerror or error}; {hint}") from error
     return TokenStore(folder)
 
 
-def tokenise(tokenizer: "PreTrainedTokenizerBase", text: str) -> Indices:
-    """Token ids of `text`, (n,) int64: the ids that a store holds for it. No BOS or EOS is added."""
-    parts = text_sources.split_text(io.StringIO(text, newline="\n").read)
-    return np.concatenate([np.empty(0, np.int64), *(_encode(tokenizer, [part], np.int64)[0] for part in parts)])
-
-
 def usable(store: TokenStore, minimum_tokens: int) -> Indices:
-    """Indices of the documents with at least `minimum_tokens` tokens, (n,); see `left_out` for the others.
+    """Find the documents with at least `minimum_tokens` tokens. See `left_out` for the others.
 
-    Errors: SkipwiseError naming the longest document where none is long enough.
+    Returns:
+        Their indices, (n,).
+
+    Raises:
+        SkipwiseError: No document is long enough. The message names the longest.
     """
     lengths = store.lengths
-    found = np.flatnonzero(lengths >= minimum_tokens)
-    if not len(found):
+    indices = np.flatnonzero(lengths >= minimum_tokens)
+    if not len(indices):
         longest = int(lengths.argmax())
         raise SkipwiseError(
             f"no document has the {minimum_tokens:,} tokens that an example needs: the longest of {len(store):,}, "
             f"{store.names[longest]}, has {lengths[longest]:,}; give longer texts or a smaller training.train_length"
         )
-    return found
+    return indices
 
 
 def left_out(store: TokenStore, minimum_tokens: int) -> LeftOut:
-    """What `usable` leaves out."""
+    """Count what `usable` leaves out."""
     short = store.lengths[store.lengths < minimum_tokens]
     return LeftOut(len(short), int(short.sum()))
 
 
 def split(store: TokenStore, usable: Indices, share: float, minimum_tokens: int) -> tuple[Indices, Indices]:
-    """Spans for training and for validation, each (n, 3) int64: document, first token, one past the last token.
+    """Split documents into spans for training and for validation.
 
     The last `share` of the tokens of the `usable` documents is held out, never less than `minimum_tokens`: whole
     documents from the end while they fit, then the tail of the next one unless half is held already. Every span has
-    at least `minimum_tokens` tokens and no token is in two. Errors: SkipwiseError where that cannot be had.
+    at least `minimum_tokens` tokens and no token is in two.
+
+    Returns:
+        Training and validation, each (n, 3) int64: document, first token, one past the last token.
+
+    Raises:
+        SkipwiseError: There is too little text for both.
     """
     lengths = store.lengths[usable]
     total = int(lengths.sum())
@@ -185,27 +245,6 @@ def split(store: TokenStore, usable: Indices, share: float, minimum_tokens: int)
     return np.array(train[::-1], dtype=np.int64), np.array(held[::-1], dtype=np.int64)
 
 
-def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """sha256 of what decides the token ids of a text: the serialised backend, or the vocabulary of a slow tokenizer."""
-    if tokenizer.is_fast:
-        backend = json.loads(tokenizer.backend_tokenizer.to_str())
-        content = {key: value for key, value in backend.items() if key not in ("truncation", "padding")}
-    else:
-        content = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _dtype(tokenizer: "PreTrainedTokenizerBase") -> np.dtype[Any]:
-    largest = max(tokenizer.get_vocab().values())
-    return np.dtype(np.uint16 if largest < 2**16 else np.uint32)
-
-
-def _encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str], dtype: "np.typing.DTypeLike") -> list[NDArray[Any]]:
-    options = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
-    ids = tokenizer(texts, **options, verbose=False)["input_ids"]
-    return [np.asarray(row, dtype=dtype) for row in ids]
-
-
 def _whole(folder: Path) -> bool:
     """Whether `folder` holds a store with nothing missing."""
     try:
@@ -231,16 +270,16 @@ def _clear_killed(cache: Path) -> None:
 
 def _build(
     folder: Path,
-    sources: list[text_sources.Source],
+    texts: list[TextSource],
     tokenizer: "PreTrainedTokenizerBase",
     identity: dict[str, Any],
     progress: bool,
 ) -> None:
-    sizes = [source.size for source in sources]
+    sizes = [source.size for source in texts]
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    dtype = _dtype(tokenizer)
+    dtype = token_dtype(tokenizer)
     with atomic_folder(folder) as partial, progress_bar("tokenising", total=total, unit="B", quiet=not progress) as bar:
-        offsets = _write_tokens(partial, sources, tokenizer, dtype, bar)
+        offsets = _write_tokens(partial, texts, tokenizer, dtype, bar)
         if offsets[-1] == 0:
             raise SkipwiseError("no documents: the tokenizer makes no token of any of the texts")
         np.save(partial / "offsets.npy", np.frombuffer(offsets, dtype=np.int64))
@@ -250,12 +289,12 @@ def _build(
 
 def _write_tokens(
     folder: Path,
-    sources: list[text_sources.Source],
+    texts: list[TextSource],
     tokenizer: "PreTrainedTokenizerBase",
     dtype: np.dtype[Any],
     bar: Bar,
 ) -> "array[int]":
-    """Write tokens.bin and names.txt as the documents come; the offsets come back, 8 bytes a document."""
+    """Write tokens.bin and names.txt as the documents come, and return the offsets, 8 bytes a document."""
     offsets, written, name = array("q", [0]), 0, ""
     with (
         (folder / "tokens.bin").open("wb") as tokens,
@@ -267,8 +306,8 @@ def _write_tokens(
                 offsets.append(written)
                 names.write(" ".join(name.splitlines()) + "\n")
 
-        for batch in _batches(sources, bar):
-            for piece, ids in zip(batch, _encode(tokenizer, [piece.text for piece in batch], dtype), strict=True):
+        for batch in _batches(texts, bar):
+            for piece, ids in zip(batch, encode(tokenizer, [piece.text for piece in batch], dtype), strict=True):
                 if piece.first:
                     close_document()
                     name = piece.name
@@ -278,10 +317,10 @@ def _write_tokens(
     return offsets
 
 
-def _batches(sources: list[text_sources.Source], bar: Bar) -> Iterator[list[text_sources.Piece]]:
-    """Pieces in groups of about `BATCH` characters; the bar moves by the bytes read once a group is done."""
-    batch, characters = list[text_sources.Piece](), 0
-    for piece in text_sources.pieces(sources):
+def _batches(texts: list[TextSource], bar: Bar) -> Iterator[list[documents.Piece]]:
+    """Group pieces to about `BATCH` characters. The bar moves by the bytes read once a group is done."""
+    batch, characters = list[documents.Piece](), 0
+    for piece in documents.pieces(texts):
         batch.append(piece)
         characters += len(piece.text)
         if characters >= BATCH:

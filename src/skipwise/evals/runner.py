@@ -11,7 +11,8 @@ from typing import Any
 
 from skipwise.config import EvaluationConfig
 from skipwise.data import text_sources
-from skipwise.data.token_store import tokenise
+from skipwise.data.documents import documents as read_documents
+from skipwise.data.tokenising import tokenise
 from skipwise.errors import SkipwiseError
 from skipwise.evals import tasks
 from skipwise.evals.prompted import PromptedPlan
@@ -58,7 +59,7 @@ def load_documents(
 
     def read() -> Iterator[Document]:
         with progress.bar("reading evaluation documents", total=None, unit="doc") as bar:
-            for document in text_sources.documents(sources):
+            for document in read_documents(sources):
                 yield document.name, tokenise(tokenizer, document.text)
                 bar.advance()
 

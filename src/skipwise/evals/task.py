@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from skipwise.config import EvaluationConfig
-from skipwise.data import text_sources
+from skipwise.data import documents, text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import intervals
 from skipwise.evals.rows import Row, digest
@@ -107,8 +107,8 @@ class Inputs:
         """(name, text) of every document of files, folders or packaged names, in order; read once."""
         key = tuple(paths)
         if key not in self._texts:
-            found = text_sources.documents(text_sources.sources(list(paths)))
-            self._texts[key] = [(document.name, document.text) for document in found]
+            sources = text_sources.sources(list(paths))
+            self._texts[key] = [(document.name, document.text) for document in documents.documents(sources)]
         if not self._texts[key]:
             raise SkipwiseError(f"no documents in {', '.join(paths)}")
         return self._texts[key]

@@ -6,6 +6,7 @@ Every stage leaves its result in the folder and is skipped when it is there, so 
 """
 
 import contextlib
+import dataclasses
 import gc
 import json
 from pathlib import Path
@@ -16,7 +17,9 @@ import torch
 from skipwise.config import DEFAULT_TRAIN_LENGTH, RunConfig, merge, validate
 from skipwise.data import token_store
 from skipwise.data.recall_documents import Recall
-from skipwise.data.skipped_positions import SkippedPositions, Spans, leading_bos
+from skipwise.data.skipped_positions import SkippedPositions
+from skipwise.data.token_store import Spans
+from skipwise.data.tokenising import leading_bos
 from skipwise.errors import SkipwiseError
 from skipwise.evals import rows as rows_module
 from skipwise.evals.rows import Row
@@ -89,24 +92,21 @@ class Data:
         )
         spans = token_store.split(store, usable, config.data.validation, sampler.document_length)
         learn, held = (Spans(store, part) for part in spans)
-        bos = leading_bos(tokenizer)
         recall = Recall(tokenizer) if config.data.recall else None
         steps = training.steps * training.batch_size * training.gradient_accumulation
-        common: dict[str, Any] = {
-            "target_length": config.target_length,
-            "train_length": training.train_length,
-            "seed": training.seed,
-            "bos": bos,
-            "mask_seams": training.mask_seams,
-        }
-        skipped: dict[str, Any] = config.positions.model_dump()
-        plain: dict[str, Any] = {"sampler": "original"}
+        common: dict[str, Any] = {"bos": leading_bos(tokenizer), "mask_seams": training.mask_seams}
         self.examples = SkippedPositions(
-            learn, **common, **skipped, examples=max(steps, 1), recall=recall, recall_share=config.data.recall
+            learn,
+            sampler=sampler,
+            **common,
+            examples=max(steps, 1),
+            recall=recall,
+            recall_share=config.data.recall,
         )
+        samplers = {"skipped": sampler, "plain": dataclasses.replace(sampler, name="original")}
         self.validation = {
-            name: SkippedPositions(held, **common, **positions, examples=training.validation_examples)
-            for name, positions in (("skipped", skipped), ("plain", plain))
+            name: SkippedPositions(held, sampler=one, **common, examples=training.validation_examples)
+            for name, one in samplers.items()
         }
         self.held = held
 

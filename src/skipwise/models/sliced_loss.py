@@ -14,13 +14,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from skipwise.data.labels import IGNORED as IGNORED
 from skipwise.errors import SkipwiseError
 
 SLICE_BYTES = 64 * 2**20
 """Size of the fp32 logits of one slice."""
-
-IGNORED = -100
-"""Label of a token that is not scored, as torch and transformers write it."""
 
 
 def slice_tokens(vocabulary: int) -> int:

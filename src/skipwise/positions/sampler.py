@@ -1,4 +1,4 @@
-"""Position layouts: (seed, epoch, example index, document length) → position ids, text offsets, seams. NumPy only.
+"""Samplers of positions: where the tokens of each training example stand, and where their text comes from. NumPy only.
 
 Every draw is a pure function of (seed, epoch, example index, draw number), so an example's layout is the same whatever
 batch, worker or rank asks for it, and after a resume; there is no generator state, global or other. The words come from
@@ -8,6 +8,7 @@ on NumPy's version either.
 """
 
 import difflib
+import numbers
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -42,20 +43,28 @@ class Layouts(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampler:
-    """One way of laying positions over examples. Errors: SkipwiseError for lengths or names that cannot work.
+    """One way of laying positions over examples.
 
-    - `pose` (PoSE, arXiv 2309.10400, eq. 3-5): `chunks` runs of consecutive positions. With L = train_length,
-      T = target_length, N = chunks: l_0 ~ U{1..L-(N-1)}, l_1 ~ U{1..L-l_0-(N-2)}, …, the last chunk takes the rest;
-      u_0 = 0, u_i ~ U{u_(i-1)..T-L}; the token with plain index j in the example, in chunk i, has position u_i + j.
-      Its place in the document is v_i + j, where `text` decides: `skip` v_0 ~ U{0..n_doc-L}, v_i ~ U{v_(i-1)..n_doc-L};
-      `contiguous` v_i = 0; `aligned` v_i = u_i. The authors' published code keeps v_0 = 0; here it is drawn,
-      because a long document would otherwise always show its head as the first chunk.
+    With L = train_length, T = target_length, N = chunks and n_doc the tokens of the document:
+
+    - `pose`: N chunks of consecutive positions. From PoSE (arXiv 2309.10400, eq. 3-5) come the skips: u_0 = 0,
+      u_i ~ U{u_(i-1)..T-L}, and the token with plain index j in the example, in chunk i, has position u_i + j; likewise
+      its place in the document, v_i + j with v_i ~ U{v_(i-1)..n_doc-L}. The paper only says that L is "randomly
+      divided" into chunks. Ours is l_0 ~ U{1..L-(N-1)}, l_1 ~ U{1..L-l_0-(N-2)}, …, and the last chunk takes the rest
+      (N = 2: l_0 ~ U{1..L-1}). The authors' published code, for N = 2, draws l_0 ~ U{1..floor((L+1)/2)}, so its first
+      chunk is never the longer one by more than a token. Paper and code keep v_0 = 0, and the code cuts documents to
+      their first 5 L tokens. Here v_0 ~ U{0..n_doc-L} and documents are whole, because a long one would otherwise
+      always show its head as the first chunk. `text` decides about the v_i: `skip` as above; `contiguous` v_i = 0;
+      `aligned` v_i = u_i.
     - `randpos` (arXiv 2305.16843): a sorted sample of L of {0..T-1}. The paper does not fix the first position; here it
       is always 0 and the others are a uniform sample of L-1 of {1..T-1}, as RoPE sees differences only.
     - `full`: T consecutive positions and tokens. `original`: L consecutive ones.
 
     `randpos`, `full` and `original` take their text from the start of the document, without gaps. Positions do not
     depend on `text` or on the document, so runs that differ in these alone see the same positions.
+
+    Raises:
+        SkipwiseError: Lengths or names that cannot work.
     """
 
     name: SamplerName
@@ -71,6 +80,10 @@ class Sampler:
     """0 … 2^64 - 1."""
 
     def __post_init__(self) -> None:
+        for what in ("train_length", "target_length", "chunks", "seed"):
+            value = getattr(self, what)
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+                raise SkipwiseError(f"{what} {value!r}: expected a whole number, such as 2048")
         _check_name("sampler", self.name, get_args(SamplerName))
         _check_name("text", self.text, get_args(TextChoice))
         if not 0 <= self.seed < 2**64:
@@ -100,10 +113,18 @@ class Sampler:
         return self.target_length if aligned else self.example_length
 
     def draw(self, epoch: int, index: ArrayLike, n_doc: ArrayLike) -> Layouts:
-        """The layouts of the examples `index` (B,) in `epoch`, whose documents have `n_doc` (B,) tokens.
+        """Draw the layouts of examples.
 
-        A scalar `n_doc` stands for the whole batch. Errors: SkipwiseError for a document that is too short, a negative
-        epoch or a negative index.
+        Args:
+            epoch: Number of the epoch, from 0.
+            index: Numbers of the examples, (B,), from 0.
+            n_doc: Tokens of their documents, (B,), or one number for all.
+
+        Returns:
+            The layouts, in the order of `index`.
+
+        Raises:
+            SkipwiseError: A document is too short, or the epoch or an index is negative.
         """
         examples = np.asarray(index, dtype=np.int64)  # (B,)
         lengths = np.broadcast_to(np.asarray(n_doc, dtype=np.int64), examples.shape)  # (B,)
@@ -150,7 +171,7 @@ class Sampler:
 
 
 def sampler_from_config(positions: PositionsConfig, *, train_length: int, target_length: int, seed: int) -> Sampler:
-    """The sampler that a configuration asks for. Errors: as `Sampler`."""
+    """Make the sampler that a configuration asks for. Raises SkipwiseError as `Sampler` does."""
     return Sampler(
         positions.sampler,
         train_length=train_length,
@@ -162,9 +183,12 @@ def sampler_from_config(positions: PositionsConfig, *, train_length: int, target
 
 
 def example_order(seed: int, epoch: int, n: int) -> Ints:
-    """The order (n,) of examples 0..n-1 in `epoch`: a uniform permutation, a pure function of (seed, epoch, n).
+    """Draw the order of the examples of an epoch: a uniform permutation, a pure function of (seed, epoch, n).
 
     Example i is sorted by word i of the stream keyed by (seed, epoch), so no state has to be saved for a resume.
+
+    Returns:
+        A permutation of 0..n-1, (n,).
     """
     return np.argsort(_words(_keyed(_ORDER, seed, epoch), n)[0], kind="stable")
 
@@ -250,9 +274,9 @@ def _subset(state: Words, size: int, k: int) -> Ints:
     A sample of more than half is the complement of a sample, so that distinct draws never become rare.
     """
     if k > size // 2:
-        kept = np.ones(size, dtype=np.bool_)
-        kept[_subset(state, size, size - k)] = False
-        return np.flatnonzero(kept)
+        chosen = np.ones(size, dtype=np.bool_)
+        chosen[_subset(state, size, size - k)] = False
+        return np.flatnonzero(chosen)
     count = k + k * k // max(size, 1) + 4  # the second term is about twice the repeats to expect
     while True:
         values = _uniform(_words(state, count)[0], 0, size - 1)

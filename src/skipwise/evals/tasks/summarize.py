@@ -13,6 +13,7 @@ from typing import Any
 
 from skipwise.config import EvaluationConfig
 from skipwise.data import text_sources
+from skipwise.data.documents import documents
 from skipwise.errors import SkipwiseError
 from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
 
@@ -43,8 +44,9 @@ def check(settings: EvaluationConfig) -> list[list[text_sources.Source]]:
             "summarize needs documents with reference summaries: name a .jsonl file in evaluation.summarize.data"
         )
     columns = []
-    for name in (wanted.document_field, wanted.summary_field):
-        columns.append(text_sources.sources(wanted.data, field=name, split=wanted.split))
+    plain_paths = [text_sources.split_field(path)[0] for path in wanted.data]  # path::field names the document's
+    for name, paths in ((wanted.document_field, wanted.data), (wanted.summary_field, plain_paths)):
+        columns.append(text_sources.sources(paths, field=name, split=wanted.split))
         if plain := [source.name for source in columns[-1] if source.kind == "text"]:
             raise SkipwiseError(f"summarize: {plain[0]} is plain text; expected .jsonl, .parquet or a datasets id")
     return columns
@@ -53,7 +55,7 @@ def check(settings: EvaluationConfig) -> list[list[text_sources.Source]]:
 def _read(inputs: Inputs) -> list[tuple[str, str]]:
     settings = inputs.settings.summarize
     columns = [
-        {document.name: document.text for document in text_sources.documents(sources)}
+        {document.name: document.text for document in documents(sources)}
         for sources in check(inputs.settings)
     ]
     found = [(text, columns[1][name]) for name, text in columns[0].items() if name in columns[1]]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from skipwise.config import HarnessConfig
-from skipwise.data import text_sources
+from skipwise.data.row_files import read_rows
 from skipwise.errors import SkipwiseError
 from skipwise.utils import progress
 
@@ -34,7 +34,8 @@ def read_questions(path: Path, settings: HarnessConfig) -> list[Choice]:
 def _rows(path: Path, settings: HarnessConfig) -> list[Choice]:
     fields = (settings.question_field, settings.choices_field, settings.answer_field)
     found = []
-    for place, row in text_sources.rows(path):
+    for number, row, _ in read_rows(path):
+        place = f"{path.name}:{number}"
         missing = [field for field in fields if field not in row]
         if missing:
             there = ", ".join(map(repr, row)) or "none"

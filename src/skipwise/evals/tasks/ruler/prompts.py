@@ -66,7 +66,7 @@ class Documents(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class PromptTexts:
     """What the prompts of one length are made from."""
 
     length: int
@@ -138,7 +138,7 @@ class Needles:
         """Size of the smallest haystack: no shorter than its needles. Words in essays, else lines."""
         return self.count * (len(NEEDLE.split()) if self.haystack == "essay" else 1)
 
-    def sample(self, source: Source, rng: random.Random, size: int) -> Sample:
+    def sample(self, texts: PromptTexts, rng: random.Random, size: int) -> Sample:
         draw_key, draw_value = draw_kind(rng, self.key_kind), draw_kind(rng, self.value_kind)
         keys, values = distinct(draw_key, self.keys), distinct(draw_value, self.count)
         answers = {key: values[i * self.values : (i + 1) * self.values] for i, key in enumerate(keys)}
@@ -147,7 +147,7 @@ class Needles:
         queries = rng.sample(keys, self.queries)
         truth = [value for key in queries for value in answers[key]]
         if self.haystack == "essay":
-            context = _in_essay(source.essay(), needles, rng, size)
+            context = _in_essay(texts.essay(), needles, rng, size)
         else:
             lines = [NOISE] * size
             if self.haystack == "needle":
@@ -199,11 +199,11 @@ def _in_essay(text: Essay, needles: list[str], rng: random.Random, size: int) ->
 HOPS = 4
 
 
-def variable_tracking(source: Source, rng: random.Random, size: int) -> Sample:
+def variable_tracking(texts: PromptTexts, rng: random.Random, size: int) -> Sample:
     """One chain of five variables in lines of noise, after a worked example of its own with shorter names."""
     smallest = _chain(rng, HOPS + 1, 3)
-    line = source.count(f"{NOISE}\n")
-    more = (EXAMPLE_TOKENS - source.count(smallest.body + smallest.lead)) // line
+    line = texts.count(f"{NOISE}\n")
+    more = (EXAMPLE_TOKENS - texts.count(smallest.body + smallest.lead)) // line
     example = _chain(rng, HOPS + 1 + max(more, 0), 3)
     sample = _chain(rng, size, 5)
     return sample._replace(body=f"{example.body}{example.lead} {' '.join(example.truth)}\n\n{sample.body}")
@@ -228,10 +228,10 @@ def _chain(rng: random.Random, lines: int, letters: int) -> Sample:
     return Sample(body, lead, names, f" {' '.join(names)}")
 
 
-def common_words(source: Source, rng: random.Random, size: int) -> Sample:
+def common_words(texts: PromptTexts, rng: random.Random, size: int) -> Sample:
     """A numbered list of `size` different words, ten of them many times, after a worked example."""
     adjectives, nouns, everything = words()
-    short = source.length < SHORT
+    short = texts.length < SHORT
     example = _word_list(rng, rng.sample(everything, 20 if short else 40), *((3, 1) if short else (10, 3)))
     pool = rng.sample(everything, len(everything))
     if size > len(pool):
@@ -262,9 +262,9 @@ FEWEST_CODED = 74
 """From here on the fourth rank's count is always above the fifth's: n (1/16 - 1/25) / ζ(2) >= 1."""
 
 
-def frequent_words(source: Source, rng: random.Random, size: int) -> Sample:
+def frequent_words(texts: PromptTexts, rng: random.Random, size: int) -> Sample:
     """`size` coded words under a zeta law of exponent 2: rank k stands ⌊size / (k² ζ(2))⌋ times, and rank 1 is dots."""
-    vocabulary = max((source.length - CODED_ANSWER_TOKENS) // 50, 5)
+    vocabulary = max((texts.length - CODED_ANSWER_TOKENS) // 50, 5)
     ranks = ["...", *distinct(lambda: "".join(rng.choices(string.ascii_lowercase, k=6)), vocabulary - 1)]
     coded = [word for k, word in enumerate(ranks, 1) for _ in range(int(size / k**2 / ZETA_2))]
     rng.shuffle(coded)
@@ -278,17 +278,17 @@ def frequent_words(source: Source, rng: random.Random, size: int) -> Sample:
     return Sample(body, lead, ranks[1:4], f" {_listed(ranks[1:4])}")
 
 
-def question_answering(source: Source, rng: random.Random, size: int) -> Sample:
+def question_answering(texts: PromptTexts, rng: random.Random, size: int) -> Sample:
     """The question of the trial's number after documents: those that hold the answer and `size` others, mixed."""
-    texts, questions = source.documents()
-    asked = questions[source.trial]
+    passages, questions = texts.documents()
+    asked = questions[texts.trial]
     size += len(asked.documents)
-    if size < len(texts):
+    if size < len(passages):
         first = [*asked.documents, *rng.sample(asked.related, len(asked.related))]
-        others = distinct(lambda: rng.randrange(len(texts)), size - len(first), but=set(first))
-        chosen = [texts[i] for i in [*first, *others][:size]]
+        others = distinct(lambda: rng.randrange(len(passages)), size - len(first), but=set(first))
+        chosen = [passages[i] for i in [*first, *others][:size]]
     else:
-        chosen = (texts * -(-size // len(texts)))[:size]
+        chosen = (passages * -(-size // len(passages)))[:size]
     rng.shuffle(chosen)
     task = (
         "Answer the question based on the given documents. "

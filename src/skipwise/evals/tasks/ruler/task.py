@@ -16,7 +16,7 @@ from skipwise.errors import SkipwiseError
 from skipwise.evals.rows import Row, digest, digest_of
 from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit, scored
 from skipwise.evals.tasks.ruler import documents, prompts
-from skipwise.evals.tasks.ruler.prompts import Documents, Essay, Needles, Sample, Source
+from skipwise.evals.tasks.ruler.prompts import Documents, Essay, Needles, PromptTexts, Sample
 from skipwise.utils.progress import say
 
 VERSION = 1
@@ -28,7 +28,7 @@ class Variant(NamedTuple):
     answer_tokens: int
     least: int
     """Smallest size of a prompt that is a fair question."""
-    sample: Callable[[Source, random.Random, int], Sample]
+    sample: Callable[[PromptTexts, random.Random, int], Sample]
     match: Literal["all", "any"] = "all"
     """Whether every reference counts (RULER's `string_match_all`), or one is enough (`string_match_part`)."""
 
@@ -128,7 +128,7 @@ def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
 def sample(inputs: Inputs, cell: Cell, trial: int, more: int) -> Sample:
     """The text of one trial, `more` above its smallest size; drawn from (seed, length, task, trial)."""
     settings, name = inputs.settings.ruler, str(cell.variant)
-    source = Source(
+    texts = PromptTexts(
         cell.length,
         inputs.count,
         lambda: _essay(tuple(text for _, text in inputs.texts(settings.essays))),
@@ -136,7 +136,7 @@ def sample(inputs: Inputs, cell: Cell, trial: int, more: int) -> Sample:
         trial,
     )
     rng = random.Random(f"{inputs.settings.seed} {cell.length} {name} {trial}")
-    return VARIANTS[name].sample(source, rng, VARIANTS[name].least + more)
+    return VARIANTS[name].sample(texts, rng, VARIANTS[name].least + more)
 
 
 def _prompt(inputs: Inputs, cell: Cell, trial: int, more: int) -> list[int]:
