@@ -230,7 +230,7 @@ def test_common_words(inputs: Inputs, length: int, counts: tuple[int, ...], exam
 
 
 def test_more_words_than_there_are() -> None:
-    source = prompts.Source(200_000, len, lambda: prompts.essay([ESSAY]), lambda: pytest.fail("read"), 0)
+    source = prompts.PromptTexts(200_000, len, lambda: prompts.essay([ESSAY]), lambda: pytest.fail("read"), 0)
     known = len(prompts.words()[2])
     sample = prompts.common_words(source, random.Random(0), known + 50)
     listed = re.split(r" ?\d+\. ", sample.body.split("\n")[-2])[1:]
