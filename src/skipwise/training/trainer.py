@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from skipwise.config import TrainingConfig
-from skipwise.data.recall_documents import IGNORED
+from skipwise.data.labels import IGNORED
 from skipwise.data.skipped_positions import SkippedPositions
 from skipwise.errors import SkipwiseError
 from skipwise.models.forward import loss
