@@ -31,7 +31,7 @@ def pairs(inputs: Inputs) -> list[tuple[str, str]]:
     return inputs.once("summarize", lambda: _read(inputs))
 
 
-def check(settings: EvaluationConfig) -> list[list[text_sources.Source]]:
+def check(settings: EvaluationConfig) -> list[list[text_sources.TextSource]]:
     """Sources of the documents and of the summaries.
 
     Raises:
@@ -54,10 +54,7 @@ def check(settings: EvaluationConfig) -> list[list[text_sources.Source]]:
 
 def _read(inputs: Inputs) -> list[tuple[str, str]]:
     settings = inputs.settings.summarize
-    columns = [
-        {document.name: document.text for document in documents(sources)}
-        for sources in check(inputs.settings)
-    ]
+    columns = [{document.name: document.text for document in documents(sources)} for sources in check(inputs.settings)]
     found = [(text, columns[1][name]) for name, text in columns[0].items() if name in columns[1]]
     if not found:
         raise SkipwiseError(f"summarize: no row of {', '.join(settings.data)} has both a document and a summary")
