@@ -3,15 +3,27 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
-from transformers import DeepseekV3Config, Gemma3Config, LlamaConfig, Phi3Config, SmolLM3Config
+from transformers import (
+    DeepseekV3Config,
+    Gemma3Config,
+    LlamaConfig,
+    LlavaConfig,
+    Ministral3Config,
+    MistralConfig,
+    Phi3Config,
+    Qwen2VLConfig,
+    SmolLM3Config,
+)
 
 from skipwise.cli import main
 from skipwise.config import ModelConfig, ScalingConfig
@@ -21,6 +33,7 @@ from skipwise.report import inspection_view as shown
 from skipwise.report.render import SHEET, render
 from skipwise.rope import hf_config, methods
 from skipwise.rope.scale import scale
+from support import family_configs
 from support.tiny import llama_config, tiny_gguf, tiny_llama
 
 MODEL = ModelConfig()
@@ -186,15 +199,108 @@ def test_a_gguf_file_and_a_broken_weight_file(tmp_path: Path) -> None:
     assert found.pairs == header.pairs
 
 
-def test_the_text_names_every_pair_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["inspect", "bundled", "--target", "4k"]) == 0
+def test_the_text_starts_with_window_recommendation_and_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["inspect", "bundled", "--target", "4k", "--table"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:5] == ["pair", "wavelength", "turns", "linear", "ntk"]
-    assert [line.split()[0] for line in lines[1:8]] == list("0123456")
-    assert lines[8].startswith("--- no full turn in 256 tokens")
-    assert lines[-1].endswith("--set positions.chunks=3")
-    assert max(len(line) for line in lines[:-1]) <= 120
+    labels = [line[:18].strip() for line in lines if line[:18].strip()]
+    assert labels[:7] == ["model", "window", "read from", "target", "recommended", "command", "because"]
+    [command] = [line for line in lines if line.startswith("command")]
+    assert command.endswith("--set positions.chunks=3")
+    assert max(len(line) for line in lines if line != command) <= 120
     assert any("12.6 MB at 4,096" in line for line in lines)
+    table = lines[lines.index("") :]
+    table = table[table.index("", 1) + 1 :]
+    assert table[0].split()[:5] == ["pair", "wavelength", "turns", "linear", "ntk"]
+    assert [line.split()[0] for line in table[1:8]] == list("0123456")
+    assert table[8].startswith("--- no full turn in 256 tokens")
+    assert main.main(["inspect", "bundled", "--target", "4k"]) == 0
+    assert "wavelength" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "phi3", "deepseek_v3", "qwen2", "stablelm"])
+def test_the_command_line_reads_a_configuration_without_torch_and_the_same(family: str, tmp_path: Path) -> None:
+    """torch takes most of the start-up, so the command leaves it out; the facts stay those of a process that has it."""
+    family_configs.config(family, dtype="bfloat16").save_pretrained(tmp_path)
+    code = "import sys; from skipwise.cli.main import main; main(); assert sys.modules['torch'] is None"
+    command = [sys.executable, "-c", code, "inspect", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert json.loads(done.stdout) == json.loads(json.dumps(asdict(inspect(ModelConfig(path=str(tmp_path))))))
+
+
+def test_a_window_is_read_as_the_file_lets_it_be(tmp_path: Path) -> None:
+    """`linear` ×4: is max_position_embeddings the window before the scaling or after it?"""
+    linear = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+    before = looked_at(llama_config(window=4096, rope_parameters=linear, max_sequence_length=16_384))
+    assert (before.original_length, before.window, before.target_length) == (4096, 16_384, 65_536)
+    assert "max_sequence_length 16,384 differ by the factor 4" in before.reading[0]
+    assert before.reading[-1].endswith("--set model.original_length=LENGTH")
+    assert before.recommendation is not None
+    assert before.recommendation.scaling == "linear"
+    after = looked_at(llama_config(window=16_384, rope_parameters=linear, seq_length=4096))
+    assert (after.original_length, after.window) == (4096, 16_384)
+    unknown = looked_at(llama_config(window=16_384, rope_parameters=linear, max_seq_len=2048))
+    assert (unknown.original_length, unknown.window) == (16_384, 16_384)
+    assert "does not say the window before it" in unknown.reading[0]
+    assert unknown.reading[1] == "the file also has max_seq_len 2,048, which nothing here is read from"
+    given = looked_at(llama_config(window=16_384, rope_parameters=linear), model=ModelConfig(original_length=4096))
+    assert given.reading == ["the original window is 4,096 tokens, as model.original_length says"]
+    assert "max_position_embeddings says" in looked_at(llama_config(window=64)).reading[0]
+
+
+def test_a_multimodal_model_is_not_called_plain() -> None:
+    sections = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 2, 2]}
+    text = looked_at(llama_config(window=64, rope_parameters=sections))
+    assert "multimodal (mrope): 4, 2, 2 pairs follow time, height and width" in text.rotation
+    with pytest.raises(SkipwiseError, match=r"multimodal model that .* \(its text part: plain RoPE\)"):
+        looked_at(Qwen2VLConfig())
+    with pytest.raises(SkipwiseError, match="save its text part, of model type 'llama', as a checkpoint of its own"):
+        looked_at(LlavaConfig())
+    gemma = looked_at(Gemma3Config(), 10 * 131_072)
+    assert gemma.rotation.startswith("its text part: plain RoPE")
+
+
+def test_a_model_whose_layers_all_slide_is_not_extended_in_silence() -> None:
+    slides = MistralConfig(sliding_window=4096, max_position_embeddings=32_768)
+    found = looked_at(slides, 131_072)
+    assert found.recommendation is None
+    assert found.refusal is not None
+    assert "every layer of this model attends within 4,096 tokens" in found.refusal
+    assert 'write "sliding_window": null into config.json and add --set model.original_length=4096' in found.refusal
+    assert "not possible" in shown.text(found)
+    assert looked_at(MistralConfig(sliding_window=None), 10**6).refusal is None
+    farther = looked_at(MistralConfig(sliding_window=65_536, max_position_embeddings=32_768), 131_072)
+    assert farther.refusal is None
+    assert "a window of 131,072 reaches no farther back" in farther.notes[0]
+    wide = looked_at(MistralConfig(sliding_window=262_144, max_position_embeddings=32_768), 131_072)
+    assert wide.refusal is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        ({"dual_chunk_attention_config": {"chunk_size": 262_144}}, "dual chunk attention"),
+        ({"attention_chunk_size": 8192}, "attention_chunk_size 8,192, which transformers does not use here"),
+        ({"attn_temperature_tuning": True}, "attention whose temperature grows"),
+        ({"use_logn_attn": True}, "use_logn_attn"),
+        ({"index_topk": 2048}, "sparse attention"),
+    ],
+)
+def test_other_ways_to_a_long_window_are_named(fields: dict[str, Any], note: str) -> None:
+    assert any(note in line for line in looked_at(llama_config(window=64, **fields)).notes)
+
+
+def test_ministral3_keeps_the_window_that_its_queries_are_scaled_by() -> None:
+    config = Ministral3Config(max_position_embeddings=262_144)
+    assert any("1 + 0.1·ln" in line for line in looked_at(config).notes)
+    scaled = scale(config, "yarn", target_length=2**20)
+    parameters = hf_config.parameters(scaled)
+    assert (parameters["original_max_position_embeddings"], parameters["llama_4_scaling_beta"]) == (16_384, 0.1)
+    assert parameters["max_position_embeddings"] == 2**20
+    plain = Ministral3Config(rope_parameters={"rope_type": "default", "rope_theta": 1e6, "llama_4_scaling_beta": 0.1})
+    with pytest.raises(SkipwiseError, match="which 'ntk' does not keep; use yarn"):
+        scale(plain, "ntk", target_length=2**20)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +311,7 @@ def test_the_text_names_every_pair_and_reason(capsys: pytest.CaptureFixture[str]
         (["bundled", "--set", "training.steps=3"], "expected model.KEY=VALUE"),
         (["bundled", "--set", "model.lenth=3"], "unknown key"),
         (["no/such/folder"], "no such file or folder"),
-        (["bundled", "--html", "/dev/null/page.html"], "cannot use"),
+        (["bundled", "--html", "/dev/null/page.html"], "cannot write /dev/null/page.html"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

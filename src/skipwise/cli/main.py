@@ -83,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = build_parser().parse_args(argv)
         command = args.command
+        args.is_process = argv is None  # nothing runs in this process after the command
         code: int = args.action(args) or 0
         sys.stdout.flush()
         return code

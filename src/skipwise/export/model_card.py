@@ -106,6 +106,7 @@ def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) ->
         f"{training.train_length:,} tokens, learning rate {training.learning_rate:g}, seed {training.seed}",
         f"- Text: {', '.join(config.data.paths) or 'none'}{_recall(config.data.recall)}",
         f"- {environment.get('train_seconds', 0) / 60:.1f} minutes on {environment['device']}",
+        *(f"- Layers: {note}" for note in environment.get("layers", [])),
         "",
         "The whole configuration is in `skipwise.yaml`.",
         "",

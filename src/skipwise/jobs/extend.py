@@ -29,6 +29,7 @@ from skipwise.evals.tasks import passkey, perplexity
 from skipwise.export import hugging_face
 from skipwise.export.model_card import write_card
 from skipwise.models.load import LoadedModel, load
+from skipwise.models.reach import reach
 from skipwise.positions.sampler import sampler_from_config
 from skipwise.report.build import write_report
 from skipwise.rope import hf_config
@@ -69,6 +70,16 @@ def resolve(config: RunConfig, loaded: LoadedModel) -> RunConfig:
         "evaluation": {"lengths": config.evaluation.lengths or default_lengths(original, target)},
     }
     return validate(RunConfig, merge(config.model_dump(), found))
+
+
+def _reach(config: RunConfig, loaded: LoadedModel) -> list[str]:
+    """Say which layers the extension does not reach. Errors: SkipwiseError where it reaches none."""
+    layers = reach(loaded.model.config, loaded.original_length, config.target_length)
+    if layers.refusal:
+        raise SkipwiseError(layers.refusal)
+    for note in layers.notes:
+        say(note)
+    return list(layers.notes)
 
 
 class Data:
@@ -160,6 +171,7 @@ def extend(config: RunConfig, *, resume: bool = False) -> Path:
             loaded = load(config.model)
             named = config.evaluation.lengths is not None
             config = resolve(config, loaded)
+            layers = _reach(config, loaded)
             data = Data(config, loaded.tokenizer)
             config, documents = _evaluation_documents(config, loaded.tokenizer, data, named=named)
             open_folder(config, folder, resume)
@@ -170,7 +182,7 @@ def extend(config: RunConfig, *, resume: bool = False) -> Path:
                     folder.rmdir()
             raise
         told = folder / "environment.json"
-        facts = json.loads(told.read_text()) if told.exists() else environment(loaded)
+        facts = json.loads(told.read_text()) if told.exists() else environment(loaded) | {"layers": layers}
         write_text(told, json.dumps(facts, indent=2))
         _evaluate(loaded, config, documents, "original", folder)
         del loaded

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from skipwise.errors import SkipwiseError
+from skipwise.models import length_tricks
 from skipwise.models.shape import ModelShape
 from skipwise.rope import hf_config
 
@@ -125,7 +126,7 @@ def architecture(config: "PreTrainedConfig") -> Architecture:
         sliding_window=int(window) if sliding and window else None,
         linear_layers=linear,
         nope_layers=nope,
-        notes=_notes(count, sliding, window, linear, nope, config),
+        notes=(*_notes(count, sliding, window, linear, nope, config), *length_tricks.notes(config, kinds)),
         row=FAMILIES.get(text.model_type),
     )
 
@@ -174,6 +175,26 @@ def _notes(
     return tuple(notes)
 
 
+def _not_causal(config: "PreTrainedConfig") -> str | None:
+    """Why transformers has no causal language model for this configuration; None where it has one, or its own code."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    text, family = hf_config.language_model(config), config.model_type
+    if family in CAUSAL or not type(config).__module__.startswith("transformers."):
+        return None
+    if text is config:
+        return f"model type {family!r} is no causal language model in transformers, so its window cannot be extended"
+    hint = (
+        f"save its text part, of model type {text.model_type!r}, as a checkpoint of its own and extend that"
+        if text.model_type in CAUSAL
+        else f"transformers has no causal language model for its text part, {text.model_type!r}, either"
+    )
+    return (
+        f"model type {family!r} is a multimodal model that transformers does not read as a language model "
+        f"({hf_config.rotation(config)}); {hint}"
+    )
+
+
 def refusal(config: "PreTrainedConfig") -> str | None:
     """Why this model's window cannot be extended by scaling RoPE, in one line; None when it can."""
     text = hf_config.language_model(config)
@@ -206,6 +227,9 @@ def refusal(config: "PreTrainedConfig") -> str | None:
     except SkipwiseError as error:
         learned = getattr(text, "n_positions", None) or getattr(text, "max_position_embeddings", None)
         return f"{error} (its positions are learned or absent)" if learned else str(error)
+    reason = _not_causal(config)
+    if reason:
+        return reason
     local = "sliding_attention" in kinds and not {"full_attention", "hybrid"} & set(kinds)
     if local or family == "recurrent_gemma":  # which names its layers otherwise in transformers 5.17
         return f"model type {family!r} has no full-attention layer; its reach is that of its sliding window"

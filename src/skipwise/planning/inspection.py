@@ -1,6 +1,7 @@
-"""What can be said of a model before its weights are loaded: a configuration flows in, facts flow out.
+"""What a model's configuration tells before its weights are loaded.
 
-The facts are plain values: `dataclasses.asdict` makes them JSON; page/inspection.py shows them.
+The facts are plain values: `dataclasses.asdict` makes them JSON, and report/inspection_view.py shows them. Nothing here
+imports torch.
 """
 
 import math
@@ -13,6 +14,7 @@ from skipwise.config import DEFAULT_TRAIN_LENGTH, ModelConfig, PositionsConfig, 
 from skipwise.errors import SkipwiseError
 from skipwise.models import configuration, families, sources
 from skipwise.models.kv_cache_size import KvCache, kv_cache
+from skipwise.models.reach import reach
 from skipwise.positions import coverage
 from skipwise.positions.sampler import Sampler
 from skipwise.rope import hf_config, methods
@@ -68,6 +70,10 @@ class Facts:
     family: str
     window: int
     original_length: int
+    reading: list[str]
+    """Which fields the windows were read from, and how to give another original window."""
+    rotation: str
+    """How positions turn the dimensions of a head."""
     scaling: dict[str, Any] | None
     """The scaling that the configuration carries; None for plain RoPE."""
     target_length: int
@@ -90,7 +96,9 @@ class Facts:
     kv_bytes_at_window: int
     kv_bytes_at_target: int
     recommendation: Recommendation | None
-    """None where no scaling fits."""
+    """None where no scaling fits, or an extension reaches no layer."""
+    refusal: str | None
+    """Why an extension reaches no layer; None where it reaches one."""
     notes: list[str]
 
 
@@ -134,11 +142,15 @@ def facts(config: "PreTrainedConfig", model: ModelConfig, target_length: int | N
     dtype, itemsize = _dtype(config)
     cache = kv_cache(config, architecture, itemsize)
     critical = critical_pair(dim, theta, original)
+    layers = reach(config, original, target)
+    advice = None if layers.refusal else _recommendation(config, model, outlooks, original, target, critical, dim // 2)
     return Facts(
         model=name,
         family=architecture.family,
         window=window,
         original_length=original,
+        reading=hf_config.reading(config, model.original_length),
+        rotation=hf_config.rotation(config),
         scaling=hf_config.describe(config),
         target_length=target,
         factor=target / original,
@@ -157,8 +169,9 @@ def facts(config: "PreTrainedConfig", model: ModelConfig, target_length: int | N
         kv_bytes_per_token=cache.bytes_per_token,
         kv_bytes_at_window=cache.bytes_at(window),
         kv_bytes_at_target=cache.bytes_at(target),
-        recommendation=_recommendation(config, model, outlooks, original, target, critical, dim // 2),
-        notes=[*architecture.notes, *_cache_notes(config, cache, architecture)],
+        recommendation=advice,
+        refusal=layers.refusal,
+        notes=[*layers.notes, *_cache_notes(config, cache, architecture)],
     )
 
 

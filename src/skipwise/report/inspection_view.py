@@ -12,18 +12,23 @@ WIDTH = 96
 """Characters of a line of text beside its label."""
 
 
-def text(facts: Facts) -> str:
-    """The facts for a terminal: the table of pairs, then what matters."""
-    lines = [*_pair_table(facts), ""]
-    carried = facts.scaling and ", ".join(f"{key} {value:g}" for key, value in facts.scaling.items() if _number(value))
-    scaled = f"carries {facts.scaling['method']} ({carried})" if facts.scaling else "plain RoPE"
-    turned = f"the first {facts.critical_dimension} of {facts.rotary_dim} rotated dimensions turned at least once"
+def text(facts: Facts, *, table: bool = False) -> str:
+    """The facts for a terminal: the window, what is recommended and the command first.
+
+    Args:
+        facts: Of one model.
+        table: Whether the table of all pairs follows.
+    """
     rows = [
         ("model", f"{facts.model} ({facts.family}, {facts.layers} layers)"),
-        ("window", f"{facts.window:,} tokens, {scaled}, θ {facts.theta:,.0f}"),
+        ("window", f"{facts.window:,} tokens"),
         *([("original window", f"{facts.original_length:,} tokens")] if facts.scaling else []),
+        *(("read from", line) for line in facts.reading),
         ("target", f"{facts.target_length:,} tokens, ×{facts.factor:.4g}"),
-        ("critical", f"{turned} in the original window; pairs from {facts.critical_pair} on never did"),
+        *_advice_rows(facts),
+        ("", ""),
+        ("RoPE", _rotation(facts)),
+        ("critical", _critical(facts)),
         *(("layers", note) for note in facts.notes),
         (
             "KV cache",
@@ -32,20 +37,44 @@ def text(facts: Facts) -> str:
         ),
         *((f"not {method.name}", method.refused) for method in facts.methods if method.refused),
     ]
-    advice = facts.recommendation
-    if advice:
-        chosen = f"{advice.scaling}, {advice.sampler} with {advice.chunks} chunks of {advice.train_length:,} tokens"
-        rows += [("recommended", chosen), *(("because", reason) for reason in advice.reasons)]
-        rows += [("command", advice.command)]
+    lines: list[str] = []
     for i, (label, value) in enumerate(rows):
         named = "" if i and rows[i - 1][0] == label else label
-        parts = [value] if label == "command" else textwrap.wrap(value, WIDTH)
-        lines += [f"{named:<18}{parts[0]}", *(" " * 18 + part for part in parts[1:])]
-    return "\n".join(lines)
+        parts = [value] if label == "command" else textwrap.wrap(value, WIDTH) or [""]
+        lines += [f"{named:<18}{parts[0]}".rstrip(), *(" " * 18 + part for part in parts[1:])]
+    end = (
+        _pair_table(facts)
+        if table
+        else ["--table adds every pair of rotated dimensions, --html PAGE.html writes plots"]
+    )
+    return "\n".join([*lines, "", *end])
+
+
+def _advice_rows(facts: Facts) -> list[tuple[str, str]]:
+    advice = facts.recommendation
+    if facts.refusal:
+        return [("not possible", facts.refusal)]
+    if advice is None:
+        return [("not possible", "no scaling method fits this model; the reasons are below")]
+    chosen = f"{advice.scaling}, {advice.sampler} with {advice.chunks} chunks of {advice.train_length:,} tokens"
+    command = ("command", advice.command)
+    return [("recommended", chosen), command, *(("because", reason) for reason in advice.reasons)]
+
+
+def _rotation(facts: Facts) -> str:
+    details = [f"{key} {value:g}" for key, value in (facts.scaling or {}).items() if _number(value)]
+    return ", ".join([facts.rotation, f"θ {facts.theta:,.0f}"]) + (f" ({', '.join(details)})" if details else "")
+
+
+def _critical(facts: Facts) -> str:
+    return (
+        f"the first {facts.critical_dimension} of {facts.rotary_dim} rotated dimensions turned at least once in the "
+        f"original window; pairs from {facts.critical_pair} on never did"
+    )
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _bytes(count: int) -> str:
@@ -80,9 +109,8 @@ def _pair_table(facts: Facts) -> list[str]:
 
 
 def page(facts: Facts) -> dict[str, Any]:
-    """Data of the HTML page, for the scripts `page.render.SHEET`."""
+    """Data of the HTML page, for the scripts `report.render.SHEET`."""
     span = f"{length_text(facts.original_length)} to {length_text(facts.target_length)} tokens"
-    scaled = f"carries {facts.scaling['method']}" if facts.scaling else "plain RoPE"
     advice = facts.recommendation
     titles, rows = _cells(facts)
     refused = [f"{method.name}: {method.refused}" for method in facts.methods if method.refused]
@@ -115,7 +143,7 @@ def page(facts: Facts) -> dict[str, Any]:
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "skipwise": __version__,
         "tiles": [
-            ["Factor", f"×{facts.factor:.4g}", span, scaled],
+            ["Factor", f"×{facts.factor:.4g}", span, facts.rotation],
             ["Critical dimension", f"{facts.critical_dimension} of {facts.rotary_dim}", f"θ {facts.theta:,.0f}"],
             [
                 "KV cache at target",
@@ -124,7 +152,7 @@ def page(facts: Facts) -> dict[str, Any]:
             ],
             ["Recommended", advice.scaling if advice else "none", f"pose, {advice.chunks} chunks" if advice else ""],
         ],
-        "notes": facts.notes,
+        "notes": [*([facts.refusal] if facts.refusal else []), *facts.reading, *facts.notes],
         "sections": sections,
     }
 

@@ -38,6 +38,8 @@ class Environment(_Read):
     original_length: int | None = None
     quantised_from: str | None = None
     rope: dict[str, Any] = {}
+    layers: list[str] = []
+    """What the extension does not reach or change in the model's layers."""
 
 
 class LogRow(_Read):

@@ -92,6 +92,8 @@ def missing(run: Run) -> list[str]:
         notes.append(f"{run.outdated:,} earlier results, of other texts or settings, are in results.jsonl alone.")
     if run.environment is None:
         notes.append("There is no environment.json: versions, device and memory are unknown.")
+    else:
+        notes += [f"Layers: {note}." for note in run.environment.layers]
     return notes
 
 

@@ -134,11 +134,105 @@ def _configured(config: "PreTrainedConfig") -> int:
     return int(length)
 
 
-def true_original_length(config: "PreTrainedConfig") -> int:
-    """Window before any scaling that the configuration carries, tokens; the configured one where it does not say."""
+_OTHER_LENGTHS = ("max_sequence_length", "max_seq_len", "seq_length", "model_max_length", "initial_context_length")
+"""Fields beside max_position_embeddings in which configurations state a length."""
+
+
+class Evidence(NamedTuple):
+    """A second length in a file that, with the factor, tells the windows before and after a scaling."""
+
+    field: str
+    original: int
+    window: int
+
+
+def evidence(config: "PreTrainedConfig") -> Evidence | None:
+    """What tells the original window of a `linear` scaling, which does not state it.
+
+    `max_position_embeddings` is the window before the scaling in some files and the window after it in others. A second
+    length that is the factor times larger or smaller tells which.
+    """
+    text, carried_parameters = language_model(config), parameters(config)
+    factor = carried_parameters.get("factor")
+    if carried_parameters["rope_type"] != "linear" or not factor or factor <= 1:
+        return None
+    configured = _configured(config)
+    for field in _OTHER_LENGTHS:
+        length = getattr(text, field, None)
+        if isinstance(length, int) and length == round(configured * factor):
+            return Evidence(field, configured, length)
+        if isinstance(length, int) and configured == round(length * factor):
+            return Evidence(field, length, configured)
+    return None
+
+
+def stated_original_length(config: "PreTrainedConfig") -> int | None:
+    """Window before the scaling, tokens, as far as the configuration tells it."""
     text = language_model(config)
     length = parameters(config).get("original_max_position_embeddings")
-    return int(length or getattr(text, "original_max_position_embeddings", None) or _configured(config))
+    length = length or getattr(text, "original_max_position_embeddings", None)
+    if length:
+        return int(length)
+    told = evidence(config)
+    return told.original if told else None
+
+
+def true_original_length(config: "PreTrainedConfig") -> int:
+    """Window before any scaling that the configuration carries, tokens; the configured one where it does not say."""
+    return stated_original_length(config) or _configured(config)
+
+
+def reading(config: "PreTrainedConfig", original_length: int | None = None) -> list[str]:
+    """Which fields of a configuration the windows were read from, and how to give another original window.
+
+    Args:
+        config: The model's configuration.
+        original_length: The original window that the user gave, if any.
+    """
+    text, found, told = language_model(config), parameters(config), evidence(config)
+    kind, original = found["rope_type"], original_length or true_original_length(config)
+    if original_length:
+        lines = [f"the original window is {original:,} tokens, as model.original_length says"]
+    elif found.get("original_max_position_embeddings"):
+        lines = [f"original_max_position_embeddings says that the model was trained on {original:,} tokens"]
+    elif told:
+        lines = [
+            f"max_position_embeddings {_configured(config):,} and {told.field} {getattr(text, told.field):,} differ by "
+            f"the factor {found['factor']:g}, so the larger one is taken as the window after the scaling"
+        ]
+    elif kind == "linear":
+        lines = [
+            f"max_position_embeddings {_configured(config):,} is taken as the window after 'linear' scaling by "
+            f"{found['factor']:g}; the file does not say the window before it"
+        ]
+    else:
+        lines = [f"max_position_embeddings says that the model was trained on {original:,} tokens"]
+    known = {original, window(config), _configured(config), *([told.original, told.window] if told else [])}
+    others = {name: getattr(text, name, None) for name in _OTHER_LENGTHS}
+    others = {name: length for name, length in others.items() if isinstance(length, int) and length not in known}
+    if others:
+        unused = [f"{name} {length:,}" for name, length in others.items()]
+        lines.append(f"the file also has {' and '.join(unused)}, which nothing here is read from")
+    if not original_length:
+        lines.append("to give the window that the model was trained on: --set model.original_length=LENGTH")
+    return lines
+
+
+def rotation(config: "PreTrainedConfig") -> str:
+    """How positions turn the dimensions of a head, in a few words."""
+    found, carries = parameters(config), describe(config)
+    width, rotated = head_width(config), rotary_dim(config)
+    part = f", {rotated} of {width} dimensions of a head" if rotated < width else ""
+    sections = found.get("mrope_section")
+    if sections:
+        counts = ", ".join(map(str, sections))
+        part += (
+            f", multimodal (mrope): {counts} pairs follow time, height and width of an image; a text token has one "
+            "position for all of them, so text is rotated as without mrope"
+        )
+    scaled = f"carries {carries['method']} ×{carries['factor']:g}" if carries else "plain RoPE"
+    whose = "" if language_model(config) is config else "its text part: "
+    return whose + scaled + part
 
 
 def window(config: "PreTrainedConfig") -> int:
@@ -149,6 +243,9 @@ def window(config: "PreTrainedConfig") -> int:
         found = parameters(config)
     except SkipwiseError:
         return configured
+    told = evidence(config)
+    if told:
+        return told.window
     if found["rope_type"] not in ("yarn", "dynamic"):  # Llama 3.2's factor is more than its window's share
         return configured
     return max(configured, round(true_original_length(config) * (found.get("factor") or 1)))
@@ -169,7 +266,7 @@ def carried(config: "PreTrainedConfig") -> Carried:
     """What a configuration carries, `none` for plain RoPE. Errors: SkipwiseError for a type that is not known here."""
     found = parameters(config)
     kind, original = found["rope_type"], true_original_length(config)
-    target = original * (found.get("factor") or _configured(config) / original)
+    target: float = original * (found.get("factor") or _configured(config) / original)
     target = round(target) if math.isclose(target, round(target), rel_tol=1e-9) else target
     scaling: Unscaled
     if kind == "default":

@@ -26,8 +26,10 @@ from skipwise.rope.hf_config import (
     carried,
     head_width,
     is_nested,
+    language_model,
     parameters,
     rotary_dim,
+    stated_original_length,
     true_original_length,
     window,
 )
@@ -79,7 +81,14 @@ def scale(
     else:
         scaling = _continued(scaling, wanted, config, original_length, target_length)
         kept = {key: value for key, value in found.items() if key not in _SCALING_KEYS}
+        if "max_position_embeddings" in kept:  # Ministral 3 repeats its window among the RoPE parameters
+            kept["max_position_embeddings"] = int(target_length)
         written = {**kept, **scaling.to_hf(rotary_dim(config), found["rope_theta"], original, target_length)}
+    if found.get("llama_4_scaling_beta") and not written.get("original_max_position_embeddings"):
+        raise SkipwiseError(
+            f"model type {language_model(config).model_type!r} scales its queries by how often a position exceeds "
+            f"original_max_position_embeddings (llama_4_scaling_beta), which {wanted.method!r} does not keep; use yarn"
+        )
     return _rewritten(config, written, original, target_length, wanted.method)
 
 
@@ -99,7 +108,7 @@ def _continued(
             f"the model already carries {has.method!r} scaling; {name!r} would scale it twice: {way}, "
             "or replace its frequencies by a list (scaling.method=longrope scaling.factors=…)"
         )
-    known = original_length or getattr(config.get_text_config(), "original_max_position_embeddings", None)
+    known = original_length or stated_original_length(config)
     if has.method == "linear" and not known:
         raise SkipwiseError(
             f"the model carries 'linear' scaling by {has.target / has.original:g} and does not say from which window; "
