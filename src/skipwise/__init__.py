@@ -1,5 +1,10 @@
 """Skipwise: extend the context window of RoPE language models by training on short windows with skipped positions.
 
+The jobs of the command line:
+
+    skipwise.extend(config)                                   extend a model as a `RunConfig` says; a run folder
+    skipwise.evaluate(["bundled", "runs/a"], {"lengths": ["4k"], "tasks": ["passkey"]}, "rows.jsonl")   rows of models
+
 The parts, for anyone's own training loop:
 
     skipwise.scale(config, "yarn", target_length=32768)       a configuration with scaled RoPE
@@ -11,11 +16,22 @@ The parts, for anyone's own training loop:
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["SkippedPositions", "SkipwiseError", "__version__", "apply", "scale", "token_nll"]
+__all__ = [
+    "SkippedPositions",
+    "SkipwiseError",
+    "__version__",
+    "apply",
+    "evaluate",
+    "extend",
+    "scale",
+    "token_nll",
+]
 
 if TYPE_CHECKING:
     from skipwise.data.skipped_positions import SkippedPositions
     from skipwise.errors import SkipwiseError
+    from skipwise.jobs.evaluate import evaluate
+    from skipwise.jobs.extend import extend
     from skipwise.models.forward import token_nll
     from skipwise.models.load import apply
     from skipwise.rope.scale import scale
@@ -24,6 +40,8 @@ _HOME = {
     "SkipwiseError": "errors",
     "SkippedPositions": "data.skipped_positions",
     "apply": "models.load",
+    "evaluate": "jobs.evaluate",
+    "extend": "jobs.extend",
     "scale": "rope.scale",
     "token_nll": "models.forward",
 }

@@ -6,7 +6,6 @@ from typing import Any
 
 from skipwise.cli.options import check_sections, mapping
 from skipwise.cli.parsing import add_command, add_model, add_set, items
-from skipwise.errors import SkipwiseError
 
 
 def add(commands: Any) -> None:
@@ -16,16 +15,21 @@ def add(commands: Any) -> None:
         "evaluate models at several lengths, and compare them",
         examples=[
             "skipwise eval bundled --tasks passkey --lengths 256,512",
-            "skipwise eval smollm2 runs/smollm2/model --lengths 4k,16k --data book.txt --set evaluation.trials=5",
+            "skipwise eval smollm2 runs/smollm2 --lengths 4k,16k --data book.txt --set evaluation.trials=5",
         ],
     )
-    add_model(parser, nargs="+")
+    add_model(
+        parser,
+        "run folder, model folder, hub id, .gguf file or packaged name",
+        metavar="MODEL_OR_RUN",
+        nargs="+",
+    )
     parser.add_argument(
         "--tasks",
         type=items,
         setting="evaluation.tasks",
         metavar="TASK,…",
-        help="what to measure: perplexity, passkey, k_max, key_value, needle, document_qa, summarize, ruler, harness",
+        help="what to measure; `skipwise settings evaluation.tasks` lists the tasks",
     )
     parser.add_argument(
         "--lengths",
@@ -64,28 +68,10 @@ def run(args: argparse.Namespace) -> None:
     options |= {"lengths": args.lengths} if args.lengths else {}
     config = validate(EvaluationConfig, merge(mapping(values, "evaluation"), options), "evaluation")
     models = [validate(ModelConfig, {**mapping(values, "model"), "path": path}, "model") for path in args.model]
-    if "perplexity" in config.tasks and not config.data:
-        raise SkipwiseError("perplexity needs documents: give them with --data, or choose --tasks passkey")
 
-    from skipwise.evals import rows, runner
     from skipwise.evals.tables import change_table, summary_table
-    from skipwise.models import configuration, sources
-    from skipwise.models.load import load
-    from skipwise.rope import hf_config
+    from skipwise.jobs.evaluate import evaluate
 
-    rows.read(args.out)  # what is no file of rows is told before anything is loaded
-    lengths = list(config.lengths or [])
-    if not lengths:  # the same for all models, so that they can be compared
-        windows = [hf_config.window(configuration.read(sources.find(model))) for model in models]
-        lengths = runner.default_lengths(min(windows), max(windows))
-    measured: list[rows.Row] = []
-    for model in models:
-        loaded = load(model)
-        limit, needed = config.documents, max(lengths)
-        chosen = "perplexity" in config.tasks
-        found = runner.load_documents(config.data, loaded.tokenizer, minimum=needed, limit=limit) if chosen else []
-        label = loaded.name if sum(Path(m.path).name == loaded.name for m in models) < 2 else model.path
-        measured += runner.evaluate(loaded, config, found, label=label, out=args.out, lengths=lengths)
-        del loaded
+    measured = evaluate(models, config, args.out)
     print("\n".join(f"\n{table}" for table in (summary_table(measured), change_table(measured)) if table))
     print(f"\nrows    {args.out}")

@@ -22,7 +22,7 @@ class PromptedPlan:
     def __init__(self, task: Task, session: Session, lengths: Sequence[int]) -> None:
         self._task = task
         self._session = session
-        self._grid = _grid(task, session.inputs, lengths)
+        self._grid = grid(task, session.inputs, lengths)
         self.longest = max(self._grid, default=0)
 
     def rows(self) -> list[Row]:
@@ -64,20 +64,27 @@ class PromptedPlan:
         return [row for row in rows if row is not None]
 
 
+def grid(task: Task, inputs: Inputs, lengths: Sequence[int]) -> dict[int, list[Cell]]:
+    """The cells of each length, laid out once for one `inputs`.
+
+    Of lengths not given for retrieval, those too short for a prompt are left out. Errors: SkipwiseError for the others.
+    """
+    return inputs.once(("grid", task.name, *lengths), lambda: _grid(task, inputs, lengths))
+
+
 def _grid(task: Task, inputs: Inputs, lengths: Sequence[int]) -> dict[int, list[Cell]]:
-    """The cells of each length. Of lengths not given for retrieval, those too short for a prompt are left out."""
     given = inputs.settings.retrieval_lengths
-    grid, short = {}, []
+    cells, short = {}, []
     for length in sorted(set(given or lengths))[-1 if task.largest_only else 0 :]:
         try:
-            grid[length] = task.cells(inputs, length)
+            cells[length] = task.cells(inputs, length)
         except TooShortError:
             if given or length == max(lengths):
                 raise
             short.append(length_text(length))
     if short:
         progress.say(f"{task.name}: left out at {', '.join(short)} tokens, which cannot hold a prompt")
-    return grid
+    return cells
 
 
 def _mean(rows: Sequence[Row]) -> str:

@@ -18,7 +18,7 @@ from skipwise.evals import tasks
 from skipwise.evals.prompted import PromptedPlan
 from skipwise.evals.rows import Row
 from skipwise.evals.session import Session
-from skipwise.evals.task import Plan, Task
+from skipwise.evals.task import Inputs, Plan, Task
 from skipwise.models.load import LoadedModel
 from skipwise.models.memory import check_memory, chunk_tokens
 from skipwise.rope import hf_config
@@ -99,6 +99,7 @@ def evaluate(
     label: str,
     out: Path,
     lengths: list[int],
+    inputs: Inputs | None = None,
 ) -> list[Row]:
     """Measure all tasks of `settings.tasks` for one model.
 
@@ -109,6 +110,7 @@ def evaluate(
         label: Name of the model in the rows.
         out: File of rows. Rows that it holds finished are not measured again; the others are appended.
         lengths: Tokens.
+        inputs: What prompts are made from, where some were made with it already; new when absent.
 
     Returns:
         All rows, the finished ones among them.
@@ -119,7 +121,7 @@ def evaluate(
     if not lengths:
         raise SkipwiseError("evaluation.lengths is empty: expected tokens such as [2k, 4k, 8k]")
     lengths = sorted(set(lengths))
-    session = Session(loaded, settings, label=label, out=out, documents=documents)
+    session = Session(loaded, settings, label=label, out=out, documents=documents, inputs=inputs)
     plans = [_plan(name, session, lengths) for name in dict.fromkeys(settings.tasks)]
     whole = hf_config.changes_with_length(loaded.model.config)
     longest = max([0, *(plan.longest for plan in plans)])

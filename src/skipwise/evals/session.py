@@ -23,6 +23,7 @@ class Session:
         label: Name of the model in the rows.
         out: File that finished rows are read from and appended to; None keeps them in memory.
         documents: (name, tokens without BOS) of the documents for perplexity, the best ones first.
+        inputs: What prompts are made from, where some were made with it already; new when absent.
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class Session:
         label: str = "",
         out: Path | None = None,
         documents: Sequence[tuple[str, Any]] = (),
+        inputs: Inputs | None = None,
     ) -> None:
         self.loaded = loaded
-        self.inputs = Inputs(loaded.tokenizer, settings)
+        self.inputs = inputs or Inputs(loaded.tokenizer, settings)
         self.label = label
         self.documents = documents
         self._out = out

@@ -17,6 +17,7 @@ from skipwise.export import gguf_tokenizer, gguf_writer, legacy_fields, model_ca
 from skipwise.export.model_card import plain_card
 from skipwise.models import checkpoint, configuration, gguf_header, sources
 from skipwise.rope import hf_config
+from skipwise.runs.folder import model_of_run
 from skipwise.utils.atomic_files import atomic_folder, write_text
 from skipwise.utils.progress import say
 
@@ -65,11 +66,7 @@ class Origin:
 
     def __init__(self, path: str) -> None:
         """`path`: a run folder, or whatever `skipwise eval` takes. Errors: SkipwiseError as `sources.find`."""
-        folder = Path(path).expanduser()
-        is_run = (folder / "config.yaml").is_file() and not (folder / "config.json").is_file()
-        if is_run and not (folder / "model").is_dir():
-            raise SkipwiseError(f"{path} is a run that has no model yet; finish it with: skipwise extend --resume")
-        self.source = sources.find(ModelConfig(path=str(folder / "model") if is_run else path))
+        self.source = sources.find(ModelConfig(path=str(model_of_run(path) or path)))
         at = Path(self.source.place).resolve()
         made = all((at.parent / name).is_file() for name in ("config.yaml", "environment.json"))
         self.run = at.parent if at.name == "model" and made else None

@@ -21,6 +21,20 @@ def held_folder(folder: Path) -> Iterator[None]:
         yield
 
 
+def model_of_run(path: str) -> Path | None:
+    """Return the folder of the model that a run made, or None where `path` is no run folder.
+
+    Raises:
+        SkipwiseError: The run has no model yet.
+    """
+    folder = Path(path).expanduser()
+    if not (folder / "config.yaml").is_file() or (folder / "config.json").is_file():
+        return None
+    if not (folder / "model").is_dir():
+        raise SkipwiseError(f"{path} is a run that has no model yet; finish it with: skipwise extend --resume")
+    return folder / "model"
+
+
 def open_folder(config: RunConfig, folder: Path, resume: bool) -> None:
     """Write config.yaml, or check that it says the same. Errors: SkipwiseError for a folder that is taken."""
     written = folder / "config.yaml"

@@ -30,7 +30,7 @@ from skipwise.errors import SkipwiseError
 from skipwise.evals import intervals
 from skipwise.evals.rows import Row
 from skipwise.evals.session import Session
-from skipwise.evals.task import CustomTask
+from skipwise.evals.task import CustomTask, Inputs
 from skipwise.models.chunked_reader import Reader
 from skipwise.models.load import LoadedModel
 from skipwise.rope import hf_config
@@ -252,22 +252,27 @@ def _digest(documents: Sequence[Document], tokens: int, bos: int | None) -> str:
     return state.hexdigest()[:16]
 
 
+def choose(inputs: Inputs, documents: Sequence[Document], lengths: Sequence[int]) -> tuple[list[Document], Protocol]:
+    """The documents that are measured, and how. Errors: SkipwiseError as `select`, and for a span that is too short."""
+    settings = inputs.settings
+    bos = bos_id(inputs.tokenizer, settings.bos)
+    protocol = Protocol(settings.protocol, settings.stride, 0, bos, settings.seed)
+    chosen = select(documents, lengths, protocol, settings.documents)
+    span = settings.span or max(len(tokens) for _, tokens in chosen) + (bos is not None)
+    if settings.protocol == "sliding" and span < max(lengths):
+        raise SkipwiseError(
+            f"evaluation.span = {span} is shorter than the longest window, {length_text(max(lengths))} tokens"
+        )
+    return chosen, protocol._replace(span=span)
+
+
 class _Plan:
     """The rows of one model: the lengths and, where one pass gives them too, the stretches between them."""
 
     def __init__(self, session: Session, lengths: list[int]) -> None:
-        settings, loaded = session.inputs.settings, session.loaded
-        bos = bos_id(loaded.tokenizer, settings.bos)
-        protocol = Protocol(settings.protocol, settings.stride, 0, bos, settings.seed)
         self._session = session
-        self._documents = select(session.documents, lengths, protocol, settings.documents)
-        span = settings.span or max(len(tokens) for _, tokens in self._documents) + (bos is not None)
-        if settings.protocol == "sliding" and span < max(lengths):
-            raise SkipwiseError(
-                f"evaluation.span = {span} is shorter than the longest window, {length_text(max(lengths))} tokens"
-            )
-        self._protocol = protocol._replace(span=span)
-        self._parts = parts(lengths, loaded.model, self._protocol)
+        self._documents, self._protocol = choose(session.inputs, session.documents, lengths)
+        self._parts = parts(lengths, session.loaded.model, self._protocol)
         self.longest = max(lengths)
 
     def rows(self) -> list[Row]:
