@@ -84,7 +84,7 @@ def test_help_shows_examples_that_parse(prog: str) -> None:
 def test_help_shows_defaults() -> None:
     texts = {parser.prog: " ".join(parser.format_help().split()) for parser in parsers()}
     assert "--out FOLDER folder of the run (default: runs/skipwise)" in texts["skipwise extend"]
-    assert "harness (default: perplexity,passkey)" in texts["skipwise eval"]
+    assert "lists the tasks (default: perplexity,passkey)" in texts["skipwise eval"]
     assert "(default: 0.95)" in texts["skipwise plan"]
     assert "(default: factors.json)" in texts["skipwise search"]
     assert "None" not in "".join(texts.values())
