@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import default_data_collator
+from transformers import BatchEncoding, default_data_collator
 
 from skipwise.data.labels import IGNORED
 from skipwise.data.recall_documents import Recall
 from skipwise.data.skipped_positions import SkippedPositions
 from skipwise.data.tokenising import leading_bos
 from skipwise.errors import SkipwiseError
+from skipwise.positions.sampler import Sampler
 from support.tiny import tiny_tokenizer
 
 L, T = 16, 128
@@ -126,9 +127,47 @@ def test_recall_documents_take_their_share_and_keep_the_positions(tmp_path) -> N
         ([np.arange(10)], {}, "no document has the 16 tokens.*the longest of 1 has 10"),
         ([], {}, "no document"),
         (DOCUMENTS, {"target_length": 8}, "target_length 8"),
+        (DOCUMENTS, {"target_length": "32k"}, "target_length '32k': expected a whole number"),
+        (DOCUMENTS, {"seed": 0.5}, "seed 0.5: expected a whole number"),
         (DOCUMENTS, {"text": "aligned"}, "no document has the 128 tokens"),
     ],
 )
 def test_refusals(documents, options, message) -> None:
     with pytest.raises(SkipwiseError, match=message):
         SkippedPositions(documents, **{"target_length": T, "train_length": L, **options})
+
+
+def test_a_sampler_made_once_is_taken_as_it_is() -> None:
+    sampler = Sampler("pose", train_length=L, target_length=T, chunks=3, seed=5)
+    made, named = SkippedPositions(DOCUMENTS, sampler=sampler), dataset(chunks=3, seed=5)
+    assert all(torch.equal(made[i]["position_ids"], named[i]["position_ids"]) for i in range(len(made)))
+    with pytest.raises(SkipwiseError, match="target_length, seed: the Sampler holds its own"):
+        SkippedPositions(DOCUMENTS, sampler=sampler, target_length=T, seed=1)
+    with pytest.raises(SkipwiseError, match="target_length missing: expected tokens, e"):
+        SkippedPositions(DOCUMENTS, train_length=L)
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ([{"text": "a book"}], "document 0 has no 'input_ids'; its fields: 'text'; tokenise the documents first"),
+        (Dataset.from_dict({"text": ["a book"]}), "document 0 has no 'input_ids'"),
+        (["a book"], "document 0 is text, not token ids; tokenise"),
+        ([{"input_ids": "a book"}], "document 0 is text, not token ids; tokenise"),
+        ([np.arange(40), {"input_ids": [[1, 2, 3]]}], r"document 1 holds a list of shape \(1, 3\); expected token ids"),
+        ([{"input_ids": [[1, 2], [3]]}], "document 0 holds a list of shape"),
+        ([[0.5] * 40], "document 0 holds values of float64"),
+        ([None], "document 0 holds a NoneType of shape"),
+    ],
+)
+def test_documents_that_are_not_tokenised(documents, message) -> None:
+    with pytest.raises(SkipwiseError, match=message):
+        SkippedPositions(documents, target_length=T, train_length=L)
+
+
+def test_tensors_and_encodings_are_token_ids() -> None:
+    tensors = [torch.from_numpy(document) for document in DOCUMENTS]
+    encodings = [BatchEncoding({"input_ids": document.tolist()}) for document in DOCUMENTS]
+    for documents in (tensors, encodings):
+        data = SkippedPositions(documents, target_length=T, train_length=L)
+        assert torch.equal(data[3]["input_ids"], dataset()[3]["input_ids"])

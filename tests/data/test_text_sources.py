@@ -69,6 +69,24 @@ def test_jsonl(tmp_path: Path, name: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_missing_text_is_skipped(tmp_path: Path, name: str) -> None:
+    rows = b'{"text": NaN}\n{"text": null}\n{"text": "one"}\n{"text": ""}\n'
+    (tmp_path / name).write_bytes(rows)
+    assert read(tmp_path / name) == [documents.TextDocument(f"{name}:3", "one")]
+    pq.write_table(pa.table({"text": pa.array([float("nan"), 1.5])}), tmp_path / "a.parquet")
+    assert "a.parquet:2: field 'text' holds float, expected text" in problem(tmp_path / "a.parquet")
+
+
+def test_marks_where_files_were_joined(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "a.txt").write_bytes(mark + b"one\n" + mark + b"two")
+    (tmp_path / "b.jsonl").write_bytes(mark + jsonl(ROWS[:1]) + mark + jsonl(ROWS[1:]))
+    assert texts(tmp_path / "a.txt", tmp_path / "b.jsonl") == ["one\ntwo", "one", "zwei – ü"]
+    (tmp_path / "c.txt").write_bytes(mark)
+    assert "empty" in problem(tmp_path / "c.txt")
+
+
 def test_jsonl_leaves_out_empty_text_and_mends_half_surrogates(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(
@@ -100,6 +118,99 @@ def test_a_folder_is_walked_in_order_without_hidden_and_binary_files(
     assert [d.name for d in found] == ["a/b/c.md", "a/z.py", "b.txt", "data.jsonl.gz:1", "data.jsonl.gz:2"]
     assert found[0].text == "a/b/c.md"
     assert "2 files are no UTF-8 text" in capsys.readouterr().err
+
+
+def folder_of(tmp_path: Path, **contents: str) -> Path:
+    folder = tmp_path / "books"
+    for name, content in contents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return folder
+
+
+MIXED = {
+    "book.txt": "a book",
+    "rows.json": json.dumps(ROWS),
+    "rows.csv": "id,text\n1,from a table\n",
+    "package.json": '{"name": "settings"}',
+    "labels.tsv": "id\tlabel\n1\tx\n",
+    "page.html": "<p>page</p>",
+    "notes": "no suffix",
+    "sub/deep.html": "<p>deep</p>",
+}
+
+
+def test_a_folder_reads_tables_beside_text_and_names_what_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(tmp_path, **MIXED)
+    assert texts(folder) == ["a book", "from a table", "one", "zwei – ü"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"{folder}: left out: 2 files are without rows with a field 'text', e.g. labels.tsv; "
+        "3 files are of other kinds (.html, no suffix), e.g. notes; name a text file itself to read it"
+    )
+    exclude = ["*.html", "notes", "package.json", "labels.tsv"]
+    assert texts(folder, exclude=exclude) == texts(folder)
+    assert texts(folder, exclude=exclude)
+    assert capsys.readouterr().err.count("left out") == 1, "what is excluded is not named"
+    assert texts(f"{folder}::label", exclude=["rows.*", "package.json", "*.html", "notes"]) == ["a book", "x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", json.dumps(ROWS)),
+        ("a.json", jsonl(ROWS).decode()),
+        ("a.json", json.dumps(ROWS[1]) + json.dumps(ROWS[0])),
+        ("a.csv", "id,text\n1,one\n2,zwei – ü\n"),
+        ("a.tsv", "id\ttext\n1\tone\n2\tzwei – ü\n"),
+    ],
+)
+def test_a_file_of_rows_is_read_alike_by_itself_and_in_a_folder(tmp_path: Path, name: str, content: str) -> None:
+    alone = folder_of(tmp_path, **{name: content})
+    assert sorted(texts(alone / name)) == ["one", "zwei – ü"]
+    assert read(alone / name)[0].name == f"{name}:1"
+    assert sorted(texts(alone)) == ["one", "zwei – ü"], "read by load_dataset"
+    (alone / "book.txt").write_text("z")
+    assert sorted(texts(alone)) == ["one", "z", "zwei – ü"]
+
+
+def test_tables_of_two_kinds_are_both_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(tmp_path, **{"a.json": json.dumps(ROWS), "b.csv": "text\nthree\n"})
+    assert texts(folder) == ["one", "zwei – ü", "three"]
+    pq.write_table(pa.table({"text": ["x"]}), folder / "c.parquet")
+    assert texts(folder) == ["x"], "text tables beside parquet tell about it"
+    assert "2 files are of other kinds (.csv, .json), e.g. a.json" in capsys.readouterr().err
+
+
+def test_a_field_is_named_with_the_source(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl([{"text": "t", "body": "b", "title": "h"}]))
+    (tmp_path / "b.csv").write_text("id,content\n1,c\n")
+    pq.write_table(pa.table({"body": ["p"], "n": [1]}), tmp_path / "c.parquet")
+    datasets.Dataset.from_dict({"body": ["d"], "n": [1]}).save_to_disk(tmp_path / "saved")
+    a, b, c, saved = (tmp_path / name for name in ("a.jsonl", "b.csv", "c.parquet", "saved"))
+    assert texts(f"{a}::body", a, f"{a}::title", f"{b}::content", f"{c}::body", f"{saved}::body") == list("bthcpd")
+    assert texts(f"{a}::title", f"{b}::content", field="body") == ["h", "c"], "it goes before the setting"
+    (tmp_path / "odd::body").write_text("a file of this name")
+    assert texts(tmp_path / "odd::body") == ["a file of this name"]
+    (tmp_path / "book.txt").write_text("x")
+    assert "book.txt is text without fields; leave out '::body'" in problem(f"{tmp_path}/book.txt::body")
+    assert problem("a.jsonl::") == "'a.jsonl::': expected PATH::FIELD, e.g. data.jsonl::body"
+    assert problem("::text") == "'::text': expected PATH::FIELD, e.g. data.jsonl::body"
+    assert "missing.jsonl: no such file or folder" in problem(tmp_path / "missing.jsonl::text")
+
+
+def test_the_nearest_field_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl([{"Text": "t", "id": 1}]))
+    (tmp_path / "b.csv").write_text("txt,id\nx,1\n")
+    pq.write_table(pa.table({"texts": ["p"], "n": [1]}), tmp_path / "c.parquet")
+    assert "a.jsonl:1 has no field 'text'; its fields: 'Text', 'id'; did you mean 'Text'?" in problem(
+        tmp_path / "a.jsonl"
+    )
+    assert "did you mean 'txt'? name the one with the text as PATH::txt" in problem(tmp_path / "b.csv")
+    assert "did you mean 'texts'?" in problem(tmp_path / "c.parquet")
 
 
 def test_exclude_and_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,6 +289,8 @@ def test_names_of_packaged_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_wrong_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    assert "no such user" in problem("~nobody-here/books")
+    assert problem("x" * 300) == f"cannot read {'x' * 300}: File name too long; give a shorter name"
     for path in ("missing.txt", "./missing", "/no/such/file", "~/no-such-file", "a/b/c", "books/novel.PDF"):
         assert problem(path) == f"{path}: no such file or folder"
     assert "no datasets id" in problem("three words here")

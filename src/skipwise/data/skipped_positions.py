@@ -113,8 +113,10 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         except (TypeError, ValueError):  # lists of several lengths
             tokens = np.empty((0, 0))
         if tokens.ndim != 1 or (len(tokens) and tokens.dtype.kind not in "iu"):
-            kind = f"{type(item).__name__} of shape {tokens.shape}" if tokens.ndim != 1 else f"values of {tokens.dtype}"
-            raise SkipwiseError(f"document {document} holds a {kind}; expected token ids of shape (n,); {first}")
+            content = (
+                f"values of {tokens.dtype}" if tokens.ndim == 1 else f"a {type(item).__name__} of shape {tokens.shape}"
+            )
+            raise SkipwiseError(f"document {document} holds {content}; expected token ids of shape (n,); {first}")
         return tokens
 
     def _place(self, epoch: int, index: int) -> tuple[int, int]:
