@@ -82,7 +82,7 @@ ASSETS: dict[str, Asset] = {
     "smollm2": Asset("model", "SmolLM2-135M-Instruct, 8,192-token window, Q4_1", "Apache-2.0", "98 MB",
                      _SMOLLM2, "*.gguf", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     "stdlib": Asset("text", "sources of the running Python's standard library", "PSF-2.0", "in place"),
-    "stdlib-held-out": Asset("text", "six long files of it that `stdlib` leaves out, to evaluate with", "PSF-2.0", "in place"),
+    "stdlib-held-out": Asset("text", "six long files that `stdlib` leaves out, to evaluate", "PSF-2.0", "in place"),
     "python-reference": Asset("text", "English prose of the running Python's help topics, one document", "PSF-2.0",
                               "in place", None, "", "python_reference.txt", _prepare_reference),
     "shakespeare": Asset("text", "Shakespeare, 42 works", FREE, "5.1 MB",
