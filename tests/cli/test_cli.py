@@ -44,9 +44,9 @@ def extend(
     return ["extend", *where, *settings, *more]
 
 
-def process(arguments: list[str], **options: object) -> subprocess.Popen[str]:
+def process(arguments: list[str], *, python: tuple[str, ...] = (), **options: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "skipwise", *arguments]
+    command = [sys.executable, *python, "-m", "skipwise", *arguments]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
 
 

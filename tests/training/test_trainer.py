@@ -32,7 +32,8 @@ def job(folder: Path, *, resume: bool = False, **settings: object) -> None:
     rng = np.random.default_rng(0)
     documents = [rng.integers(2, 128, size=200) for _ in range(8)]
     values = {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-3, "save_every": 3, "validate_every": 6}
-    config = TrainingConfig(**{**values, "log_every": 3, "warmup_steps": 2, "validation_examples": 2, **settings})
+    config = TrainingConfig(**{**values, "log_every": 3, "warmup_steps": 2, "validation_examples": 2})
+    config = config.model_copy(update=settings)  # takes what a configuration would refuse, such as a rate of 1e30
     lengths = {"target_length": TARGET, "train_length": WINDOW}
     per_step = config.batch_size * config.gradient_accumulation
     examples = SkippedPositions(documents, **lengths, examples=config.steps * per_step)
@@ -154,3 +155,22 @@ def test_a_loss_that_is_no_number_names_step_and_last_good_checkpoint(tmp_path: 
     assert good is not None
     assert str(good) in str(caught.value)
     assert all(torch.isfinite(weight).all() for weight in load_file(good / "model.safetensors").values())
+
+
+def test_a_model_that_is_ruined_by_its_last_step_is_not_saved(tmp_path: Path) -> None:
+    """The weights after one such step are finite, and the losses before it: the last validation tells."""
+    with pytest.raises(SkipwiseError, match=r"after step 1 (is|are) (nan|inf|not)") as caught:
+        job(tmp_path, steps=1, learning_rate=1e30, warmup_steps=0)
+    assert "training.learning_rate (now 1e+30)" in str(caught.value)
+    assert last_checkpoint(tmp_path / "checkpoints") is None
+    assert [row["step"] for row in read_jsonl(tmp_path / "log.jsonl")] == [0]
+
+
+def test_a_broken_model_is_not_blamed_on_the_learning_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tiny_model(llama_config(window=WINDOW, vocab=128))
+    with torch.no_grad():
+        broken.get_input_embeddings().weight[5] = float("nan")
+    monkeypatch.setitem(job.__globals__, "tiny_model", lambda config: broken)
+    with pytest.raises(SkipwiseError, match="before any weight was changed") as caught:
+        job(tmp_path)
+    assert "learning_rate" not in str(caught.value)

@@ -1,12 +1,14 @@
 """`skipwise extend`: its options and its action."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipwise.cli.options import mapping
 from skipwise.cli.parsing import add_command, add_set
 from skipwise.errors import SkipwiseError
+from skipwise.utils.termination import Terminated, terminable
 
 if TYPE_CHECKING:
     from skipwise.config import RunConfig
@@ -47,7 +49,23 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check what needs no model, then import what does and do the job."""
+    with terminable():
+        try:
+            _run(args)
+        except Terminated as end:
+            where = f" {end.state}" if end.state else ""
+            print(f"skipwise: ended by SIGTERM{where}; to go on, run the same command with --resume", file=sys.stderr)
+            raise
+
+
+def _run(args: argparse.Namespace) -> None:
     config = _run_config(args)
+    from skipwise.runs.folder import check_folder
+    from skipwise.runs.processes import refuse_several_processes
+
+    refuse_several_processes()
+    check_folder(Path(config.out), args.resume)
     from skipwise.evals import rows
     from skipwise.evals.tables import change_table, summary_table
     from skipwise.jobs.extend import extend

@@ -1,11 +1,10 @@
-"""The main job: a configuration flows in; a run folder with checkpoint, results and report flows out.
+"""The main job: extend a model as a configuration says, and leave everything about it in a run folder.
 
     config.yaml  environment.json  log.jsonl  checkpoints/step-…/  model/  results.jsonl  report.html
 
 Every stage leaves its result in the folder and is skipped when it is there, so an interrupted run goes on where it was.
 """
 
-import contextlib
 import dataclasses
 import gc
 import json
@@ -28,18 +27,24 @@ from skipwise.evals.task import Inputs
 from skipwise.evals.tasks import passkey, perplexity
 from skipwise.export import hugging_face
 from skipwise.export.model_card import write_card
+from skipwise.jobs.early_checks import check_inputs, check_room
 from skipwise.models.load import LoadedModel, load
 from skipwise.models.reach import reach
 from skipwise.positions.sampler import sampler_from_config
 from skipwise.report.build import write_report
 from skipwise.rope import hf_config
 from skipwise.rope.scale import scale
-from skipwise.runs.environment import environment, peak_memory
-from skipwise.runs.folder import held_folder as locked
-from skipwise.runs.folder import open_folder
+from skipwise.runs.environment import environment, peak_memory, read_environment
+from skipwise.runs.folder import check_folder, held_folder, open_folder
+from skipwise.runs.processes import refuse_several_processes
 from skipwise.training.trainer import train
-from skipwise.utils.atomic_files import write_text
+from skipwise.utils.atomic_files import read_jsonl, write_text
 from skipwise.utils.progress import say
+from skipwise.utils.termination import terminable
+from skipwise.utils.text import length_text
+
+ENVIRONMENT = "environment.json"
+RESULTS = "results.jsonl"
 
 
 def resolve(config: RunConfig, loaded: LoadedModel) -> RunConfig:
@@ -56,8 +61,6 @@ def resolve(config: RunConfig, loaded: LoadedModel) -> RunConfig:
             f"training.train_length {train_length:,} is longer than the model's own window of {original:,} tokens; "
             "skipped positions need no more than that"
         )
-    if not config.data.paths and config.training.steps:
-        raise SkipwiseError("no text to train on: give files or folders with --data, or training.steps=0")
     scaled = scale(
         loaded.model.config, config.scaling, target_length=target, original_length=config.model.original_length
     )
@@ -159,59 +162,78 @@ def _evaluation_documents(
 
 
 def extend(config: RunConfig, *, resume: bool = False) -> Path:
-    """Extend a model's window as `config` says and return the run folder.
+    """Extend a model's window: measure it, train it, save it, measure it again and write a report.
 
-    Steps that a resumed run finds finished are not done again. Errors: SkipwiseError, before anything is trained, for
-    whatever cannot work.
+    Args:
+        config: All settings of the run.
+        resume: Go on with the run in the folder `config.out`, if there is one. What it finished is not done again.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        SkipwiseError: For whatever cannot work, before anything is trained where that can be known; in training for a
+            loss that is not finite.
+        Terminated: After SIGTERM. A resumed run goes on from the last whole step.
     """
     folder = Path(config.out)
-    fresh = not folder.exists()
-    with locked(folder):
-        try:
-            loaded = load(config.model)
-            named = config.evaluation.lengths is not None
-            config = resolve(config, loaded)
-            layers = _reach(config, loaded)
-            data = Data(config, loaded.tokenizer)
-            config, documents = _evaluation_documents(config, loaded.tokenizer, data, named=named)
-            open_folder(config, folder, resume)
-        except BaseException:
-            if fresh:  # nothing was done: leave no trace
-                (folder / ".lock").unlink(missing_ok=True)
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-            raise
-        told = folder / "environment.json"
-        facts = json.loads(told.read_text()) if told.exists() else environment(loaded) | {"layers": layers}
-        write_text(told, json.dumps(facts, indent=2))
+    refuse_several_processes()
+    check_folder(folder, resume)
+    with terminable(), held_folder(folder):
+        check_inputs(config)
+        rows_module.read(folder / RESULTS)
+        loaded = load(config.model)
+        named = config.evaluation.lengths is not None
+        config = resolve(config, loaded)
+        layers = _reach(config, loaded)
+        data = Data(config, loaded.tokenizer)
+        config, documents = _evaluation_documents(config, loaded.tokenizer, data, named=named)
+        trained = (folder / "model").exists()
+        if not trained:
+            check_room(loaded, config, data.examples.sampler.example_length, resume=resume)
+        open_folder(config, folder, resume)
+        facts = _environment(loaded, folder, layers)
         _evaluate(loaded, config, documents, "original", folder)
         del loaded
         gc.collect()
-        if not (folder / "model").exists():
+        if not trained:
             facts |= _train(config, data, folder, resume)
-            write_text(told, json.dumps(facts, indent=2))
+            write_text(folder / ENVIRONMENT, json.dumps(facts, indent=2))
         extended = load(config.model.model_copy(update={"path": str(folder / "model"), "revision": None}))
         rows = _evaluate(extended, config, documents, "extended", folder)
-        write_card(folder / "model", config, facts, rows_module.read(folder / "results.jsonl"))
+        write_card(folder / "model", config, facts, rows_module.read(folder / RESULTS))
         assert rows
         write_report([folder], folder / "report.html")
     return folder
+
+
+def _environment(loaded: LoadedModel, folder: Path, layers: list[str]) -> dict[str, Any]:
+    """The facts of environment.json, which is written where there is none or a damaged one."""
+    facts = read_environment(folder / ENVIRONMENT)
+    if facts is None:
+        facts = environment(loaded) | {"layers": layers}
+        if seconds := [row["seconds"] for row in read_jsonl(folder / "log.jsonl") if "seconds" in row]:
+            facts["train_seconds"] = max(seconds)
+        write_text(folder / ENVIRONMENT, json.dumps(facts, indent=2))
+    return facts
 
 
 def _evaluate(
     loaded: LoadedModel, config: RunConfig, documents: list[perplexity.Document], label: str, folder: Path
 ) -> list[Row]:
     lengths = config.evaluation.lengths or []
-    out = folder / "results.jsonl"
-    return evaluate(loaded, config.evaluation, documents, label=label, out=out, lengths=lengths)
+    return evaluate(loaded, config.evaluation, documents, label=label, out=folder / RESULTS, lengths=lengths)
 
 
 def _train(config: RunConfig, data: Data, folder: Path, resume: bool) -> dict[str, Any]:
-    """Scale, train and save the model; figures of the training come back."""
+    """Scale, train and save the model. Returns the figures of the training for environment.json."""
+    training, tokens = config.training, data.examples.sampler.example_length
     loaded = load(config.model, target_length=config.target_length, scaling=config.scaling, dtype=torch.float32)
+    per_step = training.batch_size * training.gradient_accumulation
+    say(f"training: {training.steps:,} steps of {per_step:,} examples of {length_text(tokens)} tokens")
     figures = train(
         loaded.model,
-        config.training,
+        training,
         data.examples,
         data.validation,
         folder=folder,

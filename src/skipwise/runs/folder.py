@@ -1,24 +1,66 @@
-"""The folder of a run: opened once, and checked when a run is resumed."""
+"""The folder of a run: held by one process, begun once, and checked when the run is resumed."""
 
 import contextlib
-import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from skipwise.config import RunConfig, dump_yaml, read_yaml, validate
 from skipwise.errors import SkipwiseError
+from skipwise.utils.locks import locked
+from skipwise.utils.os_errors import path_error
+
+CONFIG = "config.yaml"
+LOCK = ".lock"
+WITHOUT_EFFECT = {"out", "data.cache"}
+"""Settings that change no figure of a run: it may be moved, and so may the cache of tokenised text."""
+PLACES = {"model.path", "data.paths", "data.exclude", "evaluation.data", "evaluation.needle.haystack"}
+"""Settings that name files. Two spellings of one path are the same place."""
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Refuse a folder in which a run cannot begin or go on. Reads names only, so call it before anything slow.
+
+    Raises:
+        SkipwiseError: The folder holds a run and `resume` is off, holds other things, or is no folder.
+    """
+    try:
+        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        raise path_error(error, folder, "use") from error
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise SkipwiseError(f"cannot use {folder}: {there} is not a folder; give another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise SkipwiseError(f"cannot write to {there}; give an --out that you have access to")
+    if CONFIG in names:
+        if not resume:
+            raise SkipwiseError(f"{folder} already holds a run; add --resume to go on with it, or give another --out")
+    elif others := [name for name in names if name != LOCK]:
+        raise SkipwiseError(f"{folder} is not empty ({others[0]} …) and holds no run; give another --out")
 
 
 @contextlib.contextmanager
 def held_folder(folder: Path) -> Iterator[None]:
-    """Hold the run folder. Errors: SkipwiseError when another process does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    """Hold the folder of a run, which is made if need be. A block that ends before the run has begun leaves no trace.
+
+    Raises:
+        SkipwiseError: Another process holds it, or it cannot be written.
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    with locked(folder / LOCK, wait=False) as held:
+        if not held:
+            raise SkipwiseError(f"another process is working in {folder}; wait for it or give another --out")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SkipwiseError(f"another process is working in {folder}; wait for it or give another --out") from None
-        yield
+            yield
+        except BaseException:
+            if not (folder / CONFIG).exists():
+                (folder / LOCK).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    for path in created:
+                        path.rmdir()
+            raise
 
 
 def model_of_run(path: str) -> Path | None:
@@ -36,19 +78,49 @@ def model_of_run(path: str) -> Path | None:
 
 
 def open_folder(config: RunConfig, folder: Path, resume: bool) -> None:
-    """Write config.yaml, or check that it says the same. Errors: SkipwiseError for a folder that is taken."""
-    written = folder / "config.yaml"
-    if not written.exists():
-        strangers = [path.name for path in folder.iterdir() if path.name != ".lock"]
-        if strangers:
-            raise SkipwiseError(f"{folder} is not empty ({strangers[0]} …) and holds no run; give another --out")
-        return dump_yaml(config, written)
-    if not resume:
-        raise SkipwiseError(f"{folder} already holds a run; add --resume to go on with it, or give another --out")
-    before = validate(RunConfig, read_yaml(written), str(written))
-    for stage in RunConfig.model_fields:
-        if getattr(before, stage) != getattr(config, stage):
-            raise SkipwiseError(
-                f"{folder} holds a run with another {stage!r}: {getattr(before, stage)} there, "
-                f"{getattr(config, stage)} now; give another --out, or the same settings"
-            )
+    """Begin a run by writing its config.yaml, or check that the run to resume has the same settings.
+
+    Raises:
+        SkipwiseError: As `check_folder`, and where the run in the folder has other settings. The message names one.
+    """
+    check_folder(folder, resume)
+    path = folder / CONFIG
+    if not path.exists():
+        dump_yaml(config, path)
+        return
+    before = validate(RunConfig, read_yaml(path), str(path))
+    there, now = _settings(before), _settings(config)
+    differing = [key for key in now if there.get(key) != now[key]]
+    if differing:
+        key, more = differing[0], len(differing) - 1
+        others = f" ({more} more settings differ)" if more else ""
+        raise SkipwiseError(
+            f"{folder} holds a run with another {key.partition('.')[0]!r}: {key} is {there.get(key)} there and "
+            f"{now[key]} now{others}; give another --out, or the same settings"
+        )
+    if before.out != config.out:
+        dump_yaml(before.model_copy(update={"out": config.out}), path)
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """All settings that matter by their dotted names, places in one spelling."""
+    flat: dict[str, Any] = {}
+
+    def add(values: dict[str, Any], prefix: str) -> None:
+        for name, value in values.items():
+            key = f"{prefix}{name}"
+            if isinstance(value, dict):
+                add(value, f"{key}.")
+            elif key not in WITHOUT_EFFECT:
+                flat[key] = _same_spelling(value) if key in PLACES else value
+
+    add(config.model_dump(), "")
+    return flat
+
+
+def _same_spelling(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_same_spelling(item) for item in value]
+    if isinstance(value, str) and os.path.exists(os.path.expanduser(value)):  # noqa: PTH110, PTH111
+        return os.path.realpath(os.path.expanduser(value))  # noqa: PTH111
+    return value

@@ -88,7 +88,7 @@ def is_disk_full(error: BaseException) -> bool:
     """Tell whether a write failed for want of room, in Python, in safetensors or in torch."""
     text = str(error)
     codes = {getattr(error, "errno", None), *(int(code) for code in re.findall(r"os error (\d+)", text))}
-    by_torch = ("PytorchStreamWriter failed", "inline_container.cc", "basic_ios::clear")  # it drops the error's number
+    by_torch = ("PytorchStreamWriter failed", ". unexpected pos", "basic_ios::clear")  # it drops the error's number
     return bool(codes & DISK_FULL) or any(sign in text for sign in ("No space left", *by_torch))
 
 

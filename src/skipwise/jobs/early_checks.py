@@ -1,0 +1,123 @@
+"""What a run is refused for before anything slow: before a model is loaded, and before the first measurement."""
+
+import contextlib
+import io
+import math
+import shutil
+from pathlib import Path
+
+import torch
+
+from skipwise.assets import catalogue
+from skipwise.config import RunConfig
+from skipwise.data import text_sources
+from skipwise.errors import SkipwiseError
+from skipwise.models import sources
+from skipwise.models.device import arithmetic
+from skipwise.models.load import LoadedModel
+from skipwise.models.memory import free_bytes
+from skipwise.planning import operations_and_bytes
+from skipwise.planning.operations_and_bytes import Run
+from skipwise.training.trackers import check_trackers
+
+EXAMPLE_BYTES = 4 * 8
+"""Of one token of an example: ids, positions, labels and mask as int64."""
+STATE_BYTES = 3 * 4
+"""Of one parameter in a checkpoint: the weight and AdamW's two moments in fp32."""
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Refuse a model, texts or trackers that are not there. Reads names and the beginnings of files.
+
+    Raises:
+        SkipwiseError: For the first that cannot be used.
+    """
+    check_trackers(config.training.report_to)
+    if config.training.steps and not config.data.paths:
+        raise SkipwiseError("no text to train on: give files or folders with --data, or training.steps=0")
+    data = config.data
+    _check_texts(data.paths, data.field, data.split)
+    if "perplexity" in config.evaluation.tasks:
+        _check_texts(config.evaluation.data, "text", "train")
+    sources.find(config.model)
+
+
+def _check_texts(paths: list[str], field: str, split: str) -> None:
+    packaged = catalogue.names("text")
+    with contextlib.redirect_stderr(io.StringIO()):  # what it notes is said when the texts are read
+        for path in paths:
+            if path not in packaged:
+                text_sources.sources([path], field=field, split=split)
+
+
+def check_room(loaded: LoadedModel, config: RunConfig, tokens: int, *, resume: bool) -> None:
+    """Refuse a training that cannot fit into memory or whose checkpoints cannot fit on the disk.
+
+    Args:
+        loaded: The model, which is freed before the training loads it anew in fp32.
+        config: The resolved configuration.
+        tokens: Length of one training example.
+        resume: Whether checkpoints of the run may be on the disk already.
+
+    Raises:
+        SkipwiseError: With what is needed and what is free.
+    """
+    if not config.training.steps:
+        return
+    device = loaded.model.device
+    free = free_bytes(device)
+    if free is not None:
+        free += sum(weight.nbytes for weight in loaded.model.parameters())
+        needed = _training_bytes(loaded, config, tokens, free)
+        if needed > free:
+            training = config.training
+            raise SkipwiseError(
+                f"training.batch_size {training.batch_size:,} with examples of {tokens:,} tokens needs about "
+                f"{_gigabytes(needed)} on {device} and {_gigabytes(free)} are free; use a smaller training.batch_size "
+                "or training.train_length, or training.gradient_checkpointing=true"
+            )
+    if not resume:
+        _check_disk(loaded, config)
+
+
+def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: int) -> int:
+    """Bytes of a training step; where the model's own cannot be worked out, those of its examples and weights.
+
+    The estimate is about a tenth too low rather than too high: allocators and the process itself come on top.
+    """
+    training, parameters = config.training, int(loaded.model.num_parameters())
+    examples = training.batch_size * training.gradient_accumulation * tokens * EXAMPLE_BYTES
+    text = loaded.model.config.get_text_config()
+    hidden = training.batch_size * tokens * int(text.hidden_size) * 2
+    least = examples + hidden + parameters * (4 + STATE_BYTES)
+    if least > free:
+        return least
+    precision = arithmetic(config.model.precision, loaded.model.device)
+    run = Run(
+        batch=training.batch_size,
+        tokens=tokens,
+        training=True,
+        bf16=precision == torch.bfloat16,
+        checkpointing=training.gradient_checkpointing,
+    )
+    try:
+        alike = operations_and_bytes.work(loaded.model.config).alike
+        return examples + operations_and_bytes.bytes_of(loaded.model.config, run, alike=alike).peak()
+    except SkipwiseError:  # some architectures cannot be run without content
+        return least
+
+
+def _check_disk(loaded: LoadedModel, config: RunConfig) -> None:
+    training, parameters = config.training, int(loaded.model.num_parameters())
+    checkpoints = min(training.keep_checkpoints + 1, math.ceil(training.steps / training.save_every))
+    needed = parameters * (STATE_BYTES * checkpoints + 2)  # the extended model is written in bf16
+    free = shutil.disk_usage(Path(config.out)).free
+    if needed > free:
+        raise SkipwiseError(
+            f"{checkpoints} checkpoints and the model take {_gigabytes(needed)} in {config.out} and "
+            f"{_gigabytes(free)} are free; make room, lower training.keep_checkpoints, or give another --out"
+        )
+
+
+def _gigabytes(value: float) -> str:
+    return f"{value / 1e9:,.1f} GB"
