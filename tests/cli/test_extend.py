@@ -44,6 +44,7 @@ def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--data", "missing.txt"], "missing.txt"),
         (["--data", "no/such-file.txt"], "no/such-file.txt"),
         (["--set", "evaluation.data=[missing.md]"], "missing.md"),
+        (["--set", "evaluation.tasks=[summarize]"], "summarize"),
         (["--set", "training.report_to=[wand]"], "no tracker 'wand'; known are"),
         (["--set", "training.report_to=[mlflow]"], "tracker 'mlflow' is not installed"),
     ],

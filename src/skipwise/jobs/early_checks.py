@@ -12,6 +12,7 @@ from skipwise.assets import catalogue
 from skipwise.config import RunConfig
 from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
+from skipwise.evals import runner
 from skipwise.models import sources
 from skipwise.models.device import arithmetic
 from skipwise.models.load import LoadedModel
@@ -27,7 +28,7 @@ STATE_BYTES = 3 * 4
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Refuse a model, texts or trackers that are not there. Reads names and the beginnings of files.
+    """Refuse a model, texts, trackers or packages of tasks that are not there. Reads names and beginnings of files.
 
     Raises:
         SkipwiseError: For the first that cannot be used.
@@ -39,6 +40,7 @@ def check_inputs(config: RunConfig) -> None:
     _check_texts(data.paths, data.field, data.split)
     if "perplexity" in config.evaluation.tasks:
         _check_texts(config.evaluation.data, "text", "train")
+    runner.check(config.evaluation)
     sources.find(config.model)
 
 
