@@ -36,20 +36,20 @@ def check_inputs(config: RunConfig) -> None:
     check_trackers(config.training.report_to)
     if config.training.steps and not config.data.paths:
         raise SkipwiseError("no text to train on: give files or folders with --data, or training.steps=0")
-    data = config.data
-    _check_texts(data.paths, data.field, data.split)
-    if "perplexity" in config.evaluation.tasks:
-        _check_texts(config.evaluation.data, "text", "train")
-    runner.check(config.evaluation)
+    evaluation = config.evaluation
+    # Without documents of its own, perplexity is measured on text that is held out of the training.
+    tasks = [task for task in evaluation.tasks if task != "perplexity" or evaluation.data]
+    with contextlib.redirect_stderr(io.StringIO()):  # what is noted about texts is said when they are read
+        _check_texts(config)
+        runner.check(evaluation.model_copy(update={"tasks": tasks}))
     sources.find(config.model)
 
 
-def _check_texts(paths: list[str], field: str, split: str) -> None:
+def _check_texts(config: RunConfig) -> None:
     packaged = catalogue.names("text")
-    with contextlib.redirect_stderr(io.StringIO()):  # what it notes is said when the texts are read
-        for path in paths:
-            if path not in packaged:
-                text_sources.sources([path], field=field, split=split)
+    for path in config.data.paths:
+        if path not in packaged:
+            text_sources.sources([path], field=config.data.field, split=config.data.split)
 
 
 def check_room(loaded: LoadedModel, config: RunConfig, tokens: int, *, resume: bool) -> None:

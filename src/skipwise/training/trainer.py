@@ -37,6 +37,9 @@ from skipwise.utils import progress
 from skipwise.utils.atomic_files import atomic_folder, read_jsonl, write_jsonl
 from skipwise.utils.termination import Terminated, deferred
 
+ABSURD_LOSS = 100.0
+"""Mean -log p of a token that only a ruined model has: guessing costs ln(vocabulary), about 12. NaN is not below it."""
+
 
 class SkippedLoss(nn.Module):
     """A causal language model whose forward pass is its training loss, so that any parallel wrapper sees one call."""
@@ -67,7 +70,7 @@ class SkippedLoss(nn.Module):
 
 
 class SkippedTrainer(Trainer):  # type: ignore[misc]
-    """`Trainer` with examples in the order of their index, atomic checkpoints and a stop at a non-finite loss.
+    """`Trainer` with examples in the order of their index, atomic checkpoints and a stop at an absurd loss.
 
     Accumulated batches, and the batches of several processes, have the loss and the gradient of one large batch: the
     mean over all their labels. A mean of means would weigh a label by how few its batch has.
@@ -91,11 +94,11 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
         return count
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute one batch's gradients. Raises `SkipwiseError` for a non-finite loss, `Terminated` after SIGTERM."""
+        """Compute one batch's gradients. Raises `SkipwiseError` for an absurd loss, `Terminated` after SIGTERM."""
         self._end_if_terminated()
         value: Tensor = super().training_step(*args, **kwargs)
-        if not torch.isfinite(value):
-            raise self._diverged(f"the loss at step {self.state.global_step + 1} is {value.item()}")
+        if not value < ABSURD_LOSS:
+            raise self._diverged(f"the loss at step {self.state.global_step + 1} is {value.item():g}")
         return value
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -103,8 +106,8 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
         if self.is_in_train:
             self._end_if_terminated()
         value = super().prediction_step(*args, **kwargs)
-        if not torch.isfinite(value[0]):
-            raise self._diverged(f"the validation loss after step {self.state.global_step} is {value[0].item()}")
+        if not value[0] < ABSURD_LOSS:
+            raise self._diverged(f"the validation loss after step {self.state.global_step} is {value[0].item():g}")
         return value
 
     def _end_if_terminated(self) -> None:
@@ -215,8 +218,8 @@ def train(
         `train_seconds`, `train_tokens` and `resumed_from` (a step or None).
 
     Raises:
-        SkipwiseError: For a loss that is not finite, a checkpoint that cannot be written, and RoPE under which nothing
-            can be trained.
+        SkipwiseError: For a loss that is absurd or not finite, a checkpoint that cannot be written, and RoPE under
+            which nothing can be trained.
         Terminated: After SIGTERM, once the last whole step is saved.
     """
     if config.steps:
