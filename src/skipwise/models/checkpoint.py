@@ -25,16 +25,17 @@ from transformers import (
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from skipwise.errors import SkipwiseError
-from skipwise.models import equivalents, families
-from skipwise.models.configuration import foreign
+from skipwise.models import configuration, equivalents, families
 from skipwise.models.sources import Source, call, weight_files
 
 
 def tokenizer(source: Source) -> Any:
     """The fast tokenizer that comes with the model. Errors: SkipwiseError when there is none."""
     # Baichuan's tokenizer class is code in its repository; the file beside it is enough.
-    bare = (foreign(source) or {}).get("model_type") == "baichuan"
-    found = call(source, "tokenizer", (FastTokenizer if bare else AutoTokenizer).from_pretrained)
+    bare = (configuration.foreign(source) or {}).get("model_type") == "baichuan"
+    # The configuration goes in as Skipwise reads it: transformers refuses fields that older tools wrote.
+    options = {} if bare or source.gguf else {"config": configuration.read(source)}
+    found = call(source, "tokenizer", (FastTokenizer if bare else AutoTokenizer).from_pretrained, **options)
     if not found.is_fast:
         raise SkipwiseError(f"{source.place}: its tokenizer has no fast form (tokenizer.json), which is needed")
     return found
@@ -48,7 +49,7 @@ def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: tor
     chosen = families.attention(config, attention)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": chosen}
     options["output_loading_info"] = True
-    values = foreign(source)
+    values = configuration.foreign(source)
     gguf_config = getattr(transformers, "GgufConfig", None)
     if values is not None:
         model, found = call(source, "weights", lambda *_, **__: equivalents.load(values, _reader(source), **options))

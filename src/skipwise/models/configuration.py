@@ -95,7 +95,7 @@ def read(source: Source) -> PreTrainedConfig:
 
 
 def _from_values(source: Source, values: dict[str, Any]) -> PreTrainedConfig:
-    if source.options.get("trust_remote_code") or _file(source) is None:
+    if source.options.get("trust_remote_code"):  # code of the repository reads its own file
         config: PreTrainedConfig = call(source, "configuration", AutoConfig.from_pretrained)
         return config
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
-"""Bytes of keys and values that a model keeps while it generates: a configuration flows in, sizes flow out.
+"""Bytes of keys and values that a model keeps while it generates, worked out from its configuration.
 
-As transformers' DynamicCache holds them: full-attention layers keep every token, sliding ones the last window - 1,
-layers without softmax attention a state that does not grow, which is not counted.
+The sizes are those of transformers' DynamicCache. Full-attention layers keep every token, sliding ones the last
+window - 1. The state of layers without softmax attention does not grow and is not counted.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KvCache:
-    """Sizes for one sequence. Errors: none; a length is any number of tokens from 0."""
+    """Sizes for one sequence."""
 
     values: int
     """Numbers that one layer keeps for one token, keys and values together."""
@@ -35,8 +35,8 @@ class KvCache:
 
     def bytes_at(self, tokens: int) -> int:
         """Bytes after `tokens` tokens."""
-        kept = self.full_layers * tokens + self.sliding_layers * min(tokens, self.kept)
-        return self.values * self.itemsize * kept
+        stored = self.full_layers * tokens + self.sliding_layers * min(tokens, self.kept)
+        return self.values * self.itemsize * stored
 
 
 def values_per_token(config: "PreTrainedConfig") -> int:
@@ -52,8 +52,8 @@ def values_per_token(config: "PreTrainedConfig") -> int:
 def kv_cache(config: "PreTrainedConfig", architecture: Architecture, itemsize: int) -> KvCache:
     """The cache of a model whose numbers take `itemsize` bytes."""
     # The last layers of Gemma-3n read the cache of earlier ones.
-    own = architecture.layers - int(getattr(config.get_text_config(), "num_kv_shared_layers", None) or 0)
-    layers = [i for i in range(own) if i not in architecture.linear_layers]
+    shared = int(getattr(config.get_text_config(), "num_kv_shared_layers", None) or 0)
+    layers = [i for i in range(architecture.layers - shared) if i not in architecture.linear_layers]
     bounded = architecture.sliding_window is not None
     sliding = sum(i in architecture.sliding_layers for i in layers) if bounded else 0
     return KvCache(

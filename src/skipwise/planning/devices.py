@@ -1,4 +1,4 @@
-"""How fast a device is: the name of one, or this machine measured for a model, flows in; rates and memory flow out."""
+"""How fast a device is and what it holds: from the data sheet of a named GPU, or measured on this machine."""
 
 import difflib
 import time

@@ -1,7 +1,8 @@
-"""What a run will cost, before anything is loaded: a configuration and a device flow in; times and bytes flow out.
+"""What a run will cost on a device, worked out from a configuration before anything is loaded.
 
-A training step of PoSE beside full-length training and beside the evaluation at the target; and how many examples show
-every distance of the target. The facts are plain values: `dataclasses.asdict` makes them JSON; page/plan.py shows them.
+A training step of PoSE stands beside full-length training and the evaluation at the target, with the number of examples
+that show every distance of the target. The facts are plain values: `dataclasses.asdict` makes them JSON, and
+report/plan_view.py shows them.
 """
 
 import math
@@ -16,6 +17,7 @@ from skipwise.models import configuration, families, sources
 from skipwise.models.device import arithmetic, device_of
 from skipwise.models.kv_cache_size import kv_cache
 from skipwise.models.memory import chunk_on
+from skipwise.models.reach import reach
 from skipwise.models.shape import ModelShape
 from skipwise.planning import devices, operations_and_bytes
 from skipwise.planning.devices import UTILISATION, Device
@@ -145,7 +147,7 @@ def plan(model: ModelConfig, target_length: int, options: Options) -> Plan:
         costs=kinds,
         coverage=seen,
         curves=estimate.curves(length, target_length),
-        notes=_notes(architecture, options, device),
+        notes=[*_reach_notes(config, original, target_length), *_notes(architecture, options, device)],
     )
 
 
@@ -157,6 +159,11 @@ def device_for(config: PreTrainedConfig, model: ModelConfig, options: Options, l
 
     used = device_of(model.device)
     return devices.here(config, options.batch, length, device=used, dtype=arithmetic(model.precision, used))
+
+
+def _reach_notes(config: PreTrainedConfig, original: int, target: int) -> list[str]:
+    refusal = reach(config, original, target).refusal
+    return [f"extend refuses this: {refusal}"] if refusal else []
 
 
 def _notes(architecture: families.Architecture, options: Options, device: Device) -> list[str]:
