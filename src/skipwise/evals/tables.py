@@ -1,11 +1,13 @@
-"""Rows of all tasks flow in, tables of text flow out: values by length, and the change from model to model."""
+"""Rows of all tasks as tables: values by length, models side by side, and the change from model to model."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from skipwise.evals.paired_change import Change, change, pairs, unpaired
 from skipwise.evals.rows import Row
-from skipwise.utils.text import length_text, value_text
+from skipwise.utils.text import escape, length_text, value_text
+
+BEYOND = "beyond the window that the model is configured for"
 
 
 def change_text(found: Change, metric: str) -> str:
@@ -22,12 +24,20 @@ def summary_table(rows: Sequence[Row]) -> str:
     Each value with its interval and n; one beyond the window that its model is configured for has a `*`. Where a model
     has several rows for one place, the last one counts.
     """
-    tasks: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.depth is None:
-            tasks.setdefault(row.task, []).append(row)
-    note = "* beyond the window that the model is configured for"
-    return "\n\n".join([*map(_task_table, tasks.values()), *([note] if any(row.beyond_window for row in rows) else [])])
+    parts = [f"{part.title}\n{_text(part)}" for part in _by_task(rows)]
+    return "\n\n".join([*parts, *([f"* {BEYOND}"] if any(row.beyond_window for row in rows) else [])])
+
+
+def markdown_tables(rows: Sequence[Row]) -> str:
+    """`summary_table` as Markdown. Names are escaped, so that no model's or benchmark's name becomes markup."""
+    parts = []
+    for part in _by_task(rows, "{value}{ends}, n = {n}"):
+        head, *lines = part.lines
+        rules = ["---"] * (part.left + 1) + ["---:"] * (len(head) - part.left - 1)
+        shown = [[*map(escape, line[: part.left]), *map(str.strip, line[part.left :])] for line in lines]
+        grid = [[escape(name) for name in head], rules, *shown]
+        parts.append("\n".join([f"{escape(part.title)}:", "", *(f"| {' | '.join(line)} |" for line in grid)]))
+    return "\n\n".join([*parts, *([f"\\* {BEYOND}"] if any(row.beyond_window for row in rows) else [])])
 
 
 def change_table(rows: Sequence[Row]) -> str:
@@ -55,9 +65,10 @@ def change_table(rows: Sequence[Row]) -> str:
             apart = True
     if not places:
         return "nothing was measured alike for two models, so no change is told"
-    lines = _grid(list(places.values()), models[1:], lambda model, row: cells.get((model, *row.place), "-"))
-    told = "; other prompts: the tokens differ (another tokenizer or text), so nothing is paired" if apart else ""
-    return "\n".join([f"change against {models[0][0]} [95%], paired over the same prompts or texts{told}", *lines])
+    note = "; other prompts: the tokens differ (another tokenizer or text), so nothing is paired" if apart else ""
+    title = f"change against {models[0][0]} [95%], paired over the same prompts or texts{note}"
+    part = _table(title, list(places.values()), models[1:], lambda model, row: cells.get((model, *row.place), "-"))
+    return f"{part.title}\n{_text(part)}"
 
 
 def _plain(before: Row, after: Row) -> str:
@@ -66,23 +77,38 @@ def _plain(before: Row, after: Row) -> str:
     return " -> ".join(shown)
 
 
-def _task_table(rows: list[Row]) -> str:
-    cells = {(_model(row), *row.place): _cell(row) for row in rows}
+class _Table(NamedTuple):
+    title: str
+    left: int
+    """Columns of text, on the left; the others are numbers."""
+    lines: list[list[str]]
+    """The first one holds the columns' titles."""
+
+
+def _by_task(rows: Sequence[Row], shown: str = "{value}{ends} n={n}") -> list[_Table]:
+    """One table for each task, of its rows over all depths."""
+    tasks: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.depth is None:
+            tasks.setdefault(row.task, []).append(row)
+    return [_task_table(part, shown) for part in tasks.values()]
+
+
+def _task_table(rows: list[Row], shown: str) -> _Table:
+    cells = {(_model(row), *row.place): _cell(row, shown) for row in rows}
     places = {row.place: row for row in rows}
-    lines = _grid(
-        list(places.values()), _models(rows), lambda model, row: cells.get((model, *row.place), "-"), named=False
-    )
     intervals = " or ".join(dict.fromkeys(row.interval for row in rows if row.interval))
     kinds = dict.fromkeys(row.variant or row.metric for row in rows)
     kind = f" ({next(iter(kinds))})" if len(kinds) == 1 else ""
-    unit = "documents" if rows[0].metric == "perplexity" else "prompts"
-    return "\n".join([f"{rows[0].task}{kind}, value [{intervals}], n {unit}", *lines])
+    unit = {"perplexity": "documents", "harness": "questions"}.get(rows[0].task.removesuffix("_by_position"), "prompts")
+    title = f"{rows[0].task}{kind}, value{f' [{intervals}]' if intervals else ''}, n {unit}"
+    return _table(title, list(places.values()), _models(rows), lambda m, row: cells.get((m, *row.place), "-"), False)
 
 
-def _cell(row: Row) -> str:
+def _cell(row: Row, shown: str) -> str:
     value, low, high = (value_text(row.metric, end) for end in (row.value, row.low, row.high))
     ends = "" if row.low is None else f" [{low}, {high}]"
-    return f"{value}{ends} n={row.n}{'*' if row.beyond_window else ' '}"
+    return shown.format(value=value, ends=ends, n=f"{row.n:,}") + ("*" if row.beyond_window else " ")
 
 
 def _model(row: Row) -> tuple[str, str]:
@@ -93,12 +119,16 @@ def _models(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(map(_model, rows)))
 
 
-def _grid(
-    rows: list[Row], models: Sequence[tuple[str, str]], cell: Callable[[tuple[str, str], Row], str], named: bool = True
-) -> list[str]:
-    """Lines of a table: a line a place, in the order of tasks and variants and then by length; a column a model.
+def _table(
+    title: str,
+    rows: list[Row],
+    models: Sequence[tuple[str, str]],
+    cell: Callable[[tuple[str, str], Row], str],
+    named: bool = True,
+) -> _Table:
+    """A line a place, in the order of tasks and variants and then by length; a column a model.
 
-    Columns that tell nothing (one variant, no lengths) are left out; the task's only stands where it is `named`.
+    Columns in which all lines are alike are left out; the task's stays where it is `named`.
     """
     order = {kind: i for i, kind in enumerate(dict.fromkeys(row.place[:3] for row in rows))}
     rows = sorted(rows, key=lambda row: (order[row.place[:3]], row.place[3:]))
@@ -107,22 +137,25 @@ def _grid(
         ("variant", lambda row: row.variant or ""),
         ("metric", lambda row: row.metric),
     ]
-    several = [
-        (title, text) for title, text in labels if len({text(row) for row in rows}) > 1 or (named and title == "task")
-    ]
+    several = [label for label in labels if len({label[1](row) for row in rows}) > 1 or (named and label[0] == "task")]
     several.append(("length", _length))
     names = [label for label, _ in models]
     titles = [label if names.count(label) == 1 else f"{label} {fingerprint[:6]}" for label, fingerprint in models]
-    lines = [[title for title, _ in several] + titles]
+    lines = [[name for name, _ in several] + titles]
     lines += [[text(row) for _, text in several] + [cell(model, row) for model in models] for row in rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    left = len(several) - 1
-    return [
+    return _Table(title, len(several) - 1, lines)
+
+
+def _text(table: _Table) -> str:
+    """Columns two blanks apart, text flush left and numbers flush right."""
+    widths = [max(len(line[column]) for line in table.lines) for column in range(len(table.lines[0]))]
+    return "\n".join(
         "  ".join(
-            text.ljust(w) if i < left else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))
+            text.ljust(width) if column < table.left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
-        for line in lines
-    ]
+        for line in table.lines
+    )
 
 
 def _length(row: Row) -> str:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from skipwise.config import ModelConfig, RunConfig, read_yaml, validate
 from skipwise.errors import SkipwiseError
 from skipwise.evals import rows
-from skipwise.export import gguf_tokenizer, gguf_writer, legacy_fields, model_card
+from skipwise.export import gguf_tokenizer, gguf_writer, legacy_fields, model_card, source_card
 from skipwise.export.model_card import plain_card
 from skipwise.models import checkpoint, configuration, gguf_header, sources
 from skipwise.rope import hf_config
@@ -100,7 +100,8 @@ class Origin:
             hf_config.describe(self.config),
         )
         quantised = gguf_header.weight_type(self.source.file) if self.source.gguf else None
-        return write_text(folder / "README.md", plain_card(self.name, *known, quantised))
+        described = source_card.facts(ModelConfig(path=self.source.place))
+        return write_text(folder / "README.md", plain_card(self.name, *known, quantised, described))
 
 
 def to_hf(path: str, out: Path, *, dtype: str | None = None, shard_size: str = SHARD_SIZE) -> Path:

@@ -1,4 +1,4 @@
-"""The model card: what is known of a model flows in, the README.md that is saved beside it flows out."""
+"""The model card: a README.md that says what a model is, how it was made, its figures, how to run it, its limits."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,10 @@ import yaml
 from skipwise import __version__
 from skipwise.config import RunConfig
 from skipwise.evals.rows import Row
+from skipwise.evals.tables import markdown_tables
+from skipwise.export import source_card
 from skipwise.utils.atomic_files import write_text
-from skipwise.utils.text import value_text
-
-_HEADER = """---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [long-context, rope, pose, skipwise]
----"""
+from skipwise.utils.text import code, duration_words, escape, length_text
 
 _USE = """
 ## Use
@@ -53,27 +49,20 @@ A longer window is not a better model: what it could not do within its own windo
 passkey retrieval are necessary signs of a working window, not sufficient ones; try it on your own task."""
 
 
-def _cell(row: Row) -> str:
-    value, low, high = (value_text(row.metric, end) for end in (row.value, row.low, row.high))
-    ends = "" if row.low is None else f" [{low}, {high}]"
-    return f"{value}{ends}, n = {row.n}"
+TAGS = ["long-context", "rope", "pose", "skipwise"]
 
 
-def _lengths_table(rows: list[Row]) -> list[str]:
-    """Every task's figures by length, a column a model, with n and the 95 % interval."""
-    lines = []
-    whole = [row for row in rows if row.depth is None]
-    kinds = dict.fromkeys((row.task, row.variant, row.metric) for row in whole)
-    for kind in kinds:
-        part = [row for row in whole if (row.task, row.variant, row.metric) == kind]
-        title = f"{kind[0]} {kind[1]}" if kind[1] else f"{kind[0]}, {kind[2]}"
-        models = list(dict.fromkeys(row.model for row in part))
-        lines += ["", f"| {title.replace('_', ' ')} at | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
-        for length in sorted({row.length or 0 for row in part}):
-            found = {row.model: row for row in part if (row.length or 0) == length}
-            cells = [_cell(found[name]) if name in found else "–" for name in models]
-            lines.append(f"| {length:,} tokens | {' | '.join(cells)} |")
-    return lines
+def _front_matter(facts: dict[str, Any]) -> str:
+    """The YAML at the top of a card; `facts` are those of `source_card`."""
+    fields = {"library_name": "transformers", "pipeline_tag": "text-generation", **facts, "tags": TAGS}
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
+
+
+def _figures(rows: list[Row]) -> str:
+    """Every task's figures over all depths; of a model that was measured before a change of weights the last ones."""
+    latest = {row.model: row.fingerprint for row in rows}
+    current = [row for row in rows if row.fingerprint == latest[row.model]]
+    return markdown_tables(current) or "None were measured."
 
 
 def _dequantised(kind: str | None) -> str:
@@ -90,45 +79,57 @@ def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) ->
     original, target = environment["original_length"], config.target_length
     training = config.training
     scaling = {key: value for key, value in config.scaling.model_dump().items() if value is not None}
-    origin = f"`{config.model.path}`{_dequantised(environment.get('quantised_from'))}"
+    origin = f"{code(config.model.path)}{_dequantised(environment.get('quantised_from'))}"
     made = [
-        _HEADER,
-        f"# {Path(config.model.path).name}, window extended to {target:,} tokens",
+        _front_matter(environment["source"] if "source" in environment else source_card.facts(config.model)),
+        f"# {escape(Path(config.model.path).name)}, window extended to {length_text(target)} tokens",
         "",
-        f"Made from {origin}, whose own window is {original:,} tokens, with Skipwise {__version__}: RoPE scaling and "
-        "training on short examples with skipped positions (PoSE, [arXiv 2309.10400](https://arxiv.org/abs/2309.10400)).",
+        f"Made from {origin}, whose own window is {length_text(original)} tokens, with Skipwise {__version__}: RoPE "
+        "scaling and training on short examples with skipped positions (PoSE, [arXiv 2309.10400](https://arxiv.org/abs/2309.10400)).",
         "",
         "## How it was made",
         "",
-        f"- RoPE scaling: `{json.dumps(scaling)}`, factor {target / original:g}",
-        f"- Positions: `{json.dumps(config.positions.model_dump())}`",
+        f"- RoPE scaling: {code(json.dumps(scaling))}, factor {target / original:g}",
+        f"- Positions: {code(json.dumps(config.positions.model_dump()))}",
         f"- {training.steps} steps of {training.batch_size * training.gradient_accumulation} examples of "
-        f"{training.train_length:,} tokens, learning rate {training.learning_rate:g}, seed {training.seed}",
-        f"- Text: {', '.join(config.data.paths) or 'none'}{_recall(config.data.recall)}",
-        f"- {environment.get('train_seconds', 0) / 60:.1f} minutes on {environment['device']}",
+        f"{length_text(training.train_length)} tokens, learning rate {training.learning_rate:g}, seed {training.seed}",
+        f"- Text: {', '.join(map(code, config.data.paths)) or 'none'}{_recall(config.data.recall)}",
+        f"- {duration_words(environment.get('train_seconds', 0))} on {escape(environment['device'])}",
         *(f"- Layers: {note}" for note in environment.get("layers", [])),
         "",
         "The whole configuration is in `skipwise.yaml`.",
         "",
         "## Figures",
-        *(_lengths_table(rows) or ["", "None were measured."]),
+        "",
+        _figures(rows),
         _USE.format(window=target) + _LIMITS,
     ]
     return "\n".join(made) + "\n"
 
 
 def plain_card(
-    name: str, window: int, original: int, scaling: dict[str, Any] | None, quantised: str | None = None
+    name: str,
+    window: int,
+    original: int,
+    scaling: dict[str, Any] | None,
+    quantised: str | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> str:
-    """The card of a model of which no run is known; `scaling` as `hf_config.describe` gives it.
+    """The card of a model of which no run is known.
 
-    `quantised`: type of the GGUF weights that it was dequantised from.
+    Args:
+        name: Name of the model.
+        window: Window that it is configured for, tokens.
+        original: Window before any scaling, tokens.
+        scaling: As `hf_config.describe` gives it.
+        quantised: Type of the GGUF weights that it was dequantised from.
+        facts: What `source_card.facts` says of the model.
     """
-    scaled = f"scaled from {original:,} tokens: `{json.dumps(scaling)}`" if scaling else "not scaled"
-    origin = f"`{name}`{_dequantised(quantised)}"
+    scaled = f"scaled from {length_text(original)} tokens: {code(json.dumps(scaling))}" if scaling else "not scaled"
+    origin = f"{code(name)}{_dequantised(quantised)}"
     lines = [
-        _HEADER,
-        f"# {name}, window of {window:,} tokens",
+        _front_matter(facts or {}),
+        f"# {escape(name)}, window of {length_text(window)} tokens",
         "",
         f"Written by Skipwise {__version__} from {origin}. Its RoPE is {scaled}. How it was trained, on what, and what "
         "it reaches is not known here.",

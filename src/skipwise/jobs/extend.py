@@ -25,7 +25,7 @@ from skipwise.evals.rows import Row
 from skipwise.evals.runner import default_lengths, evaluate, load_documents
 from skipwise.evals.task import Inputs
 from skipwise.evals.tasks import passkey, perplexity
-from skipwise.export import hugging_face
+from skipwise.export import hugging_face, source_card
 from skipwise.export.model_card import write_card
 from skipwise.jobs.early_checks import check_inputs, check_room
 from skipwise.models.load import LoadedModel, load
@@ -192,7 +192,7 @@ def extend(config: RunConfig, *, resume: bool = False) -> Path:
         if not trained:
             check_room(loaded, config, data.examples.sampler.example_length, resume=resume)
         open_folder(config, folder, resume)
-        facts = _environment(loaded, folder, layers)
+        facts = _environment(loaded, folder, {"layers": layers, "source": source_card.facts(config.model)})
         _evaluate(loaded, config, documents, "original", folder)
         del loaded
         gc.collect()
@@ -200,18 +200,17 @@ def extend(config: RunConfig, *, resume: bool = False) -> Path:
             facts |= _train(config, data, folder, resume)
             write_text(folder / ENVIRONMENT, json.dumps(facts, indent=2))
         extended = load(config.model.model_copy(update={"path": str(folder / "model"), "revision": None}))
-        rows = _evaluate(extended, config, documents, "extended", folder)
+        _evaluate(extended, config, documents, "extended", folder)
         write_card(folder / "model", config, facts, rows_module.read(folder / RESULTS))
-        assert rows
         write_report([folder], folder / "report.html")
     return folder
 
 
-def _environment(loaded: LoadedModel, folder: Path, layers: list[str]) -> dict[str, Any]:
-    """The facts of environment.json, which is written where there is none or a damaged one."""
+def _environment(loaded: LoadedModel, folder: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """The facts of environment.json, which is written where there is none or a damaged one. `known`: further ones."""
     facts = read_environment(folder / ENVIRONMENT)
     if facts is None:
-        facts = environment(loaded) | {"layers": layers}
+        facts = environment(loaded) | known
         if seconds := [row["seconds"] for row in read_jsonl(folder / "log.jsonl") if "seconds" in row]:
             facts["train_seconds"] = max(seconds)
         write_text(folder / ENVIRONMENT, json.dumps(facts, indent=2))

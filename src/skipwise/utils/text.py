@@ -1,6 +1,8 @@
-"""Numbers as text: lengths, values, quantities, durations."""
+"""Numbers as text (lengths, values, quantities, durations), and texts for Markdown."""
 
+import html
 import math
+import re
 
 
 def length_text(tokens: int | None) -> str:
@@ -25,6 +27,14 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def duration_words(seconds: float) -> str:
+    """`45 seconds`, `12.5 minutes`, `3.1 hours`."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 TOKEN_METRICS = ("k_max", "effective_length", "tokens")
@@ -55,3 +65,17 @@ def short_value_text(metric: str, value: float) -> str:
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "∞"
     return f"{value:.2e}" if value >= 1e6 else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def escape(text: str) -> str:
+    """Text for Markdown, in one line, in which nothing is markup: neither HTML nor backticks, links or tables."""
+    plain = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", plain)
+
+
+def code(text: str) -> str:
+    """Text as code in Markdown, in one line, whatever backticks it holds."""
+    plain = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", plain)), default=0))
+    space = " " if plain.startswith("`") or plain.endswith("`") else ""
+    return f"{fence}{space}{plain}{space}{fence}"
