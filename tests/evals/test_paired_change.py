@@ -14,7 +14,8 @@ from scipy.stats import t as students_t
 from skipwise.cli import main
 from skipwise.evals.paired_change import change, pairs, perplexity_ratio, score_difference, student, unpaired
 from skipwise.evals.rows import Row, read
-from skipwise.evals.tables import change_table, summary_table, value_text
+from skipwise.evals.tables import change_table, summary_table
+from skipwise.utils.text import value_text
 from support.tiny import tiny_llama
 
 TEXT = Path(argparse.__file__)

@@ -184,7 +184,7 @@ def test_mistakes_are_told_in_one_line(
 
 
 def test_defaults_are_said_once() -> None:
-    parsed = main._parser().parse_args(["plan", "m", "--target", "1k"])
+    parsed = main.build_parser().parse_args(["plan", "m", "--target", "1k"])
     for name, value in Options().__dict__.items():
         assert getattr(parsed, name) == value, name
 

@@ -203,7 +203,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load(ModelConfig(path=str(folder), precision="float32", device="cpu"))
 
 
-def ours(loaded: LoadedModel, tokens: list[int], length: int, protocol: Protocol) -> dict[str, Any]:
+def ours(loaded: LoadedModel, tokens: list[int], length: int, protocol: Protocol) -> Row:
     documents = [("text", np.array(tokens, dtype=np.uint16))]
     [row] = perplexity.measure(loaded, Reader(loaded.model), documents, [(0, length)], protocol)
     return row
