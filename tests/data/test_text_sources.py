@@ -205,11 +205,14 @@ def test_a_field_is_named_with_the_source(tmp_path: Path) -> None:
 def test_the_nearest_field_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl([{"Text": "t", "id": 1}]))
     (tmp_path / "b.csv").write_text("txt,id\nx,1\n")
+    (tmp_path / "book.txt").write_text("a book")
     pq.write_table(pa.table({"texts": ["p"], "n": [1]}), tmp_path / "c.parquet")
     assert "a.jsonl:1 has no field 'text'; its fields: 'Text', 'id'; did you mean 'Text'?" in problem(
         tmp_path / "a.jsonl"
     )
     assert "did you mean 'txt'? name the one with the text as PATH::txt" in problem(tmp_path / "b.csv")
+    with pytest.raises(SkipwiseError, match="has no column"):  # before anything is read
+        text_sources.sources([str(tmp_path / "book.txt"), str(tmp_path / "b.csv")])
     assert "did you mean 'texts'?" in problem(tmp_path / "c.parquet")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from skipwise.errors import SkipwiseError
-from skipwise.utils.atomic_files import append_jsonl, atomic_folder, read_jsonl, write_jsonl, write_text
+from skipwise.utils.atomic_files import append_jsonl, atomic_file, atomic_folder, read_jsonl, write_jsonl, write_text
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -16,6 +16,24 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
         write_text(path, "new \ud800")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_appears_at_the_end_and_replaces_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "out.gguf"
+    path.write_text("old")
+
+    def write(fail: bool) -> None:
+        with atomic_file(path) as partial:
+            partial.write_text("new")
+            assert path.read_text() == "old"
+            if fail:
+                raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write(True)
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("old", [path])
+    write(False)
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("new", [path])
 
 
 def test_a_folder_appears_at_the_end_and_replaces_the_old_one(tmp_path: Path) -> None:

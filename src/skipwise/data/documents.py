@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from skipwise.data.row_files import missing_field, opened, parquet_rows, read_rows, reading
+from skipwise.data.row_files import missing_field, opened, read_rows, reading
 from skipwise.data.text_sources import TextSource
 from skipwise.errors import SkipwiseError
 
@@ -133,10 +133,8 @@ def _rows(source: TextSource) -> Iterator[tuple[int, dict[str, Any], int | None]
     """(number, fields, bytes read if known) of every row of a source."""
     if source.kind in ("saved", "dataset"):
         yield from _dataset_rows(source)
-    elif source.kind == "parquet":
-        yield from parquet_rows(Path(source.path), source.name, [source.field])
     else:
-        yield from read_rows(Path(source.path), source.name)
+        yield from read_rows(Path(source.path), source.name, [source.field] if source.kind == "parquet" else None)
 
 
 def _dataset_rows(source: TextSource) -> Iterator[tuple[int, dict[str, Any], None]]:

@@ -13,7 +13,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, cast
 
@@ -96,27 +96,28 @@ def missing_field(place: str, field: str, names: Iterable[str], what: str = "fie
     )
 
 
-def read_rows(path: Path, name: str | None = None) -> Iterator[Row]:
+def read_rows(path: Path, name: str | None = None, columns: list[str] | None = None) -> Generator[Row, None, None]:
     """Read all rows of a file whose format its suffix tells.
 
     Args:
         path: A file with a suffix of `ROW_KINDS`, perhaps packed.
         name: What errors call it. Its file name if absent.
+        columns: Columns of a parquet file that are unpacked; all if absent. Other files are always read whole.
 
     Raises:
-        SkipwiseError: The file cannot be read, or holds something else than its suffix says. Names the row.
+        SkipwiseError: The file cannot be read, lacks one of the columns, or holds something else than its suffix says.
+            The message names the row.
     """
     name = path.name if name is None else name
     kind = ROW_KINDS[suffix(path)]
     with reading(name, path):
         if kind == "parquet":
-            yield from parquet_rows(path, name)
+            yield from _parquet_rows(path, name, columns)
         else:
             yield from {"jsonl": _jsonl_rows, "json": _json_rows, "csv": _csv_rows}[kind](path, name)
 
 
-def parquet_rows(path: Path, name: str, columns: list[str] | None = None) -> Iterator[Row]:
-    """Read the rows of a parquet file, of which only `columns` are unpacked if they are given."""
+def _parquet_rows(path: Path, name: str, columns: list[str] | None) -> Iterator[Row]:
     import pyarrow.parquet
 
     size = path.stat().st_size

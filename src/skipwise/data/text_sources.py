@@ -5,6 +5,7 @@
 
 import codecs
 import collections
+import contextlib
 import difflib
 import fnmatch
 import hashlib
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from skipwise.assets import catalogue
-from skipwise.data.row_files import ROW_KINDS, RowKind, opened, read_rows, reading, suffix
+from skipwise.data.row_files import ROW_KINDS, RowKind, missing_field, opened, read_rows, reading, suffix
 from skipwise.errors import SkipwiseError
 from skipwise.utils.os_errors import user_path
 from skipwise.utils.progress import say
@@ -98,6 +99,9 @@ def sources(
             say(f"exclude {pattern!r} matches no file")
     if not chosen:
         raise SkipwiseError(f"no documents: exclude {list(matches)} leaves nothing of {', '.join(paths)}")
+    for source in chosen.values():
+        if source.kind in ROW_KINDS.values():
+            _check_field(source)
     return list(chosen.values())
 
 
@@ -239,6 +243,17 @@ def _walk(folder: Path) -> list[Path]:
         folders[:] = shown(folders)
         files += [Path(root) / name for name in shown(names)]
     return sorted(file for file in files if file.is_file())
+
+
+def _check_field(source: TextSource) -> None:
+    """Raise SkipwiseError where the first row of a file has no field with the text, before any work is done."""
+    path, columns = Path(source.path), [source.field] if source.kind == "parquet" else None
+    with contextlib.closing(read_rows(path, source.name, columns)) as rows:
+        row = next(rows, None)
+    if row is not None and source.field not in row.values:
+        in_table = source.kind == "csv"
+        place = source.name if in_table else f"{source.name}:{row.number}"
+        raise missing_field(place, source.field, row.values, "column" if in_table else "field")
 
 
 def _has_field(file: Path, field: str) -> bool:

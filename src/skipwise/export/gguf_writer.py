@@ -4,9 +4,7 @@ Tensor names, value types and quantisation are those of the `gguf` package. What
 transformers does is refused.
 """
 
-import contextlib
 import math
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +21,7 @@ from skipwise.export import gguf_tokenizer
 from skipwise.models import families
 from skipwise.models.shape import ModelShape
 from skipwise.rope import hf_config, methods
+from skipwise.utils.atomic_files import atomic_file
 
 Array = npt.NDArray[Any]
 
@@ -138,23 +137,13 @@ def write(model: PreTrainedModel, tokenizer: Any, path: Path, *, name: str, dtyp
         number = np.dtype(np.uint8 if quantised else np.float32 if of == gguf.GGMLQuantizationType.F32 else np.float16)
         size = math.prod(stored) * number.itemsize
         writer.add_tensor_info(target, stored, number, size, raw_dtype=of if quantised else None)
-    with _whole_file(path) as partial:
+    with atomic_file(path) as partial:
         writer.write_header_to_file(partial)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for target, values in _values(model, family, scaled):
             writer.write_tensor_data(_quantised(values, tensors[target][1], target))
         writer.close()
-
-
-@contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that gets its name when the block ends without an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        partial = Path(folder) / path.name
-        yield partial
-        partial.replace(path)
 
 
 def _write_shape(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:

@@ -22,11 +22,15 @@ LONGEST_NAME = 200
 def fsync_tree(folder: Path) -> None:
     """Flush every file below `folder`, and the folders themselves, to the disk."""
     for path in [folder, *folder.rglob("*")]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def temporary_prefix(path: Path) -> str:
@@ -39,26 +43,39 @@ def _temporary_name(path: Path) -> Path:
     return path.with_name(temporary_prefix(path) + secrets.token_hex(4))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically: temporary name in the same folder, fsync, rename.
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`. The file written there becomes `path` when the block ends.
 
-    The file gets the permissions that the user's umask leaves.
+    After an exception the temporary file is removed and `path` is as it was. The file gets the permissions that the
+    user's umask leaves.
+
+    Raises:
+        PathError: It cannot be written, or an error of the operating system in the block was about it.
+    """
+    partial = _temporary_name(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with writing(path, temporary=partial):
+            yield partial
+        with writing(path):
+            _fsync(partial)
+            partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically.
 
     Raises:
         PathError: It cannot be written. What was there is unchanged.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = _temporary_name(path)
-        try:
-            with partial.open("x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
