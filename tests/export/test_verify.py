@@ -59,6 +59,7 @@ GOOD = {
     "loads without Skipwise": "ok",
     "window": "ok",
     "both RoPE spellings": "ok",
+    "head": "ok",
     "frequencies of the training": "ok",
     "logits at short positions": "ok",
     "logits at long positions": "ok",
@@ -71,6 +72,7 @@ def test_a_whole_export(run: Path, exported: Path) -> None:
     assert states(checks) == GOOD
     said = {check.name: check.detail for check in checks}
     assert said["window"] == "configuration 256, tokenizer 256, recipe 256"
+    assert said["head"] == "the embedding, tie_word_embeddings is true"
     assert "the recipe on" in said["frequencies of the training"]
     assert said["passkey at the target"].startswith("0 of 4 found in prompts of ")
 
@@ -184,18 +186,119 @@ def test_the_packaged_model_passes_whole(tmp_path: Path, capsys: pytest.CaptureF
     assert "skipped" not in printed
 
 
+# A checkpoint of which no run is known -----------------------------------------------------------------------------
+
+ORDINARY = {
+    "loads without Skipwise": "ok",
+    "window": "ok",
+    "both RoPE spellings": "ok",
+    "head": "ok",
+    "frequencies": "ok",
+    "logits at short positions": "skipped",
+    "logits at long positions": "skipped",
+    "passkey at the target": "noted",  # random weights find nothing, and nothing says that they should
+}
+
+
+def test_an_ordinary_checkpoint_does_not_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As transformers 5 saves it: one spelling, and no limit in the tokenizer."""
+    folder = tiny_llama(tmp_path / "model", window=256, rope_parameters=YARN)
+    assert states(here(folder)) == {**ORDINARY, "both RoPE spellings": "noted"}
+    assert main.main(["verify", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "configuration 256, tokenizer without a limit" in printed
+    assert "failed" not in printed
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 64}
+
+
+def test_a_checkpoint_of_older_transformers_does_not_fail(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "model", window=256, rope_parameters=YARN)
+    change(
+        folder / "config.json",
+        lambda saved: saved.update(
+            rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+            rope_theta=saved.pop("rope_parameters")["rope_theta"],
+        ),
+    )
+    assert states(here(folder)) == ORDINARY
+
+
+def test_an_export_of_an_ordinary_checkpoint_does_not_fail(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "model", window=256, rope_parameters=YARN)
+    assert states(here(hugging_face.to_hf(str(folder), tmp_path / "out"))) == ORDINARY
+
+
+def test_a_tokenizer_with_another_limit_is_noted(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "model", window=256)
+    change(folder / "tokenizer_config.json", lambda saved: saved.update(model_max_length=64))
+    assert states(here(folder))["window"] == "noted"
+
+
+def test_spellings_that_disagree_fail_anywhere(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "model", window=256, rope_parameters=YARN)
+    change(folder / "config.json", lambda saved: saved.update(rope_theta=5e5))
+    assert states(here(folder))["both RoPE spellings"] == "failed"
+
+
+def test_a_window_that_holds_no_passkey(tmp_path: Path) -> None:
+    checks = here(tiny_llama(tmp_path / "model", window=64))
+    (check,) = [check for check in checks if check.name == "passkey at the target"]
+    assert check.state == "skipped"
+    assert check.detail.startswith("the window does not hold a passkey prompt, which takes 162 tokens")
+
+
+# Weights that loaders would read differently ------------------------------------------------------------------------
+
+
+def change_weights(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_head_that_older_loaders_would_lose(exported: Path, run: Path) -> None:
+    change_weights(exported, lambda held: held.update({"lm_head.weight": 2 * held["model.embed_tokens.weight"]}))
+    checks = here(exported, against=str(run))
+    (check,) = [check for check in checks if check.name == "head"]
+    assert check.state == "failed"
+    assert "older loaders would put the embedding in its place; write false in config.json" in check.detail
+    change(exported / "config.json", lambda saved: saved.update(tie_word_embeddings=False))
+    (check,) = [check for check in here(exported) if check.name == "head"]
+    assert (check.state, check.detail) == ("ok", "its own, tie_word_embeddings is false")
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda held: held.pop("model.norm.weight"), "lacks 1 weights of its model, e.g. model.norm.weight"),
+        (lambda held: held.update({"model.layers.7.x": held["model.norm.weight"] + 0}), "the file has layer 7"),
+        (lambda held: held["model.norm.weight"].fill_(float("nan")), "its logits are not finite numbers"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_model(edit: Callable[..., Any], reason: str, exported: Path) -> None:
+    change_weights(exported, edit)
+    checks = here(exported)
+    assert checks[0].state == "failed"
+    assert reason in checks[0].detail
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere/x/y"], "no such file or folder"),
-        (["GGUF"], "expected a Hugging Face folder"),
+        (["GGUF"], "is a file: expected a Hugging Face folder"),
+        (["RUN/config.yaml"], "is a file: expected a Hugging Face folder"),
+        (["RUN/model/config.json"], "is a file: expected a Hugging Face folder"),
         (["RUN", "--length", "some"], "--length some"),
+        (["RUN", "--length", "5"], "--length 5: expected tokens from 162"),
+        (["RUN", "--length", "257"], ", to 256, the model's window"),
     ],
 )
 def test_mistakes(
     arguments: list[str], message: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = hugging_face.to_gguf(str(run), tmp_path / "a.gguf")
-    named = {"GGUF": str(file), "RUN": str(run)}
-    assert main.main(["verify", *(named.get(part, part) for part in arguments)]) == 2
+    assert main.main(["verify", *(part.replace("RUN", str(run)).replace("GGUF", str(file)) for part in arguments)]) == 2
     assert message in capsys.readouterr().err

@@ -224,7 +224,7 @@ def test_the_documentation_shows_the_table():
 
 
 def test_an_unknown_family_is_probed_and_used_with_a_warning(tmp_path, capsys):
-    strange = ArceeConfig(**family_configs.GROUPED)
+    strange = ArceeConfig(**{**family_configs.GROUPED, "vocab_size": 512})
     facts = families.architecture(strange)
     assert (facts.row, len(facts.notes)) == (None, 1)
     assert "'arcee' is not among the tested ones" in facts.notes[0]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from gguf import GGUFWriter, TokenType
 
 from skipwise.errors import SkipwiseError
+from skipwise.models.agreement import padding
 
 _SPACE = "▁"
 _GPT2 = "ByteLevel"
@@ -60,7 +61,9 @@ def vocabulary(tokenizer: Any, size: int) -> Vocabulary:
     if model["type"] != "BPE":
         raise SkipwiseError(f"a GGUF file cannot take a tokenizer of type {model['type']}; BPE is expected")
     if len(tokens) > size:
-        raise SkipwiseError(f"the tokenizer has {len(tokens)} tokens, the model's embedding only {size}")
+        raise SkipwiseError(
+            f"the tokenizer has {len(tokens)} tokens, the model's embedding only {size}; {padding(len(tokens))}"
+        )
     byte_level = "ByteLevel" in json.dumps(written["pre_tokenizer"])
     types = _types(written, tokens, bytes_as_tokens=not byte_level)
     tokens = [*tokens, *(f"[PAD{i}]" for i in range(len(tokens), size))]

@@ -19,6 +19,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from skipwise.errors import SkipwiseError
 from skipwise.export import gguf_tokenizer
 from skipwise.models import families
+from skipwise.models.agreement import is_tied
 from skipwise.models.shape import ModelShape
 from skipwise.rope import hf_config, methods
 from skipwise.utils.atomic_files import atomic_file
@@ -177,8 +178,9 @@ def _write_scaling(writer: gguf.GGUFWriter, scaled: Scaling) -> None:
 def _named(model: PreTrainedModel, family: Family) -> Iterator[tuple[str, str, torch.Tensor]]:
     """(llama.cpp's name, transformers' name, weight) of every tensor; a tied head is left to the embedding."""
     names = gguf.get_tensor_name_map(family.arch, ModelShape.of(model.config).layers)
+    tied = is_tied(model)
     for name, value in model.state_dict().items():
-        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+        if name == "lm_head.weight" and tied:
             continue
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:

@@ -1,4 +1,4 @@
-"""A model or a run flows in; a Hugging Face folder or a GGUF file that any loader reads flows out, or goes to a hub."""
+"""Write a model or a run as a Hugging Face folder or a GGUF file that any loader reads, or upload it to a hub."""
 
 import json
 import re
@@ -15,7 +15,8 @@ from skipwise.errors import SkipwiseError
 from skipwise.evals import rows
 from skipwise.export import gguf_tokenizer, gguf_writer, legacy_fields, model_card, source_card
 from skipwise.export.model_card import plain_card
-from skipwise.models import checkpoint, configuration, gguf_header, sources
+from skipwise.models import agreement, checkpoint, configuration, gguf_header, sources
+from skipwise.models.library_messages import one_line, quiet
 from skipwise.rope import hf_config
 from skipwise.runs.folder import model_of_run
 from skipwise.utils.atomic_files import atomic_folder, write_text
@@ -35,15 +36,25 @@ def save(
     shard_size: str = SHARD_SIZE,
     also: Callable[[Path], None] = lambda folder: None,
 ) -> None:
-    """Write weights (safetensors, as `dtype`), configuration and tokenizer to `folder`, which appears whole.
+    """Write a model and its tokenizer to `folder`, which appears whole or not at all.
 
-    The model is cast in place. `window` becomes the tokenizer's `model_max_length`, tokens. Weights beyond `shard_size`
-    ("5GB", "500MB") are split. `also` writes further files. Errors: SkipwiseError for weights that `dtype` cannot hold.
+    Args:
+        model: Cast to `dtype` in place. Its head is written, and its configuration says whether it is tied.
+        tokenizer: Gets `window` as its `model_max_length`.
+        folder: The new folder.
+        window: Tokens.
+        dtype: How the weights are stored, in safetensors.
+        shard_size: Weights beyond this size ("5GB", "500MB") are split into several files.
+        also: Writes further files into the folder.
+
+    Raises:
+        SkipwiseError: Weights that are not finite, or that `dtype` cannot hold.
     """
-    _check_range(model, dtype)
+    agreement.check_finite(model, str(folder), "nothing is written; train again with a lower training.learning_rate")
+    agreement.check_range(model, dtype)
     model.to(dtype)
     tokenizer.model_max_length = window
-    with atomic_folder(folder) as partial:
+    with atomic_folder(folder) as partial, quiet():
         model.save_pretrained(partial, max_shard_size=shard_size)
         tokenizer.save_pretrained(partial)
         legacy_fields.mend_tokenizer(partial)
@@ -52,25 +63,30 @@ def save(
         also(partial)
 
 
-def _check_range(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    if dtype != torch.float16:
-        return
-    limit = torch.finfo(dtype).max
-    for name, value in model.named_parameters():
-        if value.numel() and value.detach().abs().max() > limit:
-            raise SkipwiseError(f"{name} holds values beyond float16's {limit:g}; export as bfloat16 or float32")
-
-
 class Origin:
     """What is exported: a model, and the run that made it where it is known."""
 
-    def __init__(self, path: str) -> None:
-        """`path`: a run folder, or whatever `skipwise eval` takes. Errors: SkipwiseError as `sources.find`."""
-        self.source = sources.find(ModelConfig(path=str(model_of_run(path) or path)))
+    def __init__(self, path: str, *, weights: bool = True) -> None:
+        """Find a model and read its configuration.
+
+        Args:
+            path: A run folder, or whatever `skipwise eval` takes.
+            weights: Whether its weights must be there and whole.
+
+        Raises:
+            SkipwiseError: No model, an incomplete one, or one that needs code from its repository.
+        """
+        self.source = sources.find(ModelConfig(path=str(model_of_run(path) or path)), weights=weights)
         at = Path(self.source.place).resolve()
         made = all((at.parent / name).is_file() for name in ("config.yaml", "environment.json"))
         self.run = at.parent if at.name == "model" and made else None
-        self.config = configuration.read(self.source)
+        try:
+            self.config = configuration.read(self.source)
+        except SkipwiseError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            reason = "needs code from its own repository, which export and verify do not run"
+            raise SkipwiseError(f"{path} {reason}") from error
         self.name = self.run.name if self.run else self.source.name
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
@@ -116,6 +132,7 @@ def to_hf(path: str, out: Path, *, dtype: str | None = None, shard_size: str = S
         raise SkipwiseError(f"{out} is there already; give another --out")
     origin = Origin(path)
     tokenizer = checkpoint.tokenizer(origin.source)
+    agreement.check_tokens(tokenizer, origin.config, origin.source.given)
     text, window = origin.config.get_text_config(), hf_config.window(origin.config)
     if hf_config.parameters(text)["rope_type"] == "yarn":  # Qwen's leaves its original window there
         text.max_position_embeddings = window
@@ -159,5 +176,5 @@ def push(folder: Path, repo: str) -> str:
         created = api.create_repo(repo, private=True, exist_ok=True)
         api.upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message="Add the extended model")
     except Exception as error:  # the hub's client raises many kinds: no token, no network, a bad name …
-        raise SkipwiseError(f"cannot push to {repo!r}: {sources.one_line(error)}; {folder} is written") from error
+        raise SkipwiseError(f"cannot push to {repo!r}: {one_line(error)}; {folder} is written") from error
     return str(created)

@@ -1,6 +1,6 @@
-"""Run as a script in a process of its own, where Skipwise cannot be imported: what plain transformers makes of a model.
+"""A script for a process of its own, where Skipwise cannot be imported: what plain transformers makes of a model.
 
-A request (JSON file: model, probes, prompts, new_tokens) flows in; `facts.json` and `logits.npy` flow out beside it.
+It reads a request (JSON file: model, probes, prompts, new_tokens) and writes `facts.json` and `logits.npy` beside it.
 """
 
 import importlib
@@ -31,7 +31,8 @@ def answer(at: Path) -> None:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     load = transformers.AutoModelForCausalLM.from_pretrained
-    model = load(request["model"], dtype=torch.float32).to(device).eval()
+    model, report = load(request["model"], dtype=torch.float32, output_loading_info=True)
+    model = model.to(device).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(request["model"])
     logits = []
     with torch.no_grad():
@@ -57,7 +58,11 @@ def answer(at: Path) -> None:
         made = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
         answers.append(made[0, len(prompt) :].tolist())
     text = model.config.get_text_config()
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     facts = {
+        "report": {kind: sorted(names) for kind, names in report.items()},
+        "tied": None if head is None else head.weight is embedding.weight,
+        "tie_word_embeddings": getattr(text, "tie_word_embeddings", False),
         "transformers": transformers.__version__,
         "rope_parameters": text.rope_parameters,
         "max_position_embeddings": text.max_position_embeddings,

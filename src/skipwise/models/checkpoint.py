@@ -25,14 +25,20 @@ from transformers import (
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from skipwise.errors import SkipwiseError
-from skipwise.models import configuration, equivalents, families
-from skipwise.models.sources import Source, call, weight_files
+from skipwise.models import agreement, configuration, equivalents, families
+from skipwise.models.sources import Source, call
+from skipwise.models.weight_files import weight_files
 
 
 def tokenizer(source: Source) -> Any:
     """The fast tokenizer that comes with the model. Errors: SkipwiseError when there is none."""
     # Baichuan's tokenizer class is code in its repository; the file beside it is enough.
     bare = (configuration.foreign(source) or {}).get("model_type") == "baichuan"
+    folder, names = Path(source.place), ("tokenizer*", "vocab*", "spiece*", "tekken*", "tiktoken*")
+    if source.gguf is None and folder.is_dir() and not any(next(folder.glob(name), None) for name in names):
+        raise SkipwiseError(
+            f"cannot read the tokenizer of {folder}: no tokenizer.json; copy the tokenizer of its base model there"
+        )
     # The configuration goes in as Skipwise reads it: transformers refuses fields that older tools wrote.
     options = {} if bare or source.gguf else {"config": configuration.read(source)}
     found = call(source, "tokenizer", (FastTokenizer if bare else AutoTokenizer).from_pretrained, **options)
@@ -42,27 +48,37 @@ def tokenizer(source: Source) -> Any:
 
 
 def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with every weight read from safetensors or GGUF, as a plain dense model in evaluation mode.
+    """Load a model with every weight from safetensors or GGUF, as a plain dense model in evaluation mode.
 
-    `attention` "sdpa" becomes "eager" for a family whose attention torch's fused kernel cannot compute.
+    `tie_word_embeddings` of its configuration says what its weights say, whatever the file said.
+
+    Args:
+        source: Where the weights are.
+        config: The configuration, scaled or not.
+        attention: "sdpa" becomes "eager" for a family whose attention torch's fused kernel cannot compute.
+        dtype: How the weights are stored.
+
+    Raises:
+        SkipwiseError: The weights cannot be read, are not those of the configuration, or are not finite.
     """
     chosen = families.attention(config, attention)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": chosen}
-    options["output_loading_info"] = True
+    # Weights of another shape are then in the report, where we name them.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     values = configuration.foreign(source)
     gguf_config = getattr(transformers, "GgufConfig", None)
     if values is not None:
-        model, found = call(source, "weights", lambda *_, **__: equivalents.load(values, _reader(source), **options))
+        model, report = call(source, "weights", lambda *_, **__: equivalents.load(values, _reader(source), **options))
     else:
         if source.gguf is None:
             options["use_safetensors"] = True
         elif gguf_config is not None:
             # Otherwise the model counts as quantised, and can neither be trained nor saved.
             options["quantization_config"] = gguf_config(dequantize=True)
-        model, found = call(source, "weights", AutoModelForCausalLM.from_pretrained, **options)
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise SkipwiseError(f"{source.place} lacks {len(missing)} weights of its model, e.g. {missing[0]}")
+        model, report = call(source, "weights", AutoModelForCausalLM.from_pretrained, **options)
+    agreement.check_report(report, model.config, source.given)
+    agreement.check_finite(model, source.given)
+    agreement.settle_head(model)
     return model
 
 

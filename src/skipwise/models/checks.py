@@ -1,7 +1,9 @@
 """Checks of a loaded model's behaviour: does its code use RoPE as its configuration says, and do we know its head?"""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -15,23 +17,67 @@ from skipwise.rope import hf_config
 from skipwise.utils.progress import say
 
 
-def check_rope(model: PreTrainedModel, tables: dict[str, Tensor], config: PreTrainedConfig) -> None:
-    """SkipwiseError unless these tables of a model hold the frequencies that a scaled configuration asks for."""
+def check_rope(
+    model: PreTrainedModel, tables: dict[str, Tensor], config: PreTrainedConfig, rotary: Iterable[nn.Module] = ()
+) -> None:
+    """Check that a model's code computes the RoPE that a scaled configuration asks for.
+
+    Args:
+        model: Gives its name to the message.
+        tables: Frequencies by name, as `rope_tables` gives them; each (rotary_dim / 2,).
+        config: The scaled configuration.
+        rotary: The modules that make cos and sin; their factor on both is checked too.
+
+    Raises:
+        SkipwiseError: Other frequencies, or another attention factor.
+    """
+    kind = model.config.model_type
     wanted = torch.from_numpy(hf_config.inv_freq(config, 1)).float()  # a fresh model has met no long input
     if hf_config.is_nested(config.get_text_config().rope_parameters):
         tables = {name: table for name, table in tables.items() if "full_attention" in name}
     same = [t.shape == wanted.shape and torch.allclose(t.float().cpu(), wanted, rtol=1e-4) for t in tables.values()]
     if not same or not all(same):
         raise SkipwiseError(
-            f"the code of model type {model.config.model_type!r} does not follow the rope_parameters of its "
+            f"the code of model type {kind!r} does not follow the rope_parameters of its "
             "configuration, so its RoPE cannot be scaled"
         )
+    factor = hf_config.attention_factor(config)
+    for module in rotary:
+        actual = _attention_factor(module)
+        if not math.isclose(actual, factor, rel_tol=1e-4):
+            raise SkipwiseError(
+                f"the code of model type {kind!r} does not follow the attention factor of its rope_parameters: cos and "
+                f"sin are multiplied by {actual:g} and not by {factor:g}; choose a scaling.method without one, e.g. ntk"
+            )
+
+
+@torch.no_grad()
+def _attention_factor(module: nn.Module) -> float:
+    """The factor on cos and sin that a rotary module applies: what it gives for position 0, where cos is 1.
+
+    The attribute counts where the module cannot be called like transformers' own; 1 where there is none.
+    """
+    table = next(module.buffers())
+    start = torch.zeros(1, 1, dtype=torch.long, device=table.device)
+    nested = {"layer_type": "full_attention"} if "layer_type" in signature(module.forward).parameters else {}
+    try:
+        made = module(torch.zeros(1, 1, 1, device=table.device), start, **nested)
+    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return float(getattr(module, "attention_scaling", 1.0))
+    cos: Tensor = made[0] if isinstance(made, tuple) else made  # or cos + i sin in one
+    return float(cos.abs().max())
 
 
 def rope_tables(module: torch.nn.Module) -> dict[str, Tensor]:
     """Buffers that hold RoPE frequencies, by name."""
     buffers = module.named_buffers()
     return {name: table for name, table in buffers if name.endswith("inv_freq") and "original" not in name}
+
+
+def rotary_modules(decoder: nn.Module) -> dict[str, nn.Module]:
+    """The modules that make cos and sin, by name."""
+    names = dict.fromkeys(name.rpartition(".")[0] for name in rope_tables(decoder))
+    return {name: decoder.get_submodule(name) for name in names}
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from skipwise.errors import SkipwiseError
-from skipwise.models import sources
+from skipwise.models.library_messages import one_line
 
 
 def arithmetic(precision: str, device: torch.device) -> torch.dtype:
@@ -31,7 +31,5 @@ def device_of(name: str) -> torch.device:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SkipwiseError(
-            f"device {name!r} cannot be used here ({sources.one_line(error)}); try 'auto' or 'cpu'"
-        ) from error
+        raise SkipwiseError(f"device {name!r} cannot be used here ({one_line(error)}); try 'auto' or 'cpu'") from error
     return device

@@ -7,11 +7,8 @@ import torch
 from transformers import PreTrainedModel
 
 from skipwise.config import ModelConfig, ScalingConfig
-from skipwise.models import checkpoint, configuration, families, gguf_header, sources
-from skipwise.models.checks import check_head as _check_head
-from skipwise.models.checks import check_rope as _check_rope
-from skipwise.models.checks import probe
-from skipwise.models.checks import rope_tables as _tables
+from skipwise.models import agreement, checkpoint, configuration, families, gguf_header, sources
+from skipwise.models.checks import check_head, check_rope, probe, rope_tables, rotary_modules
 from skipwise.models.device import arithmetic, device_of
 from skipwise.rope import hf_config
 from skipwise.rope.scale import scale
@@ -67,13 +64,15 @@ def load(
             **(hf_config.describe(configured) or {}),
         }
     tokenizer = checkpoint.tokenizer(found)
+    agreement.check_tokens(tokenizer, read, found.given)
     stored = dtype or arithmetic(config.precision, device)
     model = checkpoint.weights(found, configured, config.attention, stored).to(device)
     if facts.row is None:
         probe(model)
     if scaling is not None and scaling.method != "none" and target_length is not None:
-        _check_rope(model, _tables(model.get_decoder()), configured)
-    _check_head(model)
+        decoder = model.get_decoder()
+        check_rope(model, rope_tables(decoder), configured, rotary_modules(decoder).values())
+    check_head(model)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -114,9 +113,9 @@ def apply(
         probe(model)
     text, new = model.config.get_text_config(), scaled.get_text_config()
     decoder = model.get_decoder()
-    rotary = {name.rpartition(".")[0] for name in _tables(decoder)}
-    built = {name: type(decoder.get_submodule(name))(config=new).to(model.device) for name in rotary}
-    _check_rope(model, {f"{name}.{k}": t for name, module in built.items() for k, t in _tables(module).items()}, scaled)
+    built = {name: type(old)(config=new).to(model.device) for name, old in rotary_modules(decoder).items()}
+    tables = {f"{name}.{key}": table for name, module in built.items() for key, table in rope_tables(module).items()}
+    check_rope(model, tables, scaled, built.values())
     for name, module in built.items():
         decoder.set_submodule(name, module.train(model.training))
     if any(hf_config.parameters(each).get("mscale_all_dim") for each in (model.config, scaled)):

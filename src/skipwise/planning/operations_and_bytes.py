@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from skipwise.errors import SkipwiseError
 from skipwise.models import families, sliced_loss
+from skipwise.models.library_messages import one_line
 from skipwise.models.shape import ModelShape
-from skipwise.models.sources import reason
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
@@ -75,7 +75,7 @@ def build(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
         chosen = families.attention(config)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=chosen)
     except Exception as error:  # each family raises what it likes
-        raise SkipwiseError(f"cannot build a model of type {config.model_type!r}: {reason(error)}") from error
+        raise SkipwiseError(f"cannot build a model of type {config.model_type!r}: {one_line(error)}") from error
     return model
 
 
@@ -254,7 +254,7 @@ def _run(text: PreTrainedConfig, run: Run) -> Bytes:
         raise
     except Exception as error:  # operations whose result's shape depends on content, and what families raise
         raise SkipwiseError(
-            f"the memory of model type {text.model_type!r} cannot be worked out from its shapes: {reason(error)}"
+            f"the memory of model type {text.model_type!r} cannot be worked out from its shapes: {one_line(error)}"
         ) from error
     if experts and not run.bf16:
         return Bytes(weights, trained, 2 * forward, 2 * backward)
