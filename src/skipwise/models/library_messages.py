@@ -77,6 +77,8 @@ def one_line(error: BaseException) -> str:
         match = re.search(pattern, text, re.DOTALL)
         if match:
             return sentence.format(*match.groups(), version=version("transformers"))
+    if isinstance(error, KeyError) and text:
+        return f"it lacks the entry {text[:100]}"
     return text[:300] or type(error).__name__
 
 
