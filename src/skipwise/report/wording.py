@@ -29,7 +29,7 @@ def headline(runs: list[Run]) -> str:
         return f"Window extended from {window}: {' and '.join(parts)}."
     if not run.finished:
         return f"Extending the window from {window}: step {run.steps_done:,} of {run.config.training.steps:,}."
-    return f"Window extended from {window}; not evaluated yet."
+    return f"Window extended from {window}; not evaluated{' yet' if run.config.evaluation.tasks else ''}."
 
 
 def _change(subject: str, before: Row | None, after: Row) -> str:
@@ -82,7 +82,9 @@ def missing(run: Run) -> list[str]:
         notes.append(f"Training has not finished: step {run.steps_done:,} of {steps:,}.")
     elif steps and not run.train:
         notes.append("There is no training log (log.jsonl), hence no training curve.")
-    if not models:
+    if not run.config.evaluation.tasks:
+        notes.append("Nothing was evaluated, because evaluation.tasks is empty.")
+    elif not models:
         notes.append(f"Not evaluated yet. To go on: skipwise extend --resume --out {shlex.quote(str(run.folder))}")
     elif "original" not in models:
         notes.append("The original model was not evaluated: there is no “before” to compare with.")
