@@ -94,6 +94,8 @@ class Row(BaseModel):
     """Whether more tokens were read than the model is configured for."""
     scores: list[float] = []
     """Score of each prompt, which comparisons are paired on."""
+    units: list[str] = []
+    """What each prompt is about, such as `list 0`, where several share a text; intervals and changes are over these."""
     sums: list[float] = []
     """Loss (nats) of each document, or block of one."""
     counts: list[int] = []

@@ -61,6 +61,9 @@ class Question(NamedTuple):
     """What `score` and `ended` compare an answer with."""
     variant: str | None = None
     """Which of several scores of one answer is wanted, where a task's cells differ in nothing else."""
+    unit: str | None = None
+    """Text that other questions are about too, such as `list 0`; the interval is over these. None: a text of its
+    own."""
 
 
 @dataclass
@@ -298,6 +301,7 @@ def _row(task: Task, head: Row, questions: Sequence[Question], said: dict[int, s
     scores = [task.score(said[trial], question) for trial, question in enumerate(questions)]
     return scored(
         head.replace(
+            units=[question.unit for question in questions if question.unit is not None],
             tokens=round(sum(len(question.ids) for question in questions) / len(questions)),
             seconds=round(seconds, 3),
             answers=[[question.truth, said[trial]] for trial, question in enumerate(questions)],
@@ -309,12 +313,14 @@ def _row(task: Task, head: Row, questions: Sequence[Question], said: dict[int, s
 def scored(row: Row, scores: Sequence[float]) -> Row:
     """`row` with value, interval and the scores themselves, which comparisons are paired on.
 
-    Wilson's interval where all scores are 0 or 1, whatever the task (a bootstrap has no width at 0 % and 100 %).
+    `rouge F1` spreads evenly around its mean and has Student's t; other scores may be 0 or 1 now and then, and their
+    interval holds whatever their distribution. Prompts about one of the row's `units` count once.
     """
-    if all(score in (0, 1) for score in scores):
-        interval = intervals.wilson(round(sum(scores)), len(scores))
-    else:
-        interval = intervals.mean_interval(scores, [row.seed or 0, row.length or 0])
+    independent = intervals.by_unit(scores, row.units) if row.units else scores
+    interval = intervals.t_interval(scores) if row.metric == "rouge F1" else intervals.mean_interval(independent)
+    if row.units:
+        noun = row.units[0].split()[0] + ("s" if len(independent) > 1 else "")
+        interval = interval._replace(name=f"{interval.name} over {len(independent)} {noun}")
     value = sum(scores) / len(scores)
     return row.replace(value=value, low=interval.low, high=interval.high, interval=interval.name, scores=list(scores))
 
@@ -337,6 +343,7 @@ def _overall(rows: Sequence[Row]) -> Row:
         n=n,
         data=digest(rows),
         answers=[],
+        units=[unit for row in rows for unit in row.units],
         tokens=round(sum((row.tokens or 0) * row.n for row in rows) / n),
         seconds=round(sum(row.seconds or 0 for row in rows), 3),
     )

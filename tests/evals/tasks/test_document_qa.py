@@ -123,8 +123,8 @@ def test_a_model_that_finds_the_start_is_right(tokenizer: Any, library: Path) ->
     parts = list(zip(cells, heads, asked, strict=True))
     rows = [row for _, row in task.measure(document_qa.TASK, inputs, parts, answer)]
     assert [(row.variant, row.value, row.n, row.interval) for row in rows] == [
-        ("title", 1.0, 4, "wilson 95%"),
-        ("author", 0.25, 4, "wilson 95%"),
+        ("title", 1.0, 4, "Clopper-Pearson, at least 95%"),
+        ("author", 0.25, 4, "Clopper-Pearson, at least 95%"),
     ]
 
 

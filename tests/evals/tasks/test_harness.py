@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from skipwise.config import EvaluationConfig, ModelConfig
 from skipwise.errors import SkipwiseError
+from skipwise.evals.intervals import student
 from skipwise.evals.rows import Row, read
 from skipwise.evals.runner import evaluate
 from skipwise.evals.tasks import perplexity
@@ -90,7 +91,7 @@ def test_scores_worked_out_by_hand(bigram: LoadedModel, chances: np.ndarray[Any,
     for row, scores in zip(rows, zip(*expected, strict=True), strict=True):
         assert row.scores == list(scores)
         assert row.value == pytest.approx(np.mean(scores))
-        assert (row.low < row.value < row.high, row.interval) == (True, "wilson 95%")
+        assert (row.low < row.value < row.high, row.interval) == (True, "Clopper-Pearson, at least 95%")
     assert rows[0].scores != rows[1].scores
     told = {"task": "harness", "variant": "quiz", "n": 24, "fewshot": 0, "limit": None, "benchmark_version": "1"}
     assert rows[0].model_dump().items() >= (told | {"length": None, "seed": 0, "beyond_window": False}).items()
@@ -178,12 +179,24 @@ def test_what_is_wrong_is_one_line(bigram: LoadedModel, tmp_path: Path, monkeypa
 
 def test_intervals_of_values_that_are_no_mean() -> None:
     head = Row(task="harness", metric="bleu", n=2, seed=0)
-    ends = {"low": 12 - 0.5 * 1.959963984540054, "high": 12 + 0.5 * 1.959963984540054}
-    expected = head.replace(value=12.0, **ends, interval="normal 95%")
+    ends = {"low": 12 - 0.5 * student(1), "high": 12 + 0.5 * student(1)}
+    expected = head.replace(value=12.0, **ends, interval="Student t 95%, lm-eval's standard error")
     assert task._result(head, 12.0, 0.5, [3.0, 30.0]) == expected
     assert task._result(head, 12.0, "N/A", []).low is None
     shares = task._result(head, 0.5, 0.1, [0.25, 0.75])
-    assert (shares.value, shares.interval, shares.scores) == (0.5, "bootstrap 95%", [0.25, 0.75])
+    assert (shares.value, shares.interval, shares.scores) == (0.5, "Gaffke, at least 95%", [0.25, 0.75])
+
+
+def test_intervals_of_lm_evals_perplexities() -> None:
+    # 8 nats over 4 words and 2 over 4: 5/4 nats a word, residuals ±3/8 of it, one degree of freedom.
+    scores, mean, half = [(-8.0, 4), (-2.0, 4)], 1.25, student(1) * 0.75
+    words = task._result(Row(task="harness", metric="word_perplexity", n=2), math.exp(mean), 0.1, scores)
+    assert (words.low, words.high) == pytest.approx((math.exp(mean - half), math.exp(mean + half)), rel=1e-3)
+    assert words.interval == "Student t 95%"
+    bits = task._result(Row(task="harness", metric="bits_per_byte", n=2), mean / math.log(2), 0.1, scores)
+    assert (bits.low, bits.high) == pytest.approx(((mean - half) / math.log(2), (mean + half) / math.log(2)), rel=1e-3)
+    other = task._result(Row(task="harness", metric="x", n=2), 3.0, 0.5, scores)
+    assert other.interval == "Student t 95%, lm-eval's standard error"
 
 
 def rolling(loaded: LoadedModel, text: str, window: int) -> float:

@@ -53,16 +53,33 @@ def test_k_max_by_hand(right: list[int], expected: int) -> None:
 
 def test_interval_by_hand() -> None:
     spaced = [100, 200, 300]
-    sure = np.array([[1] * 10, [1] * 10, [0] * 10], dtype=np.float64)
-    assert k_max.interval(sure, spaced, [0, 300])[:2] == (200, 200)
-    # One of ten keys is found at 200: resampled at least twice, k_max is 200, in 26 % of resamples; at 100 always.
-    rare = np.array([[1] * 10, [1] + [0] * 9, [0] * 10], dtype=np.float64)
-    assert k_max.interval(rare, spaced, [0, 300]) == (100, 200, "bootstrap 95%")
-    assert k_max.interval(rare, spaced, [0, 300]) == k_max.interval(rare, spaced, [0, 300])
-    # Keys are drawn with all their distances: the one key that fails at 100 fails at 200 as well.
-    same = np.array([[0, 1], [0, 1], [0, 1]], dtype=np.float64)
-    values = k_max.interval(same, spaced, [0, 300])
-    assert values[:2] == (0, 300)
+    sure = np.array([[1] * 40, [1] * 40, [0] * 40], dtype=np.float64)
+    assert k_max.interval(sure, spaced) == (200, 200, "exact tests, at least 95%")
+    # Ten keys: 6 right of 10 prove more than 20 % (chance 0.6 % at 20 %), 5 do not (3.3 %); none right proves no less
+    # (10.7 %), so the upper end stays open.
+    assert k_max.interval(sure[:, :10], spaced)[:2] == (200, 300)
+    rows = np.array([[1] * 6 + [0] * 4, [1] * 5 + [0] * 5, [1] * 10], dtype=np.float64)
+    assert k_max.interval(rows, spaced)[:2] == (100, 300)
+    # 17 keys would exclude 20 % at one distance (0.8^17 = 2.3 %), three distances need 22 (0.8^22 < 2.5 % / 3 <
+    # 0.8^21).
+    for keys, high in ((21, 300), (22, 200)):
+        assert k_max.interval(np.array([[1] * keys, [1] * keys, [0] * keys], dtype=np.float64), spaced).high == high
+
+
+@pytest.mark.parametrize("keys", [3, 10, 40, 100])
+@pytest.mark.parametrize("steepness", [0.3, 3.0])
+@pytest.mark.parametrize("shared", [False, True])
+def test_coverage(keys: int, steepness: float, shared: bool) -> None:
+    """Shares that fall slowly or at once, keys that fare alike at all distances or independently."""
+    generator, spaced = np.random.default_rng(keys), list(range(100, 1300, 100))
+    shares = 1 / (1 + np.exp((np.arange(12) - 5) / steepness))
+    truth = k_max.k_max(shares, spaced)
+    inside = []
+    for _ in range(200):
+        draws = generator.random((1 if shared else 12, keys))
+        interval = k_max.interval((draws < shares[:, None]).astype(np.float64), spaced)
+        inside.append(interval.low <= truth <= interval.high)  # type: ignore[operator]
+    assert np.mean(inside) >= 0.95
 
 
 @pytest.mark.parametrize("adds_bos", [False, True])
@@ -133,8 +150,8 @@ def test_a_model_that_sees_so_far_has_exactly_that_k_max(bpe: Any) -> None:
     over_all = task.overall(rows)
     [found] = k_max.summarise(inputs, [*reversed(rows), *over_all])
     assert (found.metric, found.value, found.length, found.depth) == ("k_max", 1500, 2400, None)
-    # Without the one key that reaches further (30 % of resamples) 900; with it once in three 33 %: 1,500.
-    assert (found.low, found.high, found.interval) == (900, 1500, "bootstrap 95%")
+    # Three of three keys prove more than 20 % (lower end 29 %), one of three does not; none of three excludes nothing.
+    assert (found.low, found.high, found.interval) == (900, 2400, "exact tests, at least 95%")
     assert (found.n, found.distances) == (24, [300, 600, 900, 1200, 1500, 1800, 2100, 2400])
     assert "scores" not in found
     assert found.data == over_all[0].data

@@ -220,9 +220,9 @@ def test_right_answers_at_some_depths_fill_exactly_those_cells(bpe: Any) -> None
     assert [(row.depth, row.length, row.n) for row in rows] == [(cell.depth, 3000, 3) for cell in cells]
     [over_all] = task.overall(rows)
     assert (over_all.value, over_all.n, sum(over_all.scores), over_all.depth) == (0.4, 15, 6, None)
-    # Wilson, 6 of 15
-    assert (over_all.low, over_all.high) == pytest.approx((0.19825, 0.64254), abs=1e-4)
-    assert over_all.interval == rows[0].interval == "wilson 95%"
+    # Clopper and Pearson, 6 of 15
+    assert (over_all.low, over_all.high) == pytest.approx((0.16336, 0.67713), abs=1e-4)
+    assert over_all.interval == rows[0].interval == "Clopper-Pearson, at least 95%"
     assert 2950 < over_all.tokens <= 3000 - passkey.ANSWER_TOKENS
     assert over_all.depths == [cell.depth for cell in cells]
     assert "answers" not in over_all

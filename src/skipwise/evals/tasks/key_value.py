@@ -193,7 +193,7 @@ def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
     ids = prompt(inputs, protocol, pairs, asked.key)
     assert len(ids) <= cell.length - cell.answer_tokens
     draft = inputs.draft(protocol.lead.format(key=asked.key), protocol.answer.format(value=asked.value))
-    return Question(ids, draft, [asked.value, asked.key])
+    return Question(ids, draft, [asked.value, asked.key], unit=f"list {trial % lists}")
 
 
 def first_value(answer: str, key: str) -> re.Match[str] | None:

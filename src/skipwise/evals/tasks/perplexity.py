@@ -160,7 +160,7 @@ def measure(
             first = max(start - 1, 0)
             scored = [part[first : length - 1] for part in losses] if protocol.name == "prefix" else losses
             units = intervals.units(scored)
-            interval = intervals.perplexity_interval(units, [protocol.seed, length])
+            interval = intervals.perplexity_interval(units)
             yield header(documents, start, length, protocol).replace(
                 value=intervals.perplexity(scored),
                 low=interval.low,

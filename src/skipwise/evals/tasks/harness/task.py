@@ -10,14 +10,17 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
-from skipwise.evals.intervals import Z95
+from skipwise.evals.intervals import Interval, ratio_of_sums, student
 from skipwise.evals.rows import Row
 from skipwise.evals.session import Session
 from skipwise.evals.task import CustomTask, scored
@@ -89,8 +92,8 @@ def header(benchmark: Benchmark, metric: str, settings: EvaluationConfig) -> Row
 def measure(loaded: LoadedModel, benchmark: Benchmark, settings: EvaluationConfig) -> Iterator[Row]:
     """A row for each metric, without the model's columns.
 
-    Scores between 0 and 1 whose mean is lm-eval's value get the intervals of the other tasks (Wilson for 0 and 1, else
-    bootstrap over questions); any other value ± 1.96 of lm-eval's standard errors, or none where it gives none.
+    Scores between 0 and 1 whose mean is lm-eval's value get the intervals of the other tasks, and so do perplexities.
+    Any other value gets Student's t with lm-eval's standard error, or no interval where lm-eval gives none.
     """
     from lm_eval.evaluator import evaluate
 
@@ -124,14 +127,27 @@ def _result(head: Row, value: float, stderr: Any, scores: list[Any]) -> Row:
         row = scored(head, plain)
         if abs(row.value - value) < 1e-9:
             return row
-    if not isinstance(stderr, int | float):
+    if interval := _perplexity_interval(value, scores):
+        return head.replace(value=float(value), low=interval.low, high=interval.high, interval=interval.name)
+    if not isinstance(stderr, int | float) or len(scores) < 2:
         return head.replace(value=float(value))
-    return head.replace(
-        value=float(value),
-        low=float(value - Z95 * stderr),
-        high=float(value + Z95 * stderr),
-        interval="normal 95%",
-    )
+    half = student(len(scores) - 1) * stderr
+    name = "Student t 95%, lm-eval's standard error"
+    return head.replace(value=float(value), low=float(value - half), high=float(value + half), interval=name)
+
+
+def _perplexity_interval(value: float, scores: list[Any]) -> Interval | None:
+    """Interval of a perplexity, or of bits a byte, whose scores are (log-likelihood, words or bytes) of each text; None
+    for other scores."""
+    if not scores or not all(isinstance(score, tuple | list) and len(score) == 2 for score in scores):
+        return None
+    losses, weights = -np.array(scores, dtype=np.float64).T[0], np.array(scores, dtype=np.float64).T[1]
+    mean, half = ratio_of_sums(losses, weights)
+    bits = math.isclose(value, mean / math.log(2), rel_tol=1e-9)
+    if not math.isfinite(half) or not (bits or math.isclose(value, math.exp(mean), rel_tol=1e-9)):
+        return None
+    low, high = (end / math.log(2) if bits else math.exp(end) for end in (mean - half, mean + half))
+    return Interval(low, high, "Student t 95%")
 
 
 def _metric(metric: str, filter_name: str) -> str:

@@ -5,6 +5,7 @@ length, and one with the effective length: the longest at which that average rea
 """
 
 import functools
+import itertools
 import random
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Literal, NamedTuple
 from skipwise.config import EvaluationConfig, RulerConfig
 from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
+from skipwise.evals.intervals import mean_interval
 from skipwise.evals.rows import Row, digest, digest_of
 from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit, scored
 from skipwise.evals.tasks.ruler import documents, prompts
@@ -183,18 +185,26 @@ def _average(rows: list[Row]) -> Row:
         tokens=round(sum(row.tokens or 0 for row in rows) / len(rows)),
         seconds=round(sum(row.seconds or 0 for row in rows), 3),
     )
-    return scored(whole, [sum(column) / len(column) for column in zip(*(row.scores for row in rows), strict=True)])
+    whole = scored(whole, [sum(column) / len(column) for column in zip(*(row.scores for row in rows), strict=True)])
+    # All prompts are independent of each other, so the interval is that of all of them together. That tasks differ in
+    # difficulty makes it wider than need be (as for a binomial: Hoeffding 1956), never narrower.
+    interval = mean_interval([score for row in rows for score in row.scores])
+    return whole.replace(low=interval.low, high=interval.high, interval=interval.name)
 
 
 def effective_length(averages: list[Row], threshold: float) -> Row:
     """The longest length whose average reaches `threshold`, 0 where none does, as RULER's table has it.
 
-    The interval's ends are the same of the averages' ends. `length` is None: the row is over all of them.
+    The upper end is the longest length at which the average's upper end reaches it. The lower end is the last length,
+    from the shortest on, up to which all lower ends reach it: tests in a fixed order, so that many lengths do not add
+    up their errors. `length` is None: the row is over all of them.
     """
 
     def longest(end: str) -> int:
         return max((row.length or 0 for row in averages if getattr(row, end) >= threshold), default=0)
 
+    ascending = sorted(averages, key=lambda row: row.length or 0)
+    sure = list(itertools.takewhile(lambda row: (row.low or 0) >= threshold, ascending))
     return averages[-1].replace(
         variant="effective_length",
         metric="effective_length",
@@ -202,9 +212,9 @@ def effective_length(averages: list[Row], threshold: float) -> Row:
         threshold=threshold,
         data=digest_of([*(row.data for row in averages), str(threshold)]),
         value=longest("value"),
-        low=longest("low"),
+        low=(sure[-1].length or 0) if sure else 0,
         high=longest("high"),
-        interval="where the averages' ends reach the threshold",
+        interval="where the averages' ends reach the threshold, at least 95%",
         seconds=round(sum(row.seconds or 0 for row in averages), 3),
         scores=[],
     )
