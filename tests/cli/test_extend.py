@@ -145,3 +145,14 @@ def test_sigterm_saves_and_says_how_to_go_on(model: Path, tmp_path: Path) -> Non
     assert "Traceback" not in text
     step = int(last.split("after step ")[1].split(",")[0])
     assert (out / f"checkpoints/step-{step:06d}").is_dir()
+
+
+def test_scaling_alone_needs_no_text(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without training and perplexity there is nothing to read. With perplexity, documents of its own will do."""
+    scale = ["extend", "--model", str(model), "--target", "256", "--set", "training.steps=0"]
+    passkey = ["--set", "evaluation.tasks=[passkey]", "--set", "evaluation.lengths=[256]", "--out"]
+    assert main.main([*scale, "--set", "evaluation.trials=1", *passkey, str(tmp_path / "a")]) == 0
+    assert (tmp_path / "a/model/model.safetensors").exists()
+    assert "evaluation.data" in one_line(capsys, [*scale, *PERPLEXITY, "--out", str(tmp_path / "b")])
+    assert "--data" in one_line(capsys, [*scale, "--set", "training.steps=1", "--out", str(tmp_path / "b")])
+    assert not (tmp_path / "b").exists()

@@ -41,6 +41,10 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
 
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show that a step of many batches is under way."""
+        self.bar.refresh()
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Write a row once its figures are complete: the two validation losses arrive one by one."""
         logs = logs or {}

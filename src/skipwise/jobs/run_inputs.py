@@ -1,0 +1,176 @@
+"""What a run works with: its configuration with everything written out, its examples and its documents."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from skipwise.config import DEFAULT_TRAIN_LENGTH, RunConfig, merge, validate
+from skipwise.data import token_store
+from skipwise.data.recall_documents import Recall
+from skipwise.data.skipped_positions import SkippedPositions
+from skipwise.data.token_store import Spans
+from skipwise.data.tokenising import leading_bos
+from skipwise.errors import SkipwiseError
+from skipwise.evals.runner import Document, default_lengths, load_documents
+from skipwise.evals.task import Inputs
+from skipwise.evals.tasks import passkey
+from skipwise.models.device import arithmetic, device_of
+from skipwise.positions.sampler import Sampler, sampler_from_config
+from skipwise.rope import hf_config
+from skipwise.rope.scale import scale
+from skipwise.utils.progress import say
+from skipwise.utils.text import length_text
+
+MOST_DOCUMENTS = 64
+"""Held-out texts that perplexity may choose from, the longest ones."""
+
+
+def resolved_config(config: RunConfig, model: PreTrainedConfig) -> RunConfig:
+    """Write out every setting of a run that depends on the model.
+
+    Args:
+        config: The settings as given.
+        model: The model's configuration; its weights are not needed.
+
+    Raises:
+        SkipwiseError: For lengths that clash, and a scaling that the model cannot take or train under.
+    """
+    original = config.model.original_length or hf_config.true_original_length(model)
+    target = config.target_length
+    if target <= original:
+        raise SkipwiseError(
+            f"target_length {target:,} is not beyond the model's own window of {original:,} tokens; "
+            f"give a longer one, e.g. --target {4 * original}"
+        )
+    train_length = config.training.train_length or min(original, DEFAULT_TRAIN_LENGTH)
+    if train_length > original and config.positions.sampler != "full":
+        raise SkipwiseError(
+            f"training.train_length {train_length:,} is longer than the model's own window of {original:,} tokens; "
+            "skipped positions need no more than that"
+        )
+    scaled = scale(model, config.scaling, target_length=target, original_length=config.model.original_length)
+    if config.training.steps:
+        hf_config.refuse_training(scaled)
+    precision = str(arithmetic(config.model.precision, device_of(config.model.device))).removeprefix("torch.")
+    settings = {
+        "model": {"original_length": original, "precision": precision},
+        "training": {"train_length": train_length},
+        "evaluation": {"lengths": config.evaluation.lengths or default_lengths(original, target)},
+    }
+    return validate(RunConfig, merge(config.model_dump(), settings))
+
+
+@dataclass(frozen=True)
+class RunTexts:
+    """The text of a run: what is learned from, and what is held out at the end of the corpus."""
+
+    examples: SkippedPositions
+    """One for each place in each step."""
+    validation: dict[str, SkippedPositions]
+    """Held-out examples at `skipped` positions and at `plain` ones, as in inference."""
+    held_out: Spans
+
+    def documents(self) -> list[Document]:
+        """Return the longest held-out texts as (name, tokens), longest first."""
+        order = sorted(range(len(self.held_out)), key=lambda i: -int(self.held_out.lengths[i]))
+        return [(self.held_out.name(i), self.held_out[i]) for i in order[:MOST_DOCUMENTS]]
+
+
+def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
+    """Tokenise the texts of a run, or find them tokenised, and divide them.
+
+    Args:
+        config: The resolved configuration.
+        tokenizer: The model's.
+
+    Raises:
+        SkipwiseError: For texts that cannot be read, and where none is long enough for an example.
+    """
+    training = config.training
+    assert training.train_length is not None
+    sampler = sampler_from_config(
+        config.positions,
+        train_length=training.train_length,
+        target_length=config.target_length,
+        seed=training.seed,
+    )
+    store = token_store.open_store(config.data, tokenizer)
+    usable = token_store.usable(store, sampler.document_length)
+    short = token_store.left_out(store, sampler.document_length)
+    say(
+        f"text: {len(usable):,} documents, {int(store.lengths[usable].sum()):,} tokens; left out {short.documents:,} "
+        f"shorter than {length_text(sampler.document_length)} tokens ({short.tokens:,} tokens)"
+    )
+    spans = token_store.split(store, usable, config.data.validation, sampler.document_length)
+    learned, held_out = (Spans(store, part) for part in spans)
+    bos = leading_bos(tokenizer)
+    steps = training.steps * training.batch_size * training.gradient_accumulation
+    examples = SkippedPositions(
+        learned,
+        sampler=sampler,
+        bos=bos,
+        mask_seams=training.mask_seams,
+        examples=max(steps, 1),
+        recall=Recall(tokenizer) if config.data.recall else None,
+        recall_share=config.data.recall,
+    )
+
+    def validation(positions: Sampler) -> SkippedPositions:
+        return SkippedPositions(
+            held_out,
+            sampler=positions,
+            bos=bos,
+            mask_seams=training.mask_seams,
+            examples=training.validation_examples,
+        )
+
+    plain = dataclasses.replace(sampler, name="original")
+    return RunTexts(examples, {"skipped": validation(sampler), "plain": validation(plain)}, held_out)
+
+
+def evaluation_documents(
+    config: RunConfig, tokenizer: Any, texts: RunTexts | None, *, lengths_given: bool
+) -> tuple[RunConfig, list[Document]]:
+    """Choose the documents for perplexity: those that the configuration names, or held-out text.
+
+    Args:
+        config: The resolved configuration.
+        tokenizer: The model's.
+        texts: Of the run; None for a run that only scales.
+        lengths_given: Whether the user chose the lengths. Default lengths that no document reaches are left out.
+
+    Returns:
+        The configuration, with lengths that the documents reach, and the documents as (name, tokens).
+
+    Raises:
+        SkipwiseError: Where the documents do not reach the lengths.
+    """
+    evaluation = config.evaluation
+    assert evaluation.lengths is not None
+    if evaluation.data and "perplexity" in evaluation.tasks:
+        limit = evaluation.documents
+        return config, load_documents(evaluation.data, tokenizer, minimum=max(evaluation.lengths), limit=limit)
+    if texts is None:
+        if "perplexity" in evaluation.tasks:
+            raise SkipwiseError("perplexity needs documents: name some with evaluation.data, or choose other tasks")
+        return config, []
+    documents = texts.documents()
+    longest = len(documents[0][1])
+    reached = [length for length in evaluation.lengths if length <= longest]
+    if len(reached) == len(evaluation.lengths) or "perplexity" not in evaluation.tasks:
+        return config, documents
+    reason = f"perplexity: the longest held-out text has {longest:,} tokens"
+    if lengths_given or not reached:
+        raise SkipwiseError(
+            f"{reason}, evaluation.lengths go up to {max(evaluation.lengths):,}; name longer documents with "
+            "evaluation.data"
+        )
+    say(f"{reason}, so it is measured up to {max(reached):,}; name longer documents with evaluation.data")
+    minimum = passkey.minimum_length(Inputs(tokenizer, evaluation))
+    settings = {
+        "lengths": reached,
+        "retrieval_lengths": evaluation.retrieval_lengths or [n for n in evaluation.lengths if n >= minimum],
+    }
+    return validate(RunConfig, merge(config.model_dump(), {"evaluation": settings})), documents
