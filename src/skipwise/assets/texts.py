@@ -17,9 +17,10 @@ STDLIB_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages
 
 
 def czs_text(folder: Path) -> str:
-    """The text of a zipped SWORD commentary: `ot.czs` lists (offset, packed size, size) as little-endian u32 triples.
+    """Read the text of a zipped SWORD commentary.
 
-    Each triple is one zlib block of `ot.czz`. OSIS paragraphs and verse lines become lines; other markup is dropped.
+    `ot.czs` lists (offset, packed size, size) as little-endian u32 triples, each of one zlib block of `ot.czz`. OSIS
+    paragraphs and verse lines become lines; other markup is dropped.
     """
     packed = (folder / "ot.czz").read_bytes()
     blocks = []
@@ -35,30 +36,33 @@ def czs_text(folder: Path) -> str:
 
 
 def prepare_spurgeon(folder: Path) -> None:
+    """Replace the commentary's files by `treasury_of_david.txt`."""
     (folder / "treasury_of_david.txt").write_text(czs_text(folder), encoding="utf-8")
     for index in ("ot.czs", "ot.czz"):
         (folder / index).unlink()
 
 
 def prepare_jargon(folder: Path) -> None:
+    """Unpack `jargon.txt`."""
     with gzip.open(folder / "jargon.txt.gz") as packed, (folder / "jargon.txt").open("wb") as out:
         shutil.copyfileobj(packed, out)
     (folder / "jargon.txt.gz").unlink()
 
 
 def reference_text(topics: dict[str, str]) -> str:
-    """The plain paragraphs of Python's help topics, each once: no lists, tables, grammar or code."""
-    kept: dict[str, None] = {}
+    """Join the plain paragraphs of Python's help topics, each once, without lists, tables, grammar and code."""
+    paragraphs: dict[str, None] = {}
     for name in sorted(topics):
         for paragraph in topics[name].split("\n\n"):
             if re.match("[A-Z]", paragraph) and not re.search(r"^([=*~^-]{3}|\s{2})|::=", paragraph, re.M):
                 text = " ".join(paragraph.split())
                 if text.endswith("."):
-                    kept[text] = None
-    return "\n\n".join(kept) + "\n"
+                    paragraphs[text] = None
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def prepare_reference(folder: Path) -> None:
+    """Write `python_reference.txt`. Raise SkipwiseError for a Python without help topics."""
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
@@ -70,7 +74,13 @@ def prepare_reference(folder: Path) -> None:
 def copy_stdlib(stdlib: Path, folder: Path, *, held_out: bool = False) -> None:
     """Copy the Python sources below `stdlib` to `folder`, without tests and installed packages.
 
-    `held_out`: only those of STDLIB_HELD_OUT; else all others.
+    Args:
+        stdlib: Folder of the standard library.
+        folder: Where the copies go, in the same folders.
+        held_out: Copy only the files of STDLIB_HELD_OUT, or all others.
+
+    Raises:
+        SkipwiseError: There are no sources.
     """
     copied = 0
     for root, folders, files in os.walk(stdlib):

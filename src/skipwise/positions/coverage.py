@@ -1,8 +1,7 @@
-"""How often a sampler shows each relative distance: a `Sampler` flows in, counts by distance 0..T-1 flow out.
+"""How often a sampler shows each relative distance 0..T-1, counted and as a probability. NumPy only.
 
-Distance d is seen by an example once for every query-key pair of its tokens whose positions differ by d; with the
-indicator x of an example's positions that is the autocorrelation Σ_p x(p) x(p + d). T is the sampler's target_length,
-L its train_length.
+An example shows distance d once for every query-key pair of its tokens whose positions differ by d; with the indicator
+x of its positions that is the autocorrelation Σ_p x(p) x(p + d). T is the sampler's target_length, L its train_length.
 """
 
 import bisect
@@ -24,14 +23,22 @@ _LENGTH_SAMPLES = 2**25
 
 
 def distance_counts(sampler: Sampler, *, examples: int, n_doc: int | None = None) -> Counts:
-    """Pairs (T,) seen at each distance over examples 0..`examples`-1 of epoch 0, summed; exact whole numbers.
-
-    `n_doc`, the tokens of every document, is only checked, for positions do not depend on it (default: long enough).
-    Errors: SkipwiseError for no examples, or an `n_doc` that is too short.
+    """Count the pairs at each distance over examples 0..`examples`-1 of epoch 0.
 
     Positions in few runs are counted through the runs' edges: with e(p) = x(p) - x(p-1), which is +1 at a run's start
     and -1 behind its end, the second difference of the counts is minus the autocorrelation of e. Scattered positions
     are counted through the power spectrum of x, summed over the examples and transformed back once.
+
+    Args:
+        sampler: The sampler.
+        examples: Number of examples.
+        n_doc: Tokens of every document; long enough if absent. It is only checked: positions do not depend on it.
+
+    Returns:
+        Pairs, (T,), summed over the examples; exact whole numbers.
+
+    Raises:
+        SkipwiseError: There are no examples, or `n_doc` is too short.
     """
     if examples < 1:
         raise SkipwiseError(f"examples {examples}: expected at least 1; raise it")
@@ -81,60 +88,16 @@ def _power(positions: Ints, target: int) -> Counts:
     return power
 
 
-def expected_counts(sampler: Sampler, *, examples: int = 4096) -> Counts:
-    """Mean number of pairs (T,) that one example shows at each distance.
-
-    Closed form for `full` (T - d), `original` and one chunk (L - d), `randpos` and `pose` with two chunks, whatever the
-    text; for more chunks the mean of the first `examples` examples.
-
-    `pose`, N = 2, with l = l_0 and S = T - L: the L - m pairs of plain distance m lie inside a chunk
-    Σ_l [(l - m)+ + (L - l - m)+] / (L - 1) = (L - m)(L - 1 - m) / (L - 1) times on average, so across the seam
-    c(m) = m (L - m) / (L - 1) times. u ~ U{0..S} moves those to distance m + u, and with
-    C(x) = Σ_{m ≤ x} c(m) the mean at d is (L - d)(L - 1 - d) / (L - 1) + [C(d) - C(d - S - 1)] / (S + 1):
-    level at L (L + 1) / 6 (S + 1) from L to S.
-
-    `randpos`: 0 is in and each of 1..T-1 with chance (L - 1) / (T - 1), a pair of those with that times
-    (L - 2) / (T - 2); T - 1 - d pairs of distance d lie in 1..T-1, one starts at 0.
-    """
-    length, target = sampler.train_length, sampler.target_length
-    distance = np.arange(target, dtype=np.float64)
-    if sampler.name == "full":
-        return target - distance
-    if sampler.name == "original" or length in (1, target) or (sampler.name == "pose" and sampler.chunks == 1):
-        return np.maximum(length - distance, 0)
-    if sampler.name == "randpos":
-        one = (length - 1) / (target - 1)
-        mean = one * (1 + (target - 1 - distance) * (length - 2) / (target - 2))
-        mean[0] = length
-        return mean
-    if sampler.chunks == 2:
-        within = np.maximum(length - distance, 0) * np.maximum(length - 1 - distance, 0) / (length - 1)
-        span = target - length + 1
-        return within + (_crossing(distance, length) - _crossing(distance - span, length)) / span
-    return distance_counts(sampler, examples=examples) / examples
-
-
-def _crossing(x: Counts, length: int) -> Counts:
-    """C(x) = Σ_{m=1..min(x, L)} m (L - m) / (L - 1), 0 for x ≤ 0."""
-    x = np.clip(x, 0, length)
-    total: Counts = x * (x + 1) * (3 * length - 2 * x - 1) / (6 * (length - 1))
-    return total
-
-
-def seen_fraction(counts: Counts) -> float:
-    """Share of the distances 0..T-1 that were seen at least once. Errors: SkipwiseError for no distances."""
-    if counts.size == 0:
-        raise SkipwiseError("seen_fraction of no distances: expected counts for at least distance 0; count first")
-    return float((counts > 0).mean())
-
-
 def examples_until_seen(sampler: Sampler, probability: float = 0.95) -> int:
-    """How many examples show every distance 0..T-1 at least once with this `probability`, or more.
+    """Find how many examples show every distance 0..T-1 at least once with this probability, or more.
 
     With the chances q(d) of `seen_probability`, the distances are joined by the union bound
     Σ_d (1 - q(d))^n ≤ 1 - probability, so n is never too small. It is close, as T - 1, which only the largest skip
-    shows, decides almost alone. Errors: SkipwiseError as `seen_probability`, for a sampler that never shows a
-    distance of L or more, and for a probability outside (0, 1).
+    shows, decides almost alone.
+
+    Raises:
+        SkipwiseError: As `seen_probability`; the sampler never shows a distance of L or more; or the probability is
+            outside (0, 1).
     """
     if not 0 < probability < 1:
         raise SkipwiseError(f"probability {probability}: expected a number between 0 and 1, both excluded")
@@ -147,9 +110,10 @@ def examples_until_seen(sampler: Sampler, probability: float = 0.95) -> int:
 
 
 def examples_until_share(sampler: Sampler, share: float = 0.99) -> int:
-    """The least number n of examples that show this `share` of the distances on average: mean (1 - q)^n ≤ 1 - share.
+    """Find how many examples show this share of the distances on average: the least n with mean (1 - q)^n ≤ 1 - share.
 
-    Errors: SkipwiseError as `examples_until_seen`.
+    Raises:
+        SkipwiseError: As `examples_until_seen`.
     """
     if not 0 < share < 1:
         raise SkipwiseError(f"share {share}: expected a number between 0 and 1, both excluded")
@@ -161,7 +125,7 @@ def examples_until_share(sampler: Sampler, share: float = 0.99) -> int:
 
 
 def _reaching(sampler: Sampler) -> Counts:
-    """`seen_probability` of a sampler that shows every distance at some time."""
+    """The chances (T,) of `seen_probability`. Raises SkipwiseError for a sampler that never shows some distance."""
     chances = seen_probability(sampler)
     if not chances.all():
         raise SkipwiseError(
@@ -171,12 +135,18 @@ def _reaching(sampler: Sampler) -> Counts:
 
 
 def seen_probability(sampler: Sampler) -> Counts:
-    """q(d) (T,): the chance that one example has a pair at distance d.
+    """Compute q(d), the chance that one example has a pair at distance d.
 
     Exact for `full`, `original` and `pose` with up to two chunks. With more chunks a lower bound, exact at T - 1: given
     the chunks' lengths, a distance inside the longest chunk is seen for certain, and of the others only the likeliest
     pair of the first chunk and a later one is counted, through the exact law of that one's skip; the lengths are
-    averaged over a seeded sample. Errors: SkipwiseError for other samplers.
+    averaged over a seeded sample.
+
+    Returns:
+        Chances, (T,).
+
+    Raises:
+        SkipwiseError: There is no formula for this sampler.
     """
     length, target = sampler.train_length, sampler.target_length
     if sampler.name == "full" or length == target:
@@ -217,7 +187,7 @@ def _some_lengths(generator: np.random.Generator, length: int, chunks: int) -> l
 
 
 def longest_distance_chance(sampler: Sampler) -> float:
-    """Chance that one example of `pose` shows distance T - 1, which takes the largest skip of its last chunk."""
+    """Compute the chance that one example of `pose` shows distance T - 1: its last chunk must have the largest skip."""
     return float(_skip_law(sampler.target_length - sampler.train_length, sampler.chunks - 1)[-1])
 
 

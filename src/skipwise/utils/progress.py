@@ -1,6 +1,6 @@
-"""Progress with a rate and the time left: a live bar on a terminal, a line every ten seconds elsewhere.
+"""Progress with its rate and the time left, on stderr so that results on stdout can be piped.
 
-Everything goes to stderr, so that results on stdout can be piped.
+A terminal shows a live bar; a log gets a line every ten seconds.
 """
 
 import contextlib
@@ -14,7 +14,14 @@ PLAIN_INTERVAL = 10.0  # seconds between lines when stderr is no terminal
 
 
 class Bar:
-    """One piece of long work. `advance` moves it; `note` sets a short text beside it."""
+    """Progress of one piece of long work, not shown: the shown ones are made of it.
+
+    Args:
+        description: What is done.
+        total: Amount of work in `unit`s; None if unknown.
+        unit: e.g. `step`, `B`.
+        initial: What was done before, which the rate leaves out.
+    """
 
     def __init__(self, description: str, total: float | None, unit: str, initial: float = 0) -> None:
         self.description, self.total, self.unit = description, total, unit
@@ -23,27 +30,32 @@ class Bar:
         self.text = ""
 
     def advance(self, amount: float = 1) -> None:
+        """Add to what is done."""
         self.done += amount
         self.refresh()
 
     def note(self, text: str) -> None:
+        """Set the text beside the bar."""
         self.text = text
         self.refresh()
 
     def rate(self) -> float:
+        """Units a second since the start."""
         return (self.done - self.initial) / max(time.monotonic() - self.started, 1e-9)
 
     def status(self) -> str:
-        """Rate, time left and note, e.g. `3.1 step/s · 1:20 left · loss 2.31`."""
+        """Describe rate, time left and note, e.g. `3.1 step/s · 1:20 left · loss 2.31`."""
         rate = self.rate()
         parts = [f"{quantity(rate, self.unit)}/s" if rate >= 1 or not rate else f"{1 / rate:.1f} s/{self.unit}"]
         if self.total and rate:
             parts.append(f"{duration((self.total - self.done) / rate)} left")
         return " · ".join([*parts, self.text] if self.text else parts)
 
-    def refresh(self) -> None: ...
+    def refresh(self) -> None:
+        """Show the present state."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Show the last state."""
 
 
 class _PlainBar(Bar):
@@ -87,10 +99,7 @@ class _RichBar(Bar):
 
 @contextlib.contextmanager
 def bar(description: str, *, total: float | None, unit: str, initial: float = 0, quiet: bool = False) -> Iterator[Bar]:
-    """Show progress while the block runs.
-
-    `total` is in `unit`s (None: unknown); `initial` is what was done before, which the rate leaves out.
-    """
+    """Show progress while the block runs. The arguments are those of `Bar`; `quiet` shows nothing."""
     kind: type[Bar] = Bar if quiet else (_RichBar if sys.stderr.isatty() else _PlainBar)
     shown = kind(description, total, unit, initial)
     try:
@@ -100,5 +109,5 @@ def bar(description: str, *, total: float | None, unit: str, initial: float = 0,
 
 
 def say(text: str) -> None:
-    """One line to the user, on stderr."""
+    """Print one line for the user, on stderr."""
     print(text, file=sys.stderr, flush=True)
