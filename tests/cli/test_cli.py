@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from transformers import GPT2Config
 
 from skipwise.cli import main
@@ -24,6 +25,8 @@ FAST = [
     *("training.validation_examples=2", "evaluation.lengths=[64, 256]", "evaluation.retrieval_lengths=[256]"),
     *("evaluation.trials=1", "evaluation.depths=[0.5]"),
 ]
+
+ADAPTER = ["--set", "adapter.rank=2", "--set", "adapter.also_train=[norms]"]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,22 @@ def process(arguments: list[str], *, python: tuple[str, ...] = (), **options: An
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *python, "-m", "skipwise", *arguments]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_extend_with_adapters(model: Path, tmp_path: Path) -> None:
+    """The merged model is an ordinary one; the adapter beside it belongs to the scaled base; eval takes the run."""
+    out = tmp_path / "run"
+    assert main.main(extend(model, out, "--set", "adapter.method=lora", *ADAPTER)) == 0
+    assert "lora_" in " ".join(load_file(out / "adapter/adapter_model.safetensors"))
+    assert json.loads((out / "adapter/config.json").read_text())["max_position_embeddings"] == 256
+    weights = load_file(out / "model/model.safetensors")
+    assert weights.keys() == load_file(model / "model.safetensors").keys()
+    assert {path.name for path in (out / "checkpoints/step-000004").glob("*.safetensors")} == {"adapter.safetensors"}
+    facts = json.loads((out / "environment.json").read_text())
+    assert 0 < facts["trained_parameters"] < facts["parameters"] / 4
+    assert '"method": "lora"' in (out / "model/README.md").read_text()
+    again = extend(model, out, "--resume", "--set", "adapter.method=lora", *ADAPTER, "--set", "adapter.rank=8")
+    assert main.main(again) == 2, "a run goes on with the adapter that it began with"
 
 
 def test_extend_from_documents_to_report(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

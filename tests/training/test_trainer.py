@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from skipwise.config import TrainingConfig
+from skipwise.config import AdapterConfig, TrainingConfig
 from skipwise.data.skipped_positions import SkippedPositions
 from skipwise.errors import SkipwiseError
+from skipwise.training import adapters
 from skipwise.training.checkpoints import checkpoints_in, last_checkpoint, step_of
 from skipwise.training.trainer import train
 from skipwise.utils.atomic_files import read_jsonl
@@ -25,7 +26,7 @@ STEPS = 12
 WINDOW, TARGET = 32, 256
 
 
-def job(folder: Path, *, resume: bool = False, **settings: object) -> None:
+def job(folder: Path, *, resume: bool = False, adapter: str = "none", **settings: object) -> None:
     """A small training run; the same model, text and order every time."""
     torch.set_num_threads(1)
     model = tiny_model(llama_config(window=WINDOW, vocab=128))
@@ -41,17 +42,18 @@ def job(folder: Path, *, resume: bool = False, **settings: object) -> None:
         "skipped": SkippedPositions(documents[:2], **lengths, examples=2),
         "plain": SkippedPositions(documents[:2], **lengths, sampler="original", examples=2),
     }
+    wrapped = None if adapter == "none" else adapters.attach(model, AdapterConfig(method=adapter, rank=4, dropout=0.1))
     train(model, config, examples, validation, folder=folder, precision="float32", resume=resume)
-    model.save_pretrained(folder / "end")
+    (model if wrapped is None else adapters.merge(wrapped, torch.float32)).save_pretrained(folder / "end")
 
 
-def spawn(folder: Path, delay: float = 0.0) -> subprocess.Popen[bytes]:
+def spawn(folder: Path, delay: float = 0.0, adapter: str = "none") -> subprocess.Popen[bytes]:
     """`job` in a process of its own, resuming where it can; `delay` seconds are spent inside every checkpoint write."""
     code = (
         "import sys, time; from pathlib import Path; import skipwise.training.trainer as t; import test_trainer\n"
         "real = t.SkippedTrainer._save_rng_state\n"
         f"t.SkippedTrainer._save_rng_state = lambda self, folder: (real(self, folder), time.sleep({delay}))\n"
-        "test_trainer.job(Path(sys.argv[1]), resume=True)"
+        f"test_trainer.job(Path(sys.argv[1]), resume=True, adapter={adapter!r})"
     )
     paths = [str(Path(__file__).parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
@@ -92,6 +94,19 @@ def test_killed_and_resumed_ends_with_the_same_bits(moment: str, tmp_path: Path,
     assert not list((tmp_path / "checkpoints").glob(".*")), "what the killed process was writing is gone"
     steps = [row["step"] for row in read_jsonl(tmp_path / "log.jsonl") if row["kind"] == "train"]
     assert steps == [3, 6, 9, 12], f"no step is logged twice (resumed from {killed_at})"
+
+
+def test_a_killed_training_of_adapters_ends_with_the_same_bits(tmp_path: Path) -> None:
+    job(tmp_path / "whole", adapter="lora")
+    process = spawn(tmp_path, delay=0.5, adapter="lora")
+    wait_for(process, "checkpoints/step-000006", tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    weights = load_file(tmp_path / "checkpoints/step-000006/adapter.safetensors")
+    assert all("lora_" in name for name in weights), "the base is not in the checkpoint"
+    assert not (tmp_path / "checkpoints/step-000006/model.safetensors").exists()
+    assert spawn(tmp_path, adapter="lora").wait() == 0
+    assert same_bits(tmp_path, tmp_path / "whole")
 
 
 def test_another_seed_ends_elsewhere(tmp_path: Path, uninterrupted: Path) -> None:

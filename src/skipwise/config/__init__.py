@@ -7,6 +7,7 @@ that names the nearest valid one.
 from skipwise.config.reading import dump_yaml, merge, parse_settings, read_yaml, validate
 from skipwise.config.sections import (
     DEFAULT_TRAIN_LENGTH,
+    AdapterConfig,
     DataConfig,
     DocumentQAConfig,
     EvaluationConfig,
@@ -29,6 +30,7 @@ from skipwise.config.values import Length, as_length, parse_length, read_factors
 
 __all__ = [
     "DEFAULT_TRAIN_LENGTH",
+    "AdapterConfig",
     "DataConfig",
     "DocumentQAConfig",
     "EvaluationConfig",

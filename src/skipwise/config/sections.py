@@ -174,6 +174,28 @@ class TrainingConfig(Stage):
     """Trackers, as transformers names them (`tensorboard`, `wandb` …), beside log.jsonl."""
 
 
+class AdapterConfig(Stage):
+    """Low-rank adapters beside a frozen model, in place of training all weights."""
+
+    method: Literal["none", "lora", "qlora"] = "none"
+    """`none` trains all weights in fp32. `lora` keeps the base in the model's precision and trains low-rank adapters
+    (arXiv 2106.09685); `qlora` keeps it in 4 bits (NF4, arXiv 2305.14314) and needs CUDA and bitsandbytes."""
+    rank: Count = 16
+    """Rank of the adapters."""
+    alpha: int | None = Field(default=None, ge=1)
+    """Adapters are multiplied by alpha / rank; twice the rank when absent."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs set to zero in training."""
+    targets: list[str] = []
+    """Names of the linear layers that get an adapter, such as `q_proj`; all of the decoder when empty."""
+    also_train: list[Literal["embeddings", "norms"]] = []
+    """Modules trained whole. LongLoRA (arXiv 2309.12307) found that long context wants both."""
+    rslora: bool = False
+    """Multiply by alpha / √rank (arXiv 2312.03732)."""
+    dora: bool = False
+    """Train direction and size apart (arXiv 2402.09353)."""
+
+
 class KMaxConfig(Stage):
     """Task `k_max`: the largest distance at which a key is found (Position Interpolation's effective window)."""
 
@@ -362,4 +384,5 @@ class RunConfig(Stage):
     positions: PositionsConfig = PositionsConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
+    adapter: AdapterConfig = AdapterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -78,6 +78,7 @@ def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) ->
     """The card of a model that a run made: what it is, how it was made, its figures, how to run it, its limits."""
     original, target = environment["original_length"], config.target_length
     training = config.training
+    adapter = config.adapter.model_dump() if config.adapter.method != "none" else None
     scaling = {key: value for key, value in config.scaling.model_dump().items() if value is not None}
     origin = f"{code(config.model.path)}{_dequantised(environment.get('quantised_from'))}"
     made = [
@@ -93,6 +94,7 @@ def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) ->
         f"- Positions: {code(json.dumps(config.positions.model_dump()))}",
         f"- {training.steps} steps of {training.batch_size * training.gradient_accumulation} examples of "
         f"{length_text(training.train_length)} tokens, learning rate {training.learning_rate:g}, seed {training.seed}",
+        *([f"- Trained: {code(json.dumps(adapter))}, merged into the weights"] if adapter else []),
         f"- Text: {', '.join(map(code, config.data.paths)) or 'none'}{_recall(config.data.recall)}",
         f"- {duration_words(environment.get('train_seconds', 0))} on {escape(environment['device'])}",
         *(f"- Layers: {note}" for note in environment.get("layers", [])),

@@ -14,11 +14,12 @@ from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import runner
 from skipwise.models import sources
-from skipwise.models.device import arithmetic
+from skipwise.models.device import arithmetic, device_of
 from skipwise.models.load import LoadedModel
 from skipwise.models.memory import free_bytes
 from skipwise.planning import operations_and_bytes
 from skipwise.planning.operations_and_bytes import Run
+from skipwise.training import adapters
 from skipwise.training.trackers import check_trackers
 
 EXAMPLE_BYTES = 4 * 8
@@ -34,6 +35,7 @@ def check_inputs(config: RunConfig) -> None:
         SkipwiseError: For the first that cannot be used.
     """
     check_trackers(config.training.report_to)
+    adapters.require_packages(config.adapter, device_of(config.model.device))
     if config.training.steps and not config.data.paths:
         raise SkipwiseError("no text to train on: give files or folders with --data, or training.steps=0")
     evaluation = config.evaluation
@@ -91,15 +93,17 @@ def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: i
     examples = training.batch_size * training.gradient_accumulation * tokens * EXAMPLE_BYTES
     text = loaded.model.config.get_text_config()
     hidden = training.batch_size * tokens * int(text.hidden_size) * 2
-    least = examples + hidden + parameters * (4 + STATE_BYTES)
+    precision = arithmetic(config.model.precision, loaded.model.device)
+    whole = config.adapter.method == "none"
+    least = examples + hidden + parameters * ((4 + STATE_BYTES) if whole else precision.itemsize)
     if least > free:
         return least
-    precision = arithmetic(config.model.precision, loaded.model.device)
     run = Run(
         batch=training.batch_size,
         tokens=tokens,
         training=True,
         bf16=precision == torch.bfloat16,
+        rank=0 if whole else config.adapter.rank,
         checkpointing=training.gradient_checkpointing,
     )
     try:
@@ -112,7 +116,8 @@ def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: i
 def _check_disk(loaded: LoadedModel, config: RunConfig) -> None:
     training, parameters = config.training, int(loaded.model.num_parameters())
     checkpoints = min(training.keep_checkpoints + 1, math.ceil(training.steps / training.save_every))
-    needed = parameters * (STATE_BYTES * checkpoints + 2)  # the extended model is written in bf16
+    kept = STATE_BYTES * checkpoints if config.adapter.method == "none" else 0  # adapters are small beside the model
+    needed = parameters * (kept + 2)  # the extended model is written in bf16
     free = shutil.disk_usage(Path(config.out)).free
     if needed > free:
         raise SkipwiseError(

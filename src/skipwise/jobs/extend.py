@@ -29,8 +29,9 @@ from skipwise.report.build import write_report
 from skipwise.runs.environment import environment, peak_memory, read_environment
 from skipwise.runs.folder import check_folder, held_folder, open_folder
 from skipwise.runs.processes import refuse_several_processes
+from skipwise.training import adapters
 from skipwise.training.trainer import train
-from skipwise.utils.atomic_files import read_jsonl, write_text
+from skipwise.utils.atomic_files import atomic_folder, read_jsonl, write_text
 from skipwise.utils.progress import say
 from skipwise.utils.termination import terminable
 from skipwise.utils.text import length_text
@@ -115,7 +116,14 @@ def _evaluate(loaded: LoadedModel, config: RunConfig, documents: list[Document],
 def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool) -> dict[str, Any]:
     """Scale, train and save the model. Returns the figures of the training for environment.json."""
     training, figures = config.training, dict[str, Any]()
-    loaded = load(config.model, target_length=config.target_length, scaling=config.scaling, dtype=torch.float32)
+    adapted = config.adapter.method != "none" and training.steps > 0
+    loaded = load(
+        config.model,
+        target_length=config.target_length,
+        scaling=config.scaling,
+        dtype=None if adapted else torch.float32,
+    )
+    wrapped = adapters.attach(loaded.model, config.adapter) if adapted else None
     if training.steps and texts:
         tokens = length_text(texts.examples.sampler.example_length)
         per_step = training.batch_size * training.gradient_accumulation
@@ -130,7 +138,11 @@ def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool
             resume=resume,
         )
     figures["peak_memory_bytes"] = peak_memory()
-    hugging_face.save(
-        loaded.model, loaded.tokenizer, folder / "model", window=config.target_length, dtype=torch.bfloat16
-    )
+    figures["trained_parameters"] = sum(w.numel() for w in loaded.model.parameters() if w.requires_grad)
+    model = loaded.model
+    if wrapped is not None:
+        with atomic_folder(folder / "adapter") as written:
+            adapters.save(wrapped, written, base=config.model.path)
+        model = adapters.merge(wrapped, torch.bfloat16)
+    hugging_face.save(model, loaded.tokenizer, folder / "model", window=config.target_length, dtype=torch.bfloat16)
     return figures

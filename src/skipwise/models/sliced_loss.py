@@ -64,7 +64,7 @@ def mean_nll(
     linear cross-entropy, arXiv 2410.10989), so the backward pass only scales them and nothing is
     computed twice. A head that is more than a linear layer is recomputed instead.
     """
-    head = model.get_output_embeddings()
+    head = _active(model.get_output_embeddings())
     size = tokens or slice_tokens(model.config.get_text_config().vocab_size)
     count = int((labels != IGNORED).sum()) if count is None else count
     if not count:
@@ -80,6 +80,12 @@ def mean_nll(
     parts = zip(torch.split(hidden, size), torch.split(labels, size), strict=True)
     losses = [checkpoint(part, h, y, use_reentrant=False) for h, y in parts]
     return torch.stack(losses).sum() / count
+
+
+def _active(head: nn.Module) -> nn.Module:
+    """The head itself, or the trained copy of it where PEFT has wrapped it (`modules_to_save`)."""
+    copies, active = getattr(head, "modules_to_save", None), getattr(head, "active_adapters", None)
+    return copies[active[0]] if isinstance(copies, nn.ModuleDict) and active else head
 
 
 def linear_mean_nll(

@@ -9,14 +9,17 @@ from skipwise.utils.atomic_files import write_text
 from skipwise.utils.progress import say
 
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter.safetensors"
+"""In place of WEIGHTS where only a part of the weights is trained: that part."""
 OPTIMIZER = "optimizer.pt"
 SCHEDULER = "scheduler.pt"
 STATE = "trainer_state.json"
 """The last file that transformers writes into a checkpoint."""
 CHECKSUMS = "checksums.json"
 """SHA-256 of every other file of a checkpoint, by name."""
-REQUIRED = (WEIGHTS, OPTIMIZER, SCHEDULER, STATE)
-"""Files without which a resumed training would end with other weights. transformers passes over a missing one."""
+REQUIRED = (OPTIMIZER, SCHEDULER, STATE)
+"""Files beside the weights without which a resumed training would end with other weights. transformers passes over a
+missing one."""
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -50,7 +53,8 @@ def damage(checkpoint: Path) -> str | None:
         expected = {str(name): str(value) for name, value in sums.items()}
     except (OSError, ValueError, AttributeError):
         return f"{CHECKSUMS} is missing or unreadable"
-    for name in sorted({*REQUIRED, *expected}):
+    weights = ADAPTER if ADAPTER in expected else WEIGHTS
+    for name in sorted({weights, *REQUIRED, *expected}):
         if name not in expected:
             return f"{name} has no checksum"
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
@@ -23,7 +23,9 @@ from skipwise.data.skipped_positions import SkippedPositions
 from skipwise.errors import SkipwiseError
 from skipwise.models.forward import loss
 from skipwise.rope import hf_config
+from skipwise.training import adapters
 from skipwise.training.checkpoints import (
+    ADAPTER,
     STATE,
     WEIGHTS,
     checkpoints_in,
@@ -144,7 +146,7 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
         if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
             raise self._diverged(f"the weights after step {self.state.global_step} are not finite")
         with atomic_folder(self._folder()) as folder:
-            save_model(self.model.model, str(folder / WEIGHTS))
+            _save_weights(self.model.model, folder)
             self.model.model.config.save_pretrained(folder)
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
@@ -155,7 +157,23 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
             shutil.rmtree(old.with_name(f".{old.name}.old"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_model(self.model.model, str(Path(resume_from_checkpoint) / WEIGHTS))
+        _load_weights(self.model.model, Path(resume_from_checkpoint))
+
+
+def _save_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Write what is trained: the whole model, or the adapters and modules beside a frozen base."""
+    if all(weight.requires_grad for weight in model.parameters()):
+        save_model(model, str(folder / WEIGHTS))
+    else:
+        save_file(adapters.trainable_state(model), folder / ADAPTER)
+
+
+def _load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
+    """Put the weights of a checkpoint into `model`."""
+    if (checkpoint / ADAPTER).exists():
+        adapters.load_trainable_state(model, load_file(checkpoint / ADAPTER))
+    else:
+        load_model(model, str(checkpoint / WEIGHTS))
 
 
 def _arguments(config: TrainingConfig, folder: Path, device: torch.device, precision: str) -> TrainingArguments:
@@ -206,7 +224,8 @@ def train(
     """Train a model for `config.steps` steps.
 
     Args:
-        model: A model with fp32 weights, which are changed in place.
+        model: A model whose trained weights are fp32; they are changed in place. Frozen ones may have any dtype and are
+            not in the checkpoints.
         config: Steps, batches, learning rate and checkpoints.
         examples: What is learned from; example i belongs to step i // (batch_size * gradient_accumulation).
         validation: Datasets for the losses at `skipped` and at `plain` positions.
@@ -253,7 +272,7 @@ def train(
         if done < config.steps:
             trainer.train(resume_from_checkpoint=str(start) if start else None)
         elif start:
-            load_model(model, str(start / WEIGHTS))
+            _load_weights(model, start)
     model.eval()
     tokens = config.steps * tokens_per_step
     return {"train_seconds": written.seconds(), "train_tokens": tokens, "resumed_from": done or None}

@@ -1,0 +1,199 @@
+"""Low-rank adapters through PEFT: attach them to a frozen base, keep their state, merge them into ordinary weights.
+
+The base stays as it was loaded (bf16, or NF4 under `qlora`); only what is trained has fp32 masters. So training a 7B
+model needs about the bytes of its weights, and not the sixteen bytes a parameter of training all of them.
+"""
+
+import difflib
+import importlib.util
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from skipwise.config import AdapterConfig
+from skipwise.errors import SkipwiseError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+NAME = "default"  # PEFT's own name of the only adapter
+
+
+def require_packages(config: AdapterConfig, device: torch.device) -> None:
+    """Refuse an adapter whose package or device is missing, before a model is loaded.
+
+    Raises:
+        SkipwiseError: `qlora` without bitsandbytes or without a CUDA device.
+    """
+    if config.method != "qlora":
+        return
+    if device.type != "cuda":
+        raise SkipwiseError(f"adapter.method=qlora needs a CUDA device, this run is on {device.type}; use lora")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise SkipwiseError("adapter.method=qlora needs bitsandbytes: pip install 'skipwise[qlora]'")
+
+
+def attach(model: PreTrainedModel, config: AdapterConfig) -> "PeftModel":
+    """Put trainable adapters into `model` and freeze the rest.
+
+    Args:
+        model: The base with scaled RoPE, in the dtype that it keeps. Its linear layers are replaced in place, so
+            its own forward pass includes the adapters.
+        config: Method, rank, targets and what else is trained.
+
+    Returns:
+        PEFT's model around `model`.
+
+    Raises:
+        SkipwiseError: A target or an entry of `also_train` matches nothing.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    also = _also_trained(model, config)
+    tied = (
+        bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+        and "embeddings" in config.also_train
+    )
+    wrapped = get_peft_model(
+        model,
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.rank,
+            lora_alpha=config.alpha if config.alpha is not None else 2 * config.rank,
+            lora_dropout=config.dropout,
+            target_modules=_targets(model, config),
+            use_rslora=config.rslora,
+            use_dora=config.dora,
+            modules_to_save=also or None,
+            ensure_weight_tying=tied and "embeddings" in config.also_train,
+        ),
+    )
+    for weight in wrapped.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return wrapped
+
+
+def _linear_names(model: PreTrainedModel) -> list[str]:
+    """Last parts of the names of the decoder's linear layers, e.g. `q_proj`."""
+    head = model.get_output_embeddings()
+    layers = {
+        name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module) and module is not head
+    }
+    return sorted(layers)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ in ("Conv1D", "Linear4bit")
+
+
+def _targets(model: PreTrainedModel, config: AdapterConfig) -> list[str]:
+    """All linear layers of the decoder (QLoRA, arXiv 2305.14314, section 4) unless some are named."""
+    names = _linear_names(model)
+    for target in config.targets:
+        if target not in names:
+            near = difflib.get_close_matches(target, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"this model has {', '.join(names)}"
+            raise SkipwiseError(f"adapter.targets: no linear layer is called {target!r}; {hint}")
+    return config.targets or names
+
+
+def _also_trained(model: PreTrainedModel, config: AdapterConfig) -> list[str]:
+    """Names of the modules that are trained whole, as PEFT's `modules_to_save` matches them."""
+    names: set[str] = set()
+    if "embeddings" in config.also_train:
+        embeddings = model.get_input_embeddings()
+        names |= {name.rpartition(".")[2] for name, module in model.named_modules() if module is embeddings}
+    if "norms" in config.also_train:
+        norms = {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if re.search(r"(RMS|Layer)Norm", type(module).__name__) and next(module.parameters(), None) is not None
+        }
+        if not norms:
+            raise SkipwiseError("adapter.also_train: this model has no norms with weights; leave 'norms' out")
+        names |= norms
+    return sorted(names)
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint must hold beside the base: every trained parameter by name, tied ones once."""
+    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put a `trainable_state` back.
+
+    Raises:
+        SkipwiseError: The state is that of another adapter.
+    """
+    own = trainable_state(model)
+    wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
+    if wrong:
+        raise SkipwiseError(
+            f"the checkpoint holds another adapter (they differ in {wrong[0]}); give the same adapter settings"
+        )
+    with torch.no_grad():
+        for name, weight in own.items():
+            weight.copy_(state[name])
+
+
+def save(wrapped: "PeftModel", folder: Path, *, base: str) -> None:
+    """Write the adapter as PEFT reads it, and beside it the scaled configuration that its base needs.
+
+    Args:
+        wrapped: The trained model.
+        folder: A folder that exists.
+        base: The base model as the user named it, written into adapter_config.json.
+    """
+    wrapped.peft_config[NAME].base_model_name_or_path = base
+    wrapped.save_pretrained(str(folder), save_embedding_layers=False)
+    base_model: Any = wrapped.get_base_model()
+    base_model.config.save_pretrained(folder)
+
+
+def merge(wrapped: "PeftModel", dtype: torch.dtype) -> PreTrainedModel:
+    """Fold the adapters into their layers and return the plain model; `wrapped` is used up.
+
+    Each layer is merged in fp32 and then rounded to `dtype`, one after the other, so that the model is never held
+    twice. A base in 4 bits is dequantised first: the merged layer is the one that was trained.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    model: Any = wrapped.base_model.model
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, LoraLayer):
+            continue
+        base = _plain_linear(module.get_base_layer())
+        module.base_layer = base.float()
+        module.merge(safe_merge=True)
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, module.get_base_layer().to(dtype))
+    for name, module in list(model.named_modules()):
+        saved: Any = getattr(module, "modules_to_save", None)
+        if isinstance(saved, nn.ModuleDict):
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, saved[NAME].to(dtype))
+    for weight in model.parameters():
+        weight.requires_grad_(False)
+    model.config.__dict__.pop("quantization_config", None)
+    merged: PreTrainedModel = model
+    return merged
+
+
+def _plain_linear(layer: Any) -> Any:
+    """The layer itself, or what a 4-bit one stands for."""
+    if type(layer).__name__ != "Linear4bit":
+        return layer
+    import bitsandbytes
+
+    weight = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    plain = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device="meta")
+    plain.weight = nn.Parameter(weight)
+    if layer.bias is not None:
+        plain.bias = layer.bias
+    return plain
