@@ -1,7 +1,7 @@
-"""What a model family's positions allow: a configuration flows in, facts for the user and refusals flow out.
+"""What a model family does with positions, and which models cannot be extended.
 
-FAMILIES is what is known, and held by tests against transformers' own classes. A model type that is not in it is
-judged by its configuration here, and by its behaviour when it is loaded (`checks.probe`).
+Tests hold each row of FAMILIES against transformers' own class. A model type that is not in the table is judged by its
+configuration here, and by its behaviour when it is loaded (`checks.probe`).
 """
 
 from dataclasses import dataclass
@@ -102,7 +102,14 @@ class Architecture:
 
 
 def architecture(config: "PreTrainedConfig") -> Architecture:
-    """The facts of a model. Errors: SkipwiseError with the reason for one whose window cannot be extended by RoPE."""
+    """How the layers of a model see positions.
+
+    Args:
+        config: Of a language model, or of a wrapper around one.
+
+    Raises:
+        SkipwiseError: Scaling RoPE cannot extend the window of this model, or a list has not one item a layer.
+    """
     reason = refusal(config)
     if reason:
         raise SkipwiseError(reason)
@@ -132,7 +139,13 @@ def architecture(config: "PreTrainedConfig") -> Architecture:
 
 
 def attention(config: "PreTrainedConfig", wanted: str = "sdpa") -> str:
-    """`wanted`, but "eager" for "sdpa" where torch's fused kernel cannot compute the family's attention."""
+    """The attention implementation to load a model with.
+
+    Args:
+        config: Of the model.
+        wanted: As transformers names it; "sdpa" becomes "eager" where torch's fused kernel cannot compute the family's
+            attention.
+    """
     row = FAMILIES.get(hf_config.language_model(config).model_type)
     return "eager" if wanted == "sdpa" and row and not row.sdpa else wanted
 
@@ -196,7 +209,11 @@ def _not_causal(config: "PreTrainedConfig") -> str | None:
 
 
 def refusal(config: "PreTrainedConfig") -> str | None:
-    """Why this model's window cannot be extended by scaling RoPE, in one line; None when it can."""
+    """Why scaling RoPE cannot extend this model's window, in one line; None where it can.
+
+    Args:
+        config: Of a language model, or of a wrapper around one.
+    """
     text = hf_config.language_model(config)
     family = text.model_type or type(text).__name__
     if getattr(config, "is_encoder_decoder", False):
@@ -253,7 +270,7 @@ _LAYERS = {
 
 
 def table() -> str:
-    """FAMILIES as Markdown."""
+    """FAMILIES as a Markdown table, for docs/models.md."""
     lines = [
         "| model type | models | RoPE turns | layers | `rope_parameters` | cannot express | Skipwise |",
         "|---" * 7 + "|",

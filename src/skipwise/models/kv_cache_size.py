@@ -25,7 +25,7 @@ class KvCache:
     full_layers: int
     """Layers that keep every token."""
     sliding_layers: int
-    kept: int
+    window_tokens: int
     """Tokens that a sliding layer keeps."""
 
     @property
@@ -35,22 +35,31 @@ class KvCache:
 
     def bytes_at(self, tokens: int) -> int:
         """Bytes after `tokens` tokens."""
-        stored = self.full_layers * tokens + self.sliding_layers * min(tokens, self.kept)
+        stored = self.full_layers * tokens + self.sliding_layers * min(tokens, self.window_tokens)
         return self.values * self.itemsize * stored
 
 
 def values_per_token(config: "PreTrainedConfig") -> int:
     """Numbers that one attention layer keeps for one token.
 
-    Two of head_dim for each key head (grouped-query attention); with multi-head latent attention the one latent and the
-    rotated part of the key instead (arXiv 2405.04434, eq. 9-13, as transformers 5.2x and vLLM keep them).
+    A key and a value for each key head; with multi-head latent attention the one latent and the rotated part of the key
+    instead (arXiv 2405.04434, eq. 9-13, as transformers 5.2x and vLLM keep them).
+
+    Args:
+        config: Of the model.
     """
     shape = ModelShape.of(config)
     return shape.latent or shape.key_heads * (shape.key_width + shape.value_width)
 
 
 def kv_cache(config: "PreTrainedConfig", architecture: Architecture, itemsize: int) -> KvCache:
-    """The cache of a model whose numbers take `itemsize` bytes."""
+    """The cache of a model.
+
+    Args:
+        config: Of the model.
+        architecture: As `families.architecture` reads the configuration.
+        itemsize: Bytes of one number.
+    """
     # The last layers of Gemma-3n read the cache of earlier ones.
     shared = int(getattr(config.get_text_config(), "num_kv_shared_layers", None) or 0)
     layers = [i for i in range(architecture.layers - shared) if i not in architecture.linear_layers]
@@ -61,5 +70,5 @@ def kv_cache(config: "PreTrainedConfig", architecture: Architecture, itemsize: i
         itemsize=itemsize,
         full_layers=len(layers) - sliding,
         sliding_layers=sliding,
-        kept=(architecture.sliding_window or 1) - 1,
+        window_tokens=(architecture.sliding_window or 1) - 1,
     )

@@ -91,7 +91,15 @@ class Device:
 
 
 def named(name: str, utilisation: float = UTILISATION) -> Device:
-    """A GPU's data sheet at a stated utilisation. Errors: SkipwiseError for an unknown name or an odd utilisation."""
+    """A GPU's data sheet at a stated utilisation.
+
+    Args:
+        name: As in SHEETS, in any case, with or without the vendor.
+        utilisation: Share of the operations a second that is reached.
+
+    Raises:
+        SkipwiseError: No such GPU is known, or the utilisation is no share.
+    """
     key = "".join(name.lower().split()).removeprefix("nvidia").removeprefix("amd").strip("-_")
     sheet = SHEETS.get(key)
     if sheet is None:
@@ -120,10 +128,17 @@ def named(name: str, utilisation: float = UTILISATION) -> Device:
 
 
 def here(config: PreTrainedConfig, batch: int, tokens: int, *, device: torch.device, dtype: torch.dtype) -> Device:
-    """This machine, measured with the model's own shapes: some layers, the head, attention and the optimiser, with
-    arbitrary weights, in seconds. `dtype` is the arithmetic; bf16 trains under autocast.
+    """This machine, measured in seconds with the shapes of a model: some layers, the head, attention, the optimiser.
 
-    Errors: SkipwiseError where not even a few layers fit.
+    Args:
+        config: Of the model; the weights are arbitrary.
+        batch: Examples in one forward pass.
+        tokens: Tokens of an example.
+        device: Which device of this machine.
+        dtype: Of the arithmetic; bf16 trains under autocast.
+
+    Raises:
+        SkipwiseError: Not even a few layers fit.
     """
     runtime = resident() + LIBRARY_BYTES if device.type == "cpu" else RUNTIME
     probe = _Probe(config, batch, tokens, device, dtype)

@@ -115,14 +115,19 @@ def critical_pair(dim: int, theta: float, original: int) -> int:
 
 
 def inspect(model: ModelConfig, target_length: int | None = None) -> Facts:
-    """The facts of a model at `target_length` tokens, four times its window when absent. Reads its configuration alone.
+    """The facts of a model, from its configuration alone.
 
-    Errors: SkipwiseError for what is no model, for one whose window RoPE cannot extend, and for a target that is not
-    beyond the original window.
+    Args:
+        model: Where the model is, and the original window where the user gives one.
+        target_length: Window to look at, tokens; four times the model's when absent.
+
+    Raises:
+        SkipwiseError: The path is no model, scaling RoPE cannot extend its window, or the target is not beyond the
+            original window.
     """
-    found = sources.find(model, weights=False)
-    config = configuration.read(found)
-    return facts(config, model, target_length, name=found.name)
+    source = sources.find(model, weights=False)
+    config = configuration.read(source)
+    return facts(config, model, target_length, name=source.name)
 
 
 def facts(config: "PreTrainedConfig", model: ModelConfig, target_length: int | None, *, name: str) -> Facts:
@@ -211,7 +216,7 @@ def _cache_notes(config: "PreTrainedConfig", cache: KvCache, architecture: famil
     if getattr(config.get_text_config(), "kv_lora_rank", None):
         notes.append("cache sizes are those of the compressed latent; loaders that expand it keep many times more")
     if cache.sliding_layers:
-        notes.append(f"{cache.sliding_layers} layers keep no more than {cache.kept:,} tokens in the cache")
+        notes.append(f"{cache.sliding_layers} layers keep no more than {cache.window_tokens:,} tokens in the cache")
     if architecture.linear_layers:
         notes.append("the state of layers without softmax attention does not grow and is not counted in the cache")
     return notes
@@ -229,8 +234,8 @@ def _recommendation(
     """The scaling that the model carries, else the first of yarn, ntk, linear that it takes, with PoSE."""
     taken = {method.name: method for method in methods if method.refused is None}
     factor, carried = target / original, hf_config.describe(config)
-    own = [carried["method"]] if carried and not hf_config.changes_with_length(config) else []
-    scaling = next((name for name in (*own, "yarn", "ntk", "linear") if name in taken), None)
+    continued = [carried["method"]] if carried and not hf_config.changes_with_length(config) else []
+    scaling = next((name for name in (*continued, "yarn", "ntk", "linear") if name in taken), None)
     if scaling is None:
         return None
     reasons = []
@@ -262,12 +267,12 @@ def _length_option(tokens: int) -> str:
 
 def _scaling_reason(name: str, method: Method, factor: float, critical: int, pairs: int) -> str:
     stretch = method.stretch or []
-    kept = sum(value < 1.001 for value in stretch)
+    unchanged = sum(value < 1.001 for value in stretch)
     full = sum(value > 0.999 * factor for value in stretch)
     if name == "yarn":
         return (
-            f"yarn keeps {kept} of {pairs} pairs, the fastest, which tell neighbours apart, and stretches {full} by "
-            f"the whole factor, among them the {pairs - critical} that never turned once in the original window; "
+            f"yarn keeps {unchanged} of {pairs} pairs, the fastest, which tell neighbours apart, and stretches {full} "
+            f"by the whole factor, among them the {pairs - critical} that never turned once in the original window; "
             "plain loaders compute it alike"
         )
     if name == "ntk":

@@ -70,7 +70,15 @@ def text_only(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def build(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of a configuration with arbitrary weights, on the default device. Errors: SkipwiseError."""
+    """The model of a configuration with arbitrary weights, on the default device.
+
+    Args:
+        config: Of a language model.
+        dtype: Type of the weights.
+
+    Raises:
+        SkipwiseError: transformers cannot build it.
+    """
     try:
         chosen = families.attention(config)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=chosen)
@@ -201,8 +209,13 @@ class Bytes:
 def bytes_of(config: PreTrainedConfig, run: Run, *, alike: bool) -> Bytes:
     """Bytes of one training step, or of one forward pass and its losses.
 
-    Where all layers are `alike`, two depths are run and the rest follows on a line; else all are run. Errors:
-    SkipwiseError for a model that cannot be run without content.
+    Args:
+        config: Of the model.
+        run: What is run.
+        alike: Whether all layers have the same shapes. Then two depths are run and the rest follows on a line.
+
+    Raises:
+        SkipwiseError: The model cannot be run without content.
     """
     text = text_only(config)
     layers = ModelShape.of(text).layers

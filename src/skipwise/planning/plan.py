@@ -102,13 +102,19 @@ class Plan:
 
 
 def plan(model: ModelConfig, target_length: int, options: Options) -> Plan:
-    """The cost of extending `model` to `target_length` tokens. Reads its configuration alone.
+    """The cost of extending a model, from its configuration alone.
 
-    Errors: SkipwiseError for what is no model, lengths that clash, an unknown device, and a model whose memory cannot
-    be worked out.
+    Args:
+        model: Where the model is.
+        target_length: Window that it shall have, tokens.
+        options: Device, batch and the rest.
+
+    Raises:
+        SkipwiseError: The path is no model, lengths clash, the device is unknown, or the memory of this model cannot be
+            worked out.
     """
-    found = sources.find(model, weights=False)
-    config = configuration.read(found)
+    source = sources.find(model, weights=False)
+    config = configuration.read(source)
     architecture = families.architecture(config)
     original = model.original_length or hf_config.true_original_length(config)
     length = options.train_length or min(original, DEFAULT_TRAIN_LENGTH)
@@ -136,7 +142,7 @@ def plan(model: ModelConfig, target_length: int, options: Options) -> Plan:
         *estimate.evaluation(target_length),
     ]
     return Plan(
-        model=found.name,
+        model=source.name,
         family=architecture.family,
         parameters=estimate.work.parameters,
         original_length=original,
@@ -237,12 +243,12 @@ class Estimate:
         seconds = self._reading_seconds(tokens)
         chunk, itemsize = min(chunk_on(device.kind), tokens), 2 if device.bf16 else 4
         cache = kv_cache(self.config, families.architecture(self.config), itemsize)
-        kept = cache.values * itemsize * (cache.full_layers + cache.sliding_layers)
+        stored = cache.values * itemsize * (cache.full_layers + cache.sliding_layers)
         repeated = work.pair_flops / 2 * itemsize  # one layer's keys and values, for every head
         # Eager attention holds the scores of a chunk and the keys before it: twice in its arithmetic, and in fp32.
         heads = ModelShape.of(self.config).heads
         scores = heads * chunk * (tokens - chunk) * (2 * itemsize + 4) if work.eager else 0
-        later = (kept + repeated) * tokens + scores
+        later = (stored + repeated) * tokens + scores
         held = {
             "evaluation, one pass": self._forward_bytes(tokens),
             "evaluation, in chunks": self._forward_bytes(chunk) + later * devices.SLACK,

@@ -133,8 +133,8 @@ def page(facts: Facts) -> dict[str, Any]:
         },
     ]
     if advice:
-        told: dict[str, Any] = {"id": "advice", "nav": "Advice", "title": "What Skipwise recommends", "lead": None}
-        sections.insert(0, {**told, "code": advice.command, "notes": advice.reasons})
+        section: dict[str, Any] = {"id": "advice", "nav": "Advice", "title": "What Skipwise recommends", "lead": None}
+        sections.insert(0, {**section, "code": advice.command, "notes": advice.reasons})
     return {
         "runs": [],
         "series": [],

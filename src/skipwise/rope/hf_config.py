@@ -1,7 +1,7 @@
-"""A model's RoPE: its configuration flows in; what it carries, or a copy scaled to a longer window, flows out.
+"""Read the RoPE that a Hugging Face configuration describes: its windows, the scaling it carries, its frequencies.
 
-The methods themselves are in `scalings`. A configuration that already carries one is read here, in the old form
-(`rope_scaling`) and the new one (`rope_parameters`), and is never scaled twice.
+Both forms are read, the older `rope_scaling` and today's `rope_parameters`. The methods themselves are in
+`rope.methods`, and `rope.scale` makes a configuration for a longer window.
 """
 
 import math
@@ -57,26 +57,30 @@ def language_model(config: "PreTrainedConfig") -> "PreTrainedConfig":
 def parameters(config: "PreTrainedConfig") -> dict[str, Any]:
     """The RoPE parameters of the layers that see the whole window, always with `rope_type` and `rope_theta`.
 
-    Reads transformers' `rope_parameters`, flat or nested by layer type (then `full_attention`), and the older top-level
-    `rope_theta` with `rope_scaling`. Errors: SkipwiseError when the model has no RoPE there.
+    Args:
+        config: With transformers' `rope_parameters`, flat or by layer type (then `full_attention` is read), or with the
+            older top-level `rope_theta` and `rope_scaling`.
+
+    Raises:
+        SkipwiseError: The model has no RoPE there, or a parameter holds what it cannot.
     """
     text = language_model(config)
-    found = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    check_scaling(found, "rope_parameters")
-    if is_nested(found):
-        if not found.get("full_attention"):
-            rotated = ", ".join(key for key, value in found.items() if value) or "no"
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    check_scaling(rope, "rope_parameters")
+    if is_nested(rope):
+        if not rope.get("full_attention"):
+            rotated = ", ".join(key for key, value in rope.items() if value) or "no"
             raise SkipwiseError(
                 f"model type {text.model_type!r} rotates {rotated} layers, not those of full attention; "
                 "there is no RoPE to extend"
             )
-        found = found["full_attention"]
-    theta = found.get("rope_theta", getattr(text, "rope_theta", None))
+        rope = rope["full_attention"]
+    theta = rope.get("rope_theta", getattr(text, "rope_theta", None))
     if theta is None:
         raise SkipwiseError(
             f"model type {text.model_type!r} has no RoPE; only models with rotary positions can be used"
         )
-    return {**found, "rope_type": found.get("rope_type") or found.get("type") or "default", "rope_theta": float(theta)}
+    return {**rope, "rope_type": rope.get("rope_type") or rope.get("type") or "default", "rope_theta": float(theta)}
 
 
 def head_width(config: "PreTrainedConfig") -> int:
@@ -116,10 +120,10 @@ def check_lists(config: "PreTrainedConfig") -> None:
     Raises:
         SkipwiseError: A list is too short or too long.
     """
-    found = parameters(config)
+    rope = parameters(config)
     for name in ("short_factor", "long_factor"):
-        factors, pairs = found.get(name), rotary_dim(config) // 2
-        if factors is not None and found["rope_type"] == "longrope" and len(factors) != pairs:
+        factors, pairs = rope.get(name), rotary_dim(config) // 2
+        if factors is not None and rope["rope_type"] == "longrope" and len(factors) != pairs:
             raise SkipwiseError(
                 f"rope_parameters.{name} holds {len(factors)} numbers: expected {pairs}, one for each pair of the "
                 f"{2 * pairs} rotated dimensions; take the list from the model's original config.json"
@@ -130,7 +134,10 @@ def _configured(config: "PreTrainedConfig") -> int:
     text = language_model(config)
     length = getattr(text, "max_position_embeddings", None)
     if not length:
-        raise SkipwiseError(f"model type {text.model_type!r} does not say its window; give model.original_length")
+        raise SkipwiseError(
+            f"the configuration of model type {text.model_type!r} states no window; write e.g. "
+            '"max_position_embeddings": 8192 into config.json'
+        )
     return int(length)
 
 
@@ -173,8 +180,8 @@ def stated_original_length(config: "PreTrainedConfig") -> int | None:
     length = length or getattr(text, "original_max_position_embeddings", None)
     if length:
         return int(length)
-    told = evidence(config)
-    return told.original if told else None
+    second = evidence(config)
+    return second.original if second else None
 
 
 def true_original_length(config: "PreTrainedConfig") -> int:
@@ -189,25 +196,25 @@ def reading(config: "PreTrainedConfig", original_length: int | None = None) -> l
         config: The model's configuration.
         original_length: The original window that the user gave, if any.
     """
-    text, found, told = language_model(config), parameters(config), evidence(config)
-    kind, original = found["rope_type"], original_length or true_original_length(config)
+    text, rope, second = language_model(config), parameters(config), evidence(config)
+    kind, original = rope["rope_type"], original_length or true_original_length(config)
     if original_length:
         lines = [f"the original window is {original:,} tokens, as model.original_length says"]
-    elif found.get("original_max_position_embeddings"):
+    elif rope.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", None):
         lines = [f"original_max_position_embeddings says that the model was trained on {original:,} tokens"]
-    elif told:
+    elif second:
         lines = [
-            f"max_position_embeddings {_configured(config):,} and {told.field} {getattr(text, told.field):,} differ by "
-            f"the factor {found['factor']:g}, so the larger one is taken as the window after the scaling"
+            f"max_position_embeddings {_configured(config):,} and {second.field} {getattr(text, second.field):,} "
+            f"differ by the factor {rope['factor']:g}, so the larger one is taken as the window after the scaling"
         ]
     elif kind == "linear":
         lines = [
             f"max_position_embeddings {_configured(config):,} is taken as the window after 'linear' scaling by "
-            f"{found['factor']:g}; the file does not say the window before it"
+            f"{rope['factor']:g}; the file does not say the window before it"
         ]
     else:
         lines = [f"max_position_embeddings says that the model was trained on {original:,} tokens"]
-    known = {original, window(config), _configured(config), *([told.original, told.window] if told else [])}
+    known = {original, window(config), _configured(config), *([second.original, second.window] if second else [])}
     others = {name: getattr(text, name, None) for name in _OTHER_LENGTHS}
     others = {name: length for name, length in others.items() if isinstance(length, int) and length not in known}
     if others:
@@ -220,10 +227,10 @@ def reading(config: "PreTrainedConfig", original_length: int | None = None) -> l
 
 def rotation(config: "PreTrainedConfig") -> str:
     """How positions turn the dimensions of a head, in a few words."""
-    found, carries = parameters(config), describe(config)
+    rope, carries = parameters(config), describe(config)
     width, rotated = head_width(config), rotary_dim(config)
     part = f", {rotated} of {width} dimensions of a head" if rotated < width else ""
-    sections = found.get("mrope_section")
+    sections = rope.get("mrope_section")
     if sections:
         counts = ", ".join(map(str, sections))
         part += (
@@ -236,19 +243,25 @@ def rotation(config: "PreTrainedConfig") -> str:
 
 
 def window(config: "PreTrainedConfig") -> int:
-    """Window as configured now, tokens: `max_position_embeddings`, or what the scaling reaches from its original window
-    where that is more (Qwen's YaRN leaves the former as it was). Errors: SkipwiseError where neither is said."""
+    """Window as configured now, tokens.
+
+    That is `max_position_embeddings`, or what the scaling reaches from its original window where that is more (Qwen's
+    YaRN leaves `max_position_embeddings` as it was).
+
+    Raises:
+        SkipwiseError: The configuration states neither.
+    """
     configured = _configured(config)
     try:
-        found = parameters(config)
+        rope = parameters(config)
     except SkipwiseError:
         return configured
-    told = evidence(config)
-    if told:
-        return told.window
-    if found["rope_type"] not in ("yarn", "dynamic"):  # Llama 3.2's factor is more than its window's share
+    second = evidence(config)
+    if second:
+        return second.window
+    if rope["rope_type"] not in ("yarn", "dynamic"):  # Llama 3.2's factor is more than its window's share
         return configured
-    return max(configured, round(true_original_length(config) * (found.get("factor") or 1)))
+    return max(configured, round(true_original_length(config) * (rope.get("factor") or 1)))
 
 
 class Carried(NamedTuple):
@@ -263,64 +276,76 @@ class Carried(NamedTuple):
 
 
 def carried(config: "PreTrainedConfig") -> Carried:
-    """What a configuration carries, `none` for plain RoPE. Errors: SkipwiseError for a type that is not known here."""
-    found = parameters(config)
-    kind, original = found["rope_type"], true_original_length(config)
-    target: float = original * (found.get("factor") or _configured(config) / original)
+    """The scaling that a configuration carries, with method `none` for plain RoPE.
+
+    Raises:
+        SkipwiseError: The RoPE type is not known here.
+    """
+    rope = parameters(config)
+    kind, original = rope["rope_type"], true_original_length(config)
+    target: float = original * (rope.get("factor") or _configured(config) / original)
     target = round(target) if math.isclose(target, round(target), rel_tol=1e-9) else target
     scaling: Unscaled
     if kind == "default":
         return Carried("none", Unscaled(), original, original)
     if kind == "linear":
         scaling = Linear()
-    elif kind == "dynamic" and "alpha" not in found:
+    elif kind == "dynamic" and "alpha" not in rope:
         scaling = Dynamic()
     elif kind == "yarn":
         # transformers looks for `truncate` at the top, where parameters by layer type have none.
         nested = is_nested(getattr(language_model(config), "rope_parameters", None) or {})
-        truncate = None if nested else found.get("truncate")
-        scaling = Yarn(**{key: found.get(key) for key in _YARN_KEYS}, truncate=truncate)
+        truncate = None if nested else rope.get("truncate")
+        scaling = Yarn(**{key: rope.get(key) for key in _YARN_KEYS}, truncate=truncate)
     elif kind == "llama3":
-        scaling = Llama3(found["low_freq_factor"], found["high_freq_factor"], found["factor"])
+        scaling = Llama3(rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"])
     elif kind == "longrope":
-        scaling = _listed(config, found, original, target)
+        scaling = _listed(config, rope, original, target)
     else:
-        said = f"{kind!r} with alpha" if kind == "dynamic" else repr(kind)
-        raise SkipwiseError(f"RoPE type {said} is not known here: its frequencies cannot be computed or continued")
+        name = f"{kind!r} with alpha" if kind == "dynamic" else repr(kind)
+        raise SkipwiseError(f"RoPE type {name} is not known here: its frequencies cannot be computed or continued")
     return Carried(next(name for name, method in METHODS.items() if type(scaling) is method), scaling, original, target)
 
 
-def _listed(config: "PreTrainedConfig", found: dict[str, Any], original: int, target: float) -> Longrope | YarnRevised:
+def _listed(config: "PreTrainedConfig", rope: dict[str, Any], original: int, target: float) -> Longrope | YarnRevised:
     """The lists of a configuration; `yarn_revised` where they are its own."""
     check_lists(config)
-    attention = found.get("attention_factor") or found.get("long_mscale")
-    scaling = Longrope(tuple(found["long_factor"]), tuple(found["short_factor"]), attention)
+    attention = rope.get("attention_factor") or rope.get("long_mscale")
+    scaling = Longrope(tuple(rope["long_factor"]), tuple(rope["short_factor"]), attention)
     revised = YarnRevised()
     if scaling.short == scaling.long and target > original:
-        own = revised.factors(rotary_dim(config), found["rope_theta"], original, target)
-        usual = revised.attention_scaling(original, target)
-        if len(own) == len(scaling.long) and np.allclose([*scaling.long, attention or 0], [*own, usual], rtol=1e-6):
+        computed = revised.factors(rotary_dim(config), rope["rope_theta"], original, target)
+        listed = [*scaling.long, attention or 0]
+        if np.allclose(listed, [*computed, revised.attention_scaling(original, target)], rtol=1e-6):
             return revised
     return scaling
 
 
 def describe(config: "PreTrainedConfig") -> dict[str, Any] | None:
     """The scaling that a configuration carries, e.g. `{"method": "yarn", "factor": 4.0, …}`; None for plain RoPE."""
-    found = parameters(config)
-    if found["rope_type"] == "default":
+    rope = parameters(config)
+    if rope["rope_type"] == "default":
         return None
     has = carried(config)
     keys = ("factor", *_YARN_KEYS, "truncate", "low_freq_factor", "high_freq_factor")
-    kept = {key: found[key] for key in keys if found.get(key) is not None}
-    told = {"method": has.method, "factor": has.target / has.original, **kept}
-    return {**told, "theta": found["rope_theta"], "original_length": has.original}
+    set_values = {key: rope[key] for key in keys if rope.get(key) is not None}
+    carries = {"method": has.method, "factor": has.target / has.original, **set_values}
+    return {**carries, "theta": rope["rope_theta"], "original_length": has.original}
 
 
 def inv_freq(config: "PreTrainedConfig", length: int | None = None) -> Frequencies:
-    """Radians a position that a configuration gives each pair; (rotary_dim / 2,).
+    """The frequencies that a configuration gives.
 
-    `length`: tokens of the input, for `dynamic` and `longrope`, whose frequencies depend on it; the whole window when
-    absent. Errors: SkipwiseError for a RoPE type that is not known here.
+    Args:
+        config: Of the model.
+        length: Tokens of the input, for `dynamic` and `longrope`, whose frequencies depend on it; the whole window when
+            absent.
+
+    Returns:
+        Radians a position of each pair; (rotary_dim / 2,).
+
+    Raises:
+        SkipwiseError: The RoPE type is not known here.
     """
     has, dim, theta = carried(config), rotary_dim(config), parameters(config)["rope_theta"]
     if length is None:
@@ -341,15 +366,19 @@ def attention_factor(config: "PreTrainedConfig") -> float:
 
 def changes_with_length(config: "PreTrainedConfig") -> bool:
     """Whether the frequencies depend on the length of the input: `dynamic`, and `longrope` with two different lists."""
-    found = getattr(language_model(config), "rope_parameters", None) or {}
-    parts = [part for part in found.values() if part] if is_nested(found) else [found]
+    rope = getattr(language_model(config), "rope_parameters", None) or {}
+    parts = [part for part in rope.values() if part] if is_nested(rope) else [rope]
     return any(
         part.get("rope_type") == "dynamic" or part.get("short_factor") != part.get("long_factor") for part in parts
     )
 
 
 def refuse_training(config: "PreTrainedConfig") -> None:
-    """SkipwiseError for RoPE that changes with the length of the input: a jump of positions would switch it."""
+    """Refuse RoPE that changes with the length of the input: a jump of positions would switch it.
+
+    Raises:
+        SkipwiseError: The configuration has such a RoPE.
+    """
     if changes_with_length(config):
         raise SkipwiseError(
             f"{parameters(config)['rope_type']!r} RoPE changes with the length of the input, so nothing can be trained "

@@ -1,8 +1,8 @@
-"""RoPE scaling methods: a rotary dimension, a base and two windows flow in; frequencies flow out.
+"""RoPE scaling methods, one frozen dataclass each.
 
-One frozen dataclass a method: `inv_freq` gives its frequencies (for plots and tests), `attention_scaling` the factor on
-cos and sin, `to_hf` the `rope_parameters` that make transformers compute the same ones. NumPy only; angles in float64.
-`dim` is the rotary dimension, `original` and `target` are windows in tokens, and target / original is the factor.
+`inv_freq` gives the frequencies of a method, `attention_scaling` the factor on cos and sin, and `to_hf` the
+`rope_parameters` that make transformers compute the same ones. In all of them `dim` is the rotary dimension, `theta` is
+the base, `original` and `target` are windows in tokens, and the factor is target / original. Angles are float64.
 """
 
 import math
@@ -204,8 +204,8 @@ class Llama3(Unscaled):
     def inv_freq(self, dim: int, theta: float, original: int, target: float) -> Frequencies:
         plain = plain_inv_freq(dim, theta)
         turns = original * plain / (2 * math.pi)
-        kept = np.clip((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0, 1)
-        return np.asarray(plain * (kept + (1 - kept) / (self.factor or target / original)))
+        share = np.clip((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0, 1)
+        return np.asarray(plain * (share + (1 - share) / (self.factor or target / original)))
 
     def to_hf(self, dim: int, theta: float, original: int, target: float) -> dict[str, Any]:
         return {
@@ -288,7 +288,11 @@ TAKES: dict[str, tuple[str, ...]] = {
 
 
 def given(config: ScalingConfig) -> dict[str, Any]:
-    """The parameters that were set. Errors: SkipwiseError for one that the method does not take, or out of range."""
+    """The parameters of a scaling that were set.
+
+    Raises:
+        SkipwiseError: The method does not take one of them, or its value is out of range.
+    """
     values = {key: value for key, value in config.model_dump(exclude={"method"}).items() if value is not None}
     takes = TAKES.get(config.method, ())
     extra = sorted(set(values) - set(takes))
@@ -305,7 +309,11 @@ def given(config: ScalingConfig) -> dict[str, Any]:
 
 
 def from_config(config: ScalingConfig) -> Unscaled:
-    """The scaling that a configuration asks for. Errors: SkipwiseError for parameters that do not fit."""
+    """The scaling that a configuration asks for.
+
+    Raises:
+        SkipwiseError: A parameter does not fit the method, is missing, or contradicts another one.
+    """
     values = given(config)
     if config.method == "theta" and "theta" not in values:
         raise SkipwiseError("scaling 'theta' needs the new base, e.g. scaling.theta=500000")

@@ -66,7 +66,7 @@ def scale(
     original_length = None if original_length is None else as_length(original_length, "original_length")
     wanted = method if isinstance(method, ScalingConfig) else validate(ScalingConfig, {"method": method}, "scaling")
     scaling = from_config(wanted)
-    found = parameters(config)
+    present = parameters(config)
     original = original_length or true_original_length(config)
     if original < 2:
         raise SkipwiseError(
@@ -76,15 +76,18 @@ def scale(
         raise SkipwiseError(f"target_length ({target_length}) must be above the original window ({original} tokens)")
     if wanted.method == "none":
         # Phi-3 does not say its factor; a new window would change it.
-        unsaid = found["rope_type"] in ("yarn", "longrope") and not found.get("factor")
-        written = {**found, "factor": _configured(config) / original} if unsaid else found
+        unstated = present["rope_type"] in ("yarn", "longrope") and not present.get("factor")
+        written = {**present, "factor": _configured(config) / original} if unstated else present
     else:
         scaling = _continued(scaling, wanted, config, original_length, target_length)
-        kept = {key: value for key, value in found.items() if key not in _SCALING_KEYS}
-        if "max_position_embeddings" in kept:  # Ministral 3 repeats its window among the RoPE parameters
-            kept["max_position_embeddings"] = int(target_length)
-        written = {**kept, **scaling.to_hf(rotary_dim(config), found["rope_theta"], original, target_length)}
-    if found.get("llama_4_scaling_beta") and not written.get("original_max_position_embeddings"):
+        model_keys = {key: value for key, value in present.items() if key not in _SCALING_KEYS}
+        if "max_position_embeddings" in model_keys:  # Ministral 3 repeats its window among the RoPE parameters
+            model_keys["max_position_embeddings"] = int(target_length)
+        written = {
+            **model_keys,
+            **scaling.to_hf(rotary_dim(config), present["rope_theta"], original, target_length),
+        }
+    if present.get("llama_4_scaling_beta") and not written.get("original_max_position_embeddings"):
         raise SkipwiseError(
             f"model type {language_model(config).model_type!r} scales its queries by how often a position exceeds "
             f"original_max_position_embeddings (llama_4_scaling_beta), which {wanted.method!r} does not keep; use yarn"
@@ -98,7 +101,7 @@ _CONTINUES = {"critical": "yarn", **{name: name for name in ("linear", "yarn", "
 def _continued(
     scaling: Unscaled, wanted: ScalingConfig, config: "PreTrainedConfig", original_length: int | None, target: int
 ) -> Unscaled:
-    """`scaling` as it continues what `config` carries. Errors: SkipwiseError where that would scale twice."""
+    """`scaling` as it continues what `config` carries; refused where that would scale twice."""
     has, name = carried(config), wanted.method
     if has.method in ("none", "dynamic"):
         return scaling
@@ -119,8 +122,8 @@ def _continued(
     if isinstance(has.scaling, Yarn | Longrope):
         _ask_for_attention(has, scaling)
     if isinstance(has.scaling, Yarn) and isinstance(scaling, Yarn) and not isinstance(scaling, YarnRevised):
-        said = {**given(wanted), **({"beta_slow": scaling.beta_slow} if name == "critical" else {})}
-        return replace(has.scaling, **{"attention_factor": None, **said})
+        set_values = {**given(wanted), **({"beta_slow": scaling.beta_slow} if name == "critical" else {})}
+        return replace(has.scaling, **{"attention_factor": None, **set_values})
     return scaling
 
 
@@ -171,7 +174,7 @@ def _rewritten(
         text.head_dim = head_width(config)
     marked = hasattr(text, "original_max_position_embeddings")
     if method == "linear" or (marked and method != "none"):
-        # A new base (ntk, theta) is the model's own, so its window is whole; a factor has to be told apart from it.
+        # A new base (ntk, theta) is the model's own, so its window is whole. A factor is told apart.
         text.original_max_position_embeddings = int(target) if written["rope_type"] == "default" else original
     refused = f"model type {text.model_type!r} does not take {method!r} scaling"
     instead = "use ntk" if written["rope_type"] == "longrope" else "use ntk or yarn_revised"
