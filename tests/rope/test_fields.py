@@ -8,7 +8,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from skipwise.errors import SkipwiseError
 from skipwise.rope import fields
+from skipwise.rope.scale import scale
 from support import family_configs
+from support.tiny import llama_config
 
 
 @pytest.mark.parametrize(
@@ -75,3 +77,9 @@ def test_what_older_tools_wrote_is_read_as_they_did() -> None:
         }
     )
     assert fields.normalised(new) == new
+
+
+@pytest.mark.parametrize("value", [[1], "x", float("nan"), 0, True])
+def test_a_live_configuration_is_checked_before_it_is_scaled(value: object) -> None:
+    with pytest.raises(SkipwiseError, match=r"original_max_position_embeddings = .*: expected a whole number from 2"):
+        scale(llama_config(original_max_position_embeddings=value), "yarn", target_length=8192)

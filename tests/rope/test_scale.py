@@ -20,7 +20,7 @@ from transformers import (
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from skipwise.config import ScalingConfig
+from skipwise.config import ScalingConfig, validate
 from skipwise.errors import SkipwiseError
 from skipwise.rope import hf_config, methods
 from skipwise.rope.scale import scale
@@ -356,7 +356,7 @@ def test_no_rope_is_an_error():
 )
 def test_parameters_that_do_not_fit_are_named(given, reason):
     with pytest.raises(SkipwiseError, match=reason):
-        methods.from_config(ScalingConfig(**given))
+        methods.from_config(validate(ScalingConfig, given, "scaling"))
 
 
 def test_an_unknown_method_is_an_error():

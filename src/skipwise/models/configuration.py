@@ -84,9 +84,8 @@ def read(source: Source) -> PreTrainedConfig:
         else:
             config = _from_values(source, values)
     try:
-        if source.gguf:
-            fields.check(config.to_dict())
         if families.refusal(config) is None:
+            fields.check_object(hf_config.language_model(config))
             families.architecture(config)
             hf_config.check_lists(config)
     except SkipwiseError as error:

@@ -211,6 +211,18 @@ def check(values: Mapping[str, Any]) -> None:
             raise SkipwiseError(f"{key}.{error}") from error
 
 
+def check_object(config: object) -> None:
+    """Check the same fields as attributes of a configuration object.
+
+    Args:
+        config: The configuration of a language model, not of a wrapper around one.
+
+    Raises:
+        SkipwiseError: The first wrong value.
+    """
+    _check_fields({name: getattr(config, name, None) for name in FIELDS}, FIELDS, "")
+
+
 def _check_fields(values: Mapping[str, Any], kinds: dict[str, Kind], prefix: str) -> None:
     for name, kind in kinds.items():
         value = values.get(name)

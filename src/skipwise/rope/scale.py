@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipwise.config import ScalingConfig, as_length, validate
 from skipwise.errors import SkipwiseError
+from skipwise.rope.fields import check_object
 from skipwise.rope.methods import (
     Llama3,
     Longrope,
@@ -66,6 +67,7 @@ def scale(
     original_length = None if original_length is None else as_length(original_length, "original_length")
     wanted = method if isinstance(method, ScalingConfig) else validate(ScalingConfig, {"method": method}, "scaling")
     scaling = from_config(wanted)
+    check_object(language_model(config))
     present = parameters(config)
     original = original_length or true_original_length(config)
     if original < 2:
