@@ -19,7 +19,8 @@ def set_to(*options: str) -> RunConfig:
 @pytest.mark.parametrize(
     ("option", "reason"),
     [
-        ("training.lora=1", "unknown key 'training.lora'; valid keys: train_length, steps, batch_size"),
+        ("training.lora=1", "unknown key 'training.lora'; did you mean adapter.method=lora?"),
+        ("training.zebra=1", "unknown key 'training.zebra'; valid keys: train_length, steps, batch_size"),
         ("training.stepps=3", "unknown key 'training.stepps'; did you mean 'steps'?"),
         ("training.log=3", "did you mean 'log_every'?"),
         ("steps=3", "unknown key 'steps'; did you mean 'training.steps'?"),

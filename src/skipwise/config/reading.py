@@ -112,6 +112,9 @@ def _advice(path: str, place: tuple[str, ...], model: type[BaseModel], known: bo
     siblings = list(part.model_fields) if hasattr(part, "model_fields") else []
     near = hint(place[-1], siblings)
     if known:
+        values = [each.key for each in settings() if place[-1] in each.type.split(" | ")]
+        if values:  # the name of a method given as a key
+            return f"did you mean {values[0]}={place[-1]}?"
         keys = [each.key for each in settings() if each.key.startswith("search.") == (model is SearchConfig)]
         elsewhere = [key for key in keys if key.rpartition(".")[2] == place[-1]]
         near = hint(path, elsewhere) or near or hint(path, keys)
