@@ -66,6 +66,16 @@ class Question(NamedTuple):
     own."""
 
 
+def special_prefix(tokenizer: Any) -> list[int]:
+    """Ids of the special tokens that a tokenizer puts before a text, such as a BOS; what it puts behind one, such as an
+    EOS, would end a prompt before its answer."""
+    text = "a"
+    ids = list(tokenizer(text, verbose=False)["input_ids"])
+    plain = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    places = (i for i in range(len(ids) - len(plain) + 1) if ids[i : i + len(plain)] == plain)
+    return ids[: next(places, 0)]
+
+
 @dataclass
 class Inputs:
     """What prompts are made from: a tokenizer, the settings of the evaluation and, where a task wants them, texts."""
@@ -90,8 +100,8 @@ class Inputs:
             text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
             ids: list[int] = self.tokenizer(text + lead.lstrip(), add_special_tokens=False, verbose=False)["input_ids"]
             return ids
-        ids = self.tokenizer(body + lead, verbose=False)["input_ids"]
-        return ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
+        prefix: list[int] = self.once("prefix", lambda: special_prefix(self.tokenizer))
+        return prefix + self._plain(body + lead)
 
     def count(self, text: str) -> int:
         """Tokens of a piece of text, without special tokens."""

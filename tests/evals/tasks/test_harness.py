@@ -1,5 +1,7 @@
 """Short benchmarks through lm-eval: scores worked out by hand, where benchmarks come from, and rolling perplexity."""
 
+import dataclasses
+import itertools
 import json
 import math
 import sys
@@ -8,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from skipwise.config import EvaluationConfig, ModelConfig
 from skipwise.errors import SkipwiseError
@@ -96,6 +99,86 @@ def test_scores_worked_out_by_hand(bigram: LoadedModel, chances: np.ndarray[Any,
     told = {"task": "harness", "variant": "quiz", "n": 24, "fewshot": 0, "limit": None, "benchmark_version": "1"}
     assert rows[0].model_dump().items() >= (told | {"length": None, "seed": 0, "beyond_window": False}).items()
     assert read(out) == rows
+
+
+def kinds() -> list[Any]:
+    """(name, post-processor, BOS, EOS) of tokenizers that put other special tokens around a text."""
+    return [
+        pytest.param("<s> $A", "<s>", "</s>", id="bos"),
+        pytest.param("$A </s>", "<s>", "</s>", id="eos"),
+        pytest.param("<s> $A </s>", "<s>", "</s>", id="bos-eos"),
+        pytest.param("$A", None, None, id="neither"),
+        pytest.param("$A </s>", None, "</s>", id="only-eos"),
+    ]
+
+
+def of_kind(bigram: LoadedModel, folder: Path, template: str, bos: str | None, eos: str | None) -> LoadedModel:
+    """The bigram model with its tokenizer under another template."""
+    backend = Tokenizer.from_str(tiny_tokenizer(folder).backend_tokenizer.to_str())
+    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<s>", 0), ("</s>", 1)])
+    names = {key: value for key, value in (("bos_token", bos), ("eos_token", eos)) if value}
+    return dataclasses.replace(bigram, tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend, **names))
+
+
+def read_by(loaded: LoadedModel) -> tuple[list[list[int]], Any]:
+    """The inputs of every forward pass from now on, and the handle that ends it."""
+    seen: list[list[int]] = []
+
+    def spy(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        seen.extend((args[0] if args else kwargs["input_ids"]).tolist())
+
+    return seen, loaded.model.get_decoder().register_forward_hook(spy, with_kwargs=True)
+
+
+@pytest.mark.parametrize(("template", "bos", "eos"), kinds())
+def test_choices_are_scored_to_their_last_token_whatever_the_tokenizer_adds(
+    bigram: LoadedModel, chances: np.ndarray[Any, Any], tmp_path: Path, template: str, bos: str | None, eos: str | None
+) -> None:
+    loaded = of_kind(bigram, tmp_path, template, bos, eos)
+    questions = questions_of(24)
+    path = written(tmp_path / "quiz.jsonl", questions)
+    seen, handle = read_by(loaded)
+    rows, _ = run(loaded, tmp_path / "results.jsonl", config_of(path))
+    handle.remove()
+    expected = [by_hand(bigram.tokenizer, chances, question) for question in questions]
+    assert [row.scores for row in rows] == [list(scores) for scores in zip(*expected, strict=True)]
+    begin = [0] if template.startswith("<s>") else []
+    plain = bigram.tokenizer
+    texts = [f"Question: {q['question']}\nAnswer: {c}" for q in questions for c in q["choices"]]
+    wanted = {tuple(begin + plain(text, add_special_tokens=False)["input_ids"][:-1]) for text in texts}
+    # lm-eval reads all but the last token, pads behind, and puts choices of one token into one pass.
+    assert all(any(tuple(row[: len(ids)]) == ids for ids in wanted) for row in seen)
+
+
+@pytest.mark.parametrize(("template", "bos", "eos"), kinds())
+def test_rolling_log_likelihood_has_one_bos_and_no_eos(
+    bigram: LoadedModel, chances: np.ndarray[Any, Any], tmp_path: Path, template: str, bos: str | None, eos: str | None
+) -> None:
+    from lm_eval.api.instance import Instance
+
+    loaded = of_kind(bigram, tmp_path, template, bos, eos)
+    text = " ".join(WORDS)
+    ids = bigram.tokenizer(text, add_special_tokens=False)["input_ids"]
+    seen, handle = read_by(loaded)
+    lm = task._wrapped(loaded, 64)
+    [total] = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)], disable_tqdm=True)
+    handle.remove()
+    first = bigram.tokenizer("\n", add_special_tokens=False)["input_ids"][0] if eos is None else 0 if bos else 1
+    assert seen == [[first, *ids[:-1]]]
+    assert total == pytest.approx(sum(math.log(chances[a, b]) for a, b in itertools.pairwise([first, *ids])), rel=1e-4)
+
+
+@pytest.mark.parametrize(("template", "bos", "eos"), kinds())
+def test_answers_are_written_behind_a_text_and_not_behind_an_eos(
+    bigram: LoadedModel, tmp_path: Path, template: str, bos: str | None, eos: str | None
+) -> None:
+    lm = task._wrapped(of_kind(bigram, tmp_path, template, bos, eos), 64)
+    ids, mask = lm.tok_batch_encode(["the sky", "the sky is blue"])
+    begin = [0] if template.startswith("<s>") else []
+    for row, kept, text in zip(ids, mask, ("the sky", "the sky is blue"), strict=True):
+        expected = begin + bigram.tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert row[kept == 1].tolist() == row[len(row) - len(expected) :].tolist() == expected
+    assert lm.tok_batch_encode(["the sky is blue"], left_truncate_len=2)[0].shape == (1, 2)
 
 
 def test_finished_benchmarks_are_not_measured_again(bigram: LoadedModel, tmp_path: Path) -> None:

@@ -17,18 +17,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals.intervals import Interval, ratio_of_sums, student
 from skipwise.evals.rows import Row
 from skipwise.evals.session import Session
-from skipwise.evals.task import CustomTask, scored
+from skipwise.evals.task import CustomTask, scored, special_prefix
 from skipwise.evals.tasks.harness.questions import Choice, read_questions
 from skipwise.models.load import LoadedModel
 from skipwise.utils import progress
 
-VERSION = 1
+VERSION = 2
 SEED = 1234
 """lm-eval's own seed of the few-shot examples, to which ours is added: seed 0 gives the examples it draws by itself."""
 BOOTSTRAPS = 1000
@@ -164,10 +165,61 @@ def _lm_eval_model() -> Any:
 
 
 def _wrapped(loaded: LoadedModel, window: int | None = None, batch_size: int = 1) -> Any:
-    """The model as lm-eval calls it. It gets a tokenizer of its own, since it may give it a padding token."""
+    """The model as lm-eval calls it, with a tokenizer of its own, since lm-eval may give it a padding token.
+
+    lm-eval encodes a text with all special tokens of the tokenizer and takes them for text: it scores the EOS that some
+    put behind a text in place of the last token, scores a second BOS in rolling log-likelihoods, and needs a BOS or an
+    EOS to begin with. Here a text is what `Inputs.encode` gives, rolling windows hold plain text behind one BOS, and
+    without BOS and EOS a text begins after a line break.
+    """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    own = {"tokenizer": copy.deepcopy(loaded.tokenizer), "backend": "causal"}
-    return _lm_eval_model()(pretrained=loaded.model, max_length=window, batch_size=batch_size, **own)
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    before = special_prefix(tokenizer)
+
+    class Model(_lm_eval_model()):  # type: ignore[misc]
+        rolling = False
+
+        def tok_encode(
+            self,
+            string: str,
+            add_special_tokens: bool | None = None,
+            left_truncate_len: int | None = None,
+            **ignored: Any,
+        ) -> list[int]:
+            ids: list[int] = tokenizer(string, add_special_tokens=False, verbose=False)["input_ids"]
+            wanted = not self.rolling if add_special_tokens is None else add_special_tokens
+            if wanted and ids[: len(before)] != before:  # a chat template may have written them already
+                ids = before + ids
+            return ids[-left_truncate_len:] if left_truncate_len else ids
+
+        def tok_batch_encode(
+            self,
+            strings: list[str],
+            padding_side: str = "left",
+            left_truncate_len: int | None = None,
+            truncation: bool = False,
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            rows = [self.tok_encode(text, left_truncate_len=left_truncate_len) for text in strings]
+            ids = torch.full((len(rows), max(map(len, rows))), self.prefix_token_id)  # (B, T)
+            mask = torch.zeros_like(ids)
+            for i, row in enumerate(rows):
+                place = slice(ids.shape[1] - len(row), None) if padding_side == "left" else slice(len(row))
+                ids[i, place], mask[i, place] = torch.tensor(row), 1
+            return ids, mask
+
+        def loglikelihood_rolling(self, *args: Any, **kwargs: Any) -> Any:
+            self.rolling = True
+            try:
+                return super().loglikelihood_rolling(*args, **kwargs)
+            finally:
+                self.rolling = False
+
+    first = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    prefix = next((token for token in first if token is not None), None)
+    if prefix is None:
+        prefix = tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
+    shared = {"tokenizer": tokenizer, "backend": "causal", "prefix_token_id": prefix}
+    return Model(pretrained=loaded.model, max_length=window, batch_size=batch_size, **shared)
 
 
 def _built(task: Any, lm: Any, settings: EvaluationConfig) -> Benchmark:
