@@ -31,6 +31,7 @@ from transformers import (
     Qwen3Config,
 )
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from skipwise.config import ModelConfig, ScalingConfig
 from skipwise.errors import SkipwiseError
@@ -373,6 +374,38 @@ def test_code_that_ignores_its_configuration_is_found_out():
         checks.check_rope(small, checks.rope_tables(small.get_decoder()), scaled)
     with pytest.raises(SkipwiseError, match="does not follow the rope_parameters"):
         checks.check_rope(small, {}, scaled)
+
+
+def yarn_llama(**more: Any) -> PreTrainedModel:
+    return tiny_model(scale(llama_config(**GROUPED, **more), "yarn", target_length=256))
+
+
+def test_code_that_ignores_the_attention_factor_is_refused(monkeypatch):
+    """Code that has the frequencies right and the factor on cos and sin wrong."""
+    plain = LlamaRotaryEmbedding.forward
+
+    def without_factor(self, x, position_ids):
+        cos, sin = plain(self, x, position_ids)
+        return cos / self.attention_scaling, sin / self.attention_scaling
+
+    small = yarn_llama()
+    decoder = small.get_decoder()
+    rotary = checks.rotary_modules(decoder)
+    assert list(rotary) == ["rotary_emb"]
+    checks.check_rope(small, checks.rope_tables(decoder), small.config, rotary.values())
+    monkeypatch.setattr(LlamaRotaryEmbedding, "forward", without_factor)
+    reason = "does not follow the attention factor .* multiplied by 1 and not by 1.13863; choose a scaling.method"
+    with pytest.raises(SkipwiseError, match=reason):
+        checks.check_rope(small, checks.rope_tables(decoder), small.config, rotary.values())
+    with pytest.raises(SkipwiseError, match=reason):
+        apply(family("llama"), "yarn", target_length=256)
+    apply(family("llama"), "linear", target_length=256)
+
+
+def test_loading_checks_the_attention_factor(folder, monkeypatch):
+    monkeypatch.setattr(LlamaRotaryEmbedding, "forward", lambda self, x, position_ids: (torch.ones(1), torch.zeros(1)))
+    with pytest.raises(SkipwiseError, match="does not follow the attention factor"):
+        load(folder, target_length=256, scaling=ScalingConfig())
 
 
 # Loading -----------------------------------------------------------------------------------------------------------
