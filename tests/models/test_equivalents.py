@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from safetensors.torch import save_file, save_model
+from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTJConfig, GPTJForCausalLM
@@ -85,6 +85,25 @@ def test_a_scaled_gptj_is_its_own_code_over_a_scaled_table(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(again(tokens(), position_ids=SKIPPED, attention_mask=ones).logits, scaled)
     loss(found.model, tokens(), SKIPPED, tokens()).backward()
+
+
+def test_a_tied_gptj_with_a_head_of_its_own_keeps_it(tmp_path):
+    small = gptj(tmp_path, tie_word_embeddings=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["lm_head.weight"] = 2 * small.lm_head.weight.detach().flip(0).contiguous()
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    found = load(tmp_path).model
+    assert torch.equal(found.lm_head.weight, weights["lm_head.weight"])
+    assert torch.equal(found.model.embed_tokens.weight, weights["transformer.wte.weight"])
+    assert found.config.tie_word_embeddings is False
+
+
+def test_layers_that_the_configuration_of_a_gptj_does_not_have(tmp_path):
+    gptj(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**told, "n_layer": 1}))
+    with pytest.raises(SkipwiseError, match="num_hidden_layers is 1 and the file has layer 1"):
+        load(tmp_path)
 
 
 def test_an_odd_gptj_is_refused(tmp_path):

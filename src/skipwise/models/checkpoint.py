@@ -68,7 +68,13 @@ def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: tor
     values = configuration.foreign(source)
     gguf_config = getattr(transformers, "GgufConfig", None)
     if values is not None:
-        model, report = call(source, "weights", lambda *_, **__: equivalents.load(values, _reader(source), **options))
+
+        def load_equivalent(*_: Any, **__: Any) -> Any:
+            tensors = _Tensors(source)
+            model, report = equivalents.load(values, tensors, **options)
+            return model, report | {"unexpected_keys": tensors.unread}
+
+        model, report = call(source, "weights", load_equivalent)
     else:
         if source.gguf is None:
             options["use_safetensors"] = True
@@ -82,27 +88,31 @@ def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: tor
     return model
 
 
-def _reader(source: Source) -> Callable[[str], Tensor]:
+class _Tensors:
     """Gives a saved tensor by its name. Pickled files are read as data only: code in them is refused."""
-    folder = Path(source.place)
-    if not folder.is_dir():
-        revision = source.options["revision"]
-        folder = Path(snapshot_download(source.place, revision=revision, allow_patterns=["*.safetensors", "*.bin"]))
-    found: dict[str, Callable[[], Tensor]] = {}
-    for path in weight_files(folder):
-        if path.suffix == ".safetensors":
-            file = safe_open(path, "pt")
-            found |= {name: partial(file.get_tensor, name) for name in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
-        else:
-            held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            found |= {name: partial(held.__getitem__, name) for name in held}
 
-    def read(name: str) -> Tensor:
-        if name not in found:
-            raise SkipwiseError(f"{source.place} lacks weights of its model, e.g. {name}")
-        return found[name]()
+    def __init__(self, source: Source) -> None:
+        self.place = source.place
+        folder = Path(source.place)
+        if not folder.is_dir():
+            patterns = ["*.safetensors", "*.safetensors.index.json", "*.bin"]
+            folder = Path(snapshot_download(source.place, revision=source.options["revision"], allow_patterns=patterns))
+        self._tensors: dict[str, Callable[[], Tensor]] = {}
+        for path in weight_files(folder):
+            if path.suffix == ".safetensors":
+                file = safe_open(path, "pt")
+                self._tensors |= {name: partial(file.get_tensor, name) for name in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
+            else:
+                held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                self._tensors |= {name: partial(held.__getitem__, name) for name in held}
+        self.unread = set(self._tensors)
 
-    return read
+    def __call__(self, name: str) -> Tensor:
+        """The tensor of this name; SkipwiseError where there is none."""
+        if name not in self._tensors:
+            raise SkipwiseError(f"{self.place} lacks weights of its model, e.g. {name}")
+        self.unread.discard(name)
+        return self._tensors[name]()
 
 
 def fingerprint(source: Source, config: PreTrainedConfig) -> str:

@@ -101,8 +101,12 @@ def _phi_weights(values: dict[str, Any], read: Read) -> dict[str, Tensor]:
             weights[f"{new}.mlp.fc2.{kind}"] = read(f"{old}.mlp.fc_out.{kind}")
     for kind in ("weight", "bias"):
         weights[f"model.final_layernorm.{kind}"] = read(f"transformer.ln_f.{kind}")
-        tied = gptj.tie_word_embeddings and kind == "weight"
-        weights[f"lm_head.{kind}"] = read("transformer.wte.weight" if tied else f"lm_head.{kind}")
+        try:
+            weights[f"lm_head.{kind}"] = read(f"lm_head.{kind}")
+        except SkipwiseError:
+            if kind == "bias" or not gptj.tie_word_embeddings:
+                raise
+            weights[f"lm_head.{kind}"] = read("transformer.wte.weight")  # tied, and the file has no head of its own
     return weights
 
 
