@@ -196,11 +196,11 @@ def test_a_model_that_carries_a_scaling_starts_from_it(tmp_path, folder):
     yarn = methods.Yarn().to_hf(16, 1e4, 32, 128)
     tiny_llama(tmp_path / "model", window=128, rope_parameters=yarn)
     loaded = load(ModelConfig(path=str(tmp_path / "model"), precision="float32", device="cpu"))
-    carried = search.seeds(loaded, 512)["carried"]
+    carried = search.seeds(loaded.model.config, 512)["carried"]
     grown = hf_config.factors(loaded.model.config) ** 2  # factor 4 to factor 16
     np.testing.assert_allclose(carried, np.maximum.accumulate(grown), rtol=1e-6)
     with pytest.raises(SkipwiseError, match=r"target_length \(32\) must be above the original window"):
-        search.seeds(loaded, 32)
+        search.seeds(loaded.model.config, 32)
 
 
 def test_a_list_that_grows_beyond_what_is_tried_is_cut(tmp_path, folder):
@@ -208,7 +208,7 @@ def test_a_list_that_grows_beyond_what_is_tried_is_cut(tmp_path, folder):
     told = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
     tiny_llama(tmp_path / "model", window=128, rope_parameters={**told, **lists})
     loaded = load(ModelConfig(path=str(tmp_path / "model"), precision="float32", device="cpu"))
-    carried, most = search.seeds(loaded, TARGET)["carried"], search.MOST * TARGET / 32
+    carried, most = search.seeds(loaded.model.config, TARGET)["carried"], search.MOST * TARGET / 32
     assert carried == (most,) * 8  # 8 to the power of ln 3 / ln 4 is 5.2
     tried = evolution.evolve([carried], SearchConfig(**SMALL), most, lambda factors: factors[-1])
     assert tried[0].value <= most
@@ -266,3 +266,29 @@ def test_mistakes_are_one_line(folder, tmp_path, capsys, given, reason):
 
 def test_help_needs_nothing_heavy():
     subprocess.run([sys.executable, "-m", "skipwise", "search", "--help"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("out", "data", "message"),
+    [
+        ("taken", "long.txt", "is a folder; give a file"),
+        ("long.txt/factors.json", "long.txt", "is not a folder"),
+        ("broken.json", "long.txt", "line 1 is no JSON object"),
+        ("new.json", "missing.txt", "no such file"),
+    ],
+)
+def test_refused_before_a_model_is_loaded(tmp_path, out, data, message):
+    """The weights are no weights, so loading the model would be another error."""
+    tiny_llama(tmp_path / "model", window=32)
+    (tmp_path / "model/model.safetensors").write_bytes(b"nothing")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "long.txt").write_text("long " * 200)
+    (tmp_path / "broken.json.search.jsonl").write_text("nothing\n")
+    with pytest.raises(SkipwiseError, match=message):
+        search.search(
+            ModelConfig(path=str(tmp_path / "model")),
+            SearchConfig(**SMALL),
+            target_length=TARGET,
+            data=[str(tmp_path / data)],
+            out=tmp_path / out,
+        )

@@ -1,14 +1,12 @@
 """`skipwise extend`: its options and its action."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipwise.cli.options import mapping
 from skipwise.cli.parsing import add_command, add_set
 from skipwise.errors import SkipwiseError
-from skipwise.utils.termination import Terminated, terminable
 
 if TYPE_CHECKING:
     from skipwise.config import RunConfig
@@ -49,22 +47,11 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check what needs no model, then import what does and do the job."""
-    with terminable():
-        try:
-            _run(args)
-        except Terminated as end:
-            where = f" {end.state}" if end.state else ""
-            print(f"skipwise: ended by SIGTERM{where}; to go on, run the same command with --resume", file=sys.stderr)
-            raise
-
-
-def _run(args: argparse.Namespace) -> None:
     config = _run_config(args)
     from skipwise.runs.folder import check_folder
     from skipwise.runs.processes import refuse_several_processes
 
-    refuse_several_processes()
+    refuse_several_processes()  # before the imports below, which take seconds
     check_folder(Path(config.out), args.resume)
     from skipwise.evals import rows
     from skipwise.evals.tables import change_table, summary_table
@@ -78,7 +65,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _run_config(args: argparse.Namespace) -> "RunConfig":
-    """Defaults < recipe < options < --set. With --resume and nothing else said, the run's own configuration."""
+    """Defaults < recipe < options < --set. With --resume and no recipe, the run's own configuration is the recipe."""
     from skipwise.config import RunConfig, merge, parse_settings, read_yaml, validate
 
     values: dict[str, Any] = read_yaml(args.config) if args.config else {}
@@ -86,14 +73,14 @@ def _run_config(args: argparse.Namespace) -> "RunConfig":
     options |= {"data": {"paths": args.data}} if args.data else {}
     options |= {"target_length": args.target} if args.target else {}
     options |= {"out": args.out} if args.out else {}
-    own = Path(args.out, "config.yaml") if args.out else None
-    said = args.config or args.model or args.target or args.data or args.set
-    if args.resume and not said and own and own.exists():
-        values = read_yaml(own)
-    elif args.resume and not said:
-        raise SkipwiseError("--resume: give the run's folder with --out, which must hold its config.yaml")
+    written = Path(args.out, "config.yaml") if args.out else None
+    if args.resume and not args.config:
+        if written and written.exists():
+            values = read_yaml(written)
+        elif not (args.model or args.target or args.data or args.set):
+            raise SkipwiseError("--resume: give the run's folder with --out, which must hold its config.yaml")
     values = merge(merge(values, options), parse_settings(args.set))
-    if not args.config and not args.resume and "path" not in mapping(values, "model"):
+    if "path" not in mapping(values, "model"):
         raise SkipwiseError("no model: give one with --model, e.g. --model smollm2")
     if "target_length" not in values:
         raise SkipwiseError("no target length: give one with --target, e.g. --target 32k")

@@ -11,6 +11,7 @@ from skipwise.cli.completion import SHELLS, PrintCompletion
 from skipwise.cli.parsing import Command
 from skipwise.errors import SkipwiseError, is_out_of_memory
 from skipwise.utils.os_errors import is_disk_full, path_error
+from skipwise.utils.termination import EXIT_CODE, Terminated, terminable
 
 COMMANDS = [extend, evaluate, inspect, search, plan, report, export, verify, assets, settings]
 
@@ -32,18 +33,25 @@ def build_parser() -> Command:
     return parser
 
 
+def _again(command: str | None) -> str:
+    """Say how an interrupted command is continued."""
+    if command == "extend":
+        return "; to go on, run the same command with --resume"
+    return "; finished rows are kept, run the same command to go on" if command in ("eval", "search") else ""
+
+
 def _explain(error: BaseException, command: str | None) -> str | None:
     """Describe in one line what a user can mend. None for a fault of ours."""
-    again = "; to go on, run the same command with --resume" if command == "extend" else ""
+    resume = _again(command) if command == "extend" else ""
     if isinstance(error, SkipwiseError):
-        return f"{error}{again}" if is_disk_full(error) else str(error)
+        return f"{error}{resume}" if is_disk_full(error) else str(error)
     if isinstance(error, KeyboardInterrupt):
-        return f"interrupted{again or '; finished rows are kept, run the same command to go on'}"
+        return f"interrupted{_again(command)}"
     if is_disk_full(error):
-        return f"the disk is full; make room{again}"
+        return f"the disk is full; make room{resume}"
     if is_out_of_memory(error):
         smaller = "a smaller training.batch_size or " if command == "extend" else ""
-        return f"out of memory; use {smaller}shorter lengths{again}"
+        return f"out of memory; use {smaller}shorter lengths{resume}"
     if isinstance(error, OSError):
         if error.filename is not None:
             return str(path_error(error, os.fsdecode(error.filename), "use"))
@@ -76,17 +84,21 @@ def main(argv: list[str] | None = None) -> int:
         argv: Words after `skipwise`; those of the process when absent.
 
     Returns:
-        The exit code: 0, 1 for a failed check, or 2 for what the user can mend.
+        The exit code: 0, 1 for a failed check, 2 for what the user can mend, or 75 after SIGTERM.
     """
     _quiet()
     command = None
     try:
-        args = build_parser().parse_args(argv)
-        command = args.command
-        args.is_process = argv is None  # nothing runs in this process after the command
-        code: int = args.action(args) or 0
-        sys.stdout.flush()
-        return code
+        with terminable():
+            args = build_parser().parse_args(argv)
+            command = args.command
+            args.is_process = argv is None  # nothing runs in this process after the command
+            code: int = args.action(args) or 0
+            sys.stdout.flush()
+            return code
+    except Terminated as end:
+        print(f"skipwise: ended by SIGTERM{f' {end.state}' if end.state else ''}{_again(command)}", file=sys.stderr)
+        return EXIT_CODE
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails once more at its end

@@ -41,17 +41,28 @@ def check_inputs(config: RunConfig) -> None:
     evaluation = config.evaluation
     # Without documents of its own, perplexity is measured on text that is held out of the training.
     tasks = [task for task in evaluation.tasks if task != "perplexity" or evaluation.data]
-    with contextlib.redirect_stderr(io.StringIO()):  # what is noted about texts is said when they are read
-        _check_texts(config)
+    check_texts(config.data.paths, config.data.field, config.data.split)
+    with _quiet():
         runner.check(evaluation.model_copy(update={"tasks": tasks}))
     sources.find(config.model)
 
 
-def _check_texts(config: RunConfig) -> None:
+def check_texts(paths: list[str], field: str = "text", split: str = "train") -> None:
+    """Refuse texts that cannot be read. Packaged ones are not fetched.
+
+    Raises:
+        SkipwiseError: For the first.
+    """
     packaged = catalogue.names("text")
-    for path in config.data.paths:
-        if path not in packaged:
-            text_sources.sources([path], field=config.data.field, split=config.data.split)
+    with _quiet():
+        for path in paths:
+            if path not in packaged:
+                text_sources.sources([path], field=field, split=split)
+
+
+def _quiet() -> contextlib.AbstractContextManager[object]:
+    """Hide what is noted about texts: it is said when they are read."""
+    return contextlib.redirect_stderr(io.StringIO())
 
 
 def check_room(loaded: LoadedModel, config: RunConfig, tokens: int, *, resume: bool) -> None:

@@ -3,7 +3,6 @@
 Everything that can be refused is refused before the first model is loaded.
 """
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from skipwise.models.device import device_of
 from skipwise.models.load import load
 from skipwise.rope import hf_config
 from skipwise.runs.folder import model_of_run
+from skipwise.utils.os_errors import check_writable
 
 
 @dataclass
@@ -128,8 +128,4 @@ def _check_out(out: Path) -> None:
     if out.is_dir():
         raise SkipwiseError(f"{out} is a folder; expected a file for rows, such as {out / 'results.jsonl'}")
     rows.read(out)
-    there = next(path for path in [out, *out.absolute().parents] if path.exists())
-    if not there.is_dir() and there != out:
-        raise SkipwiseError(f"cannot write {out}: {there} is not a folder")
-    if not os.access(there, os.W_OK):
-        raise SkipwiseError(f"cannot write {out}: no permission to write to {there}")
+    check_writable(out)

@@ -1,9 +1,9 @@
-"""Search of RoPE factors for a longer window: a model and long texts flow in; a file of factors flows out.
+"""Search RoPE factors for a longer window, without training.
 
-LongRoPE's evolutionary search (arXiv 2402.13753), whose fitness is the untrained model's perplexity on long text, or,
-after LongRoPE2 (arXiv 2502.20082), on the answers to questions about facts hidden in it. The file is what
-`scaling.method=longrope scaling.factors=FILE` takes. Beside it, `FILE.search.jsonl` keeps every scored candidate, so
-that an interrupted search goes on where it was and finds what it would have found.
+This is LongRoPE's evolutionary search (arXiv 2402.13753). The fitness of a list of factors is the untrained model's
+perplexity on long text or, after LongRoPE2 (arXiv 2502.20082), on the answers to questions about facts hidden in it.
+`scaling.method=longrope scaling.factors=FILE` takes the file that it writes. Beside it, `FILE.search.jsonl` keeps every
+scored candidate, so that an interrupted search goes on where it was and ends with the same factors.
 """
 
 import hashlib
@@ -17,12 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers import PreTrainedConfig
 
 from skipwise.config import ModelConfig, ScalingConfig, SearchConfig
 from skipwise.data.recall_documents import Recall
 from skipwise.errors import SkipwiseError
 from skipwise.evals.runner import load_documents
 from skipwise.evals.tasks.perplexity import Document, bos_id
+from skipwise.jobs.early_checks import check_texts
+from skipwise.models import configuration, sources
 from skipwise.models.forward import token_nll
 from skipwise.models.load import LoadedModel, apply, load
 from skipwise.models.memory import check_memory
@@ -30,12 +33,15 @@ from skipwise.rope import evolution, hf_config, methods
 from skipwise.rope.evolution import Factors
 from skipwise.utils import progress
 from skipwise.utils.atomic_files import append_jsonl, read_jsonl, write_text
+from skipwise.utils.os_errors import check_writable
 
 MOST = 1.25
 """Largest factor that is tried, as a share of target / original; the paper's."""
 
 
 class Example(NamedTuple):
+    """A text that candidates are scored on."""
+
     ids: npt.NDArray[np.int64]
     """(T,)"""
     scored: int
@@ -44,7 +50,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Judge:
-    """One model and what its factors are judged by."""
+    """Scores lists of factors: one model and the examples that they are judged by."""
 
     loaded: LoadedModel
     target: int
@@ -54,12 +60,12 @@ class Judge:
     examples: Sequence[Example] = ()
 
     def apply(self, factors: Factors) -> None:
-        """Give the model these factors, in place of those it has. Errors: as `rope.scale`."""
+        """Give the model these factors, in place of those it has. Raises as `rope.scale`."""
         scaling = ScalingConfig(method="longrope", factors=list(factors), attention_factor=self.attention_factor)
         apply(self.loaded.model, scaling, target_length=self.target, original_length=self.original_length)
 
     def loss(self, factors: Factors) -> float:
-        """Mean -log p of the scored tokens of all examples under these factors; infinite where it is no number."""
+        """Return the mean -log p of the scored tokens of all examples under these factors; infinite for NaN."""
         self.apply(factors)
         device, total = self.loaded.model.device, 0.0
         for example in self.examples:
@@ -72,21 +78,33 @@ class Judge:
 def search(
     model: ModelConfig, settings: SearchConfig, *, target_length: int, data: list[str], out: Path
 ) -> dict[str, Any]:
-    """Search factors for `target_length` tokens and write them to `out`; what was written comes back.
+    """Search factors and write them to a file.
 
-    `data`: files, folders, `datasets` ids or packaged names with at least one document of the target length. Errors:
-    SkipwiseError for a model, text or target that cannot work, and for a file that another search has begun.
+    Args:
+        model: The model to search for.
+        settings: Size of the search, fitness and seed.
+        target_length: Window that the factors are for, tokens.
+        data: Files, folders, `datasets` ids or packaged names with at least one document of the target length.
+        out: File for the factors. A search that was begun there goes on.
+
+    Returns:
+        What the file holds: the factors, their perplexity and that of the known methods, and all that they depend on.
+
+    Raises:
+        SkipwiseError: For a model, text, target or file that cannot work, and for a file in which another search has
+            begun.
     """
+    state = _check_out(out)
+    check_texts(data)
+    known_methods = seeds(configuration.read(sources.find(model)), target_length, model.original_length)
     loaded = load(model)
     judge = Judge(loaded, target_length, settings.attention_factor, model.original_length)
-    found = seeds(loaded, target_length)
-    judge.apply(found["yarn"])  # whatever cannot work fails here
+    judge.apply(known_methods["yarn"])  # whatever cannot work fails here
     check_memory(loaded.model, target_length)
     documents = load_documents(data, loaded.tokenizer, minimum=target_length, limit=settings.documents)
     examples = make_examples(loaded.tokenizer, documents, settings, target_length)
     judge = Judge(loaded, target_length, settings.attention_factor, model.original_length, examples)
     header = _header(loaded, settings, target_length, examples, documents)
-    state = out.with_name(f"{out.name}.search.jsonl")
     known = _known(state, header)
     total = evolution.count(settings)
     with progress.bar("searching", total=total, unit="candidate", initial=min(len(known), total)) as bar:
@@ -101,13 +119,13 @@ def search(
             return known[factors]
 
         most = MOST * target_length / loaded.original_length
-        tried = evolution.evolve(list(found.values()), settings, most, score)
+        tried = evolution.evolve(list(known_methods.values()), settings, most, score)
     if not math.isfinite(tried[0].value):
         raise SkipwiseError("no candidate has a finite loss; check that the model works within its own window")
     result = {
         "factors": list(tried[0].factors),
         "perplexity": math.exp(tried[0].value),
-        "perplexity_of_seeds": {name: math.exp(known[factors]) for name, factors in found.items()},
+        "perplexity_of_seeds": {name: math.exp(known[factors]) for name, factors in known_methods.items()},
         "attention_factor": hf_config.attention_factor(loaded.model.config),
         "original_length": loaded.original_length,
         "candidates": len(tried),
@@ -117,29 +135,52 @@ def search(
     return result
 
 
-def seeds(loaded: LoadedModel, target: int) -> dict[str, Factors]:
-    """Where the search starts: the factors of the known methods, and those that the model carries, grown to the longer
-    window by one power. All from 1 to the largest that is tried, and never decreasing. Errors: SkipwiseError for a
-    target within the window."""
-    config, original = loaded.model.config, loaded.original_length
+def _check_out(out: Path) -> Path:
+    """Return the file of scored candidates. Raises SkipwiseError where no file can be written."""
+    if out.is_dir():
+        raise SkipwiseError(f"{out} is a folder; give a file for the factors, such as {out / 'factors.json'}")
+    check_writable(out)
+    state = out.with_name(f"{out.name}.search.jsonl")
+    read_jsonl(state)
+    return state
+
+
+def seeds(config: PreTrainedConfig, target: int, original_length: int | None = None) -> dict[str, Factors]:
+    """Return the lists of factors that the search starts from, by name.
+
+    These are the factors of the known methods, and those that the model carries, grown to the longer window by one
+    power. All lie between 1 and the largest that is tried, and never decrease.
+
+    Args:
+        config: The model's configuration.
+        target: Window that the factors are for, tokens.
+        original_length: Window before any scaling; read from the configuration when absent.
+
+    Raises:
+        SkipwiseError: The target is within the window.
+    """
+    original = original_length or hf_config.true_original_length(config)
     if target <= original:
         raise SkipwiseError(f"target_length ({target}) must be above the original window ({original} tokens)")
     dim, theta = hf_config.rotary_dim(config), hf_config.parameters(config)["rope_theta"]
     plain = methods.plain_inv_freq(dim, theta)
     names = ["yarn", "yarn_revised", "critical", "llama3", "linear", *(["ntk"] if dim > 2 else [])]
-    found = {name: plain / methods.METHODS[name]().inv_freq(dim, theta, original, target) for name in names}
-    has = hf_config.carried(config)
-    if has.method not in ("none", "dynamic") and has.target > has.original:
-        power = math.log(target / original) / math.log(has.target / has.original)
-        found["carried"] = hf_config.factors(config) ** power
+    lists = {name: plain / methods.METHODS[name]().inv_freq(dim, theta, original, target) for name in names}
+    carried = hf_config.carried(config)
+    if carried.method not in ("none", "dynamic") and carried.target > carried.original:
+        power = math.log(target / original) / math.log(carried.target / carried.original)
+        lists["carried"] = hf_config.factors(config) ** power
     most = MOST * target / original  # a carried list can grow beyond what is tried
-    grown = {name: np.maximum.accumulate([1.0, *factors])[1:].round(6) for name, factors in found.items()}
-    return {name: tuple(np.minimum(factors, most).tolist()) for name, factors in grown.items()}
+    rising = {name: np.maximum.accumulate([1.0, *factors])[1:].round(6) for name, factors in lists.items()}
+    return {name: tuple(np.minimum(factors, most).tolist()) for name, factors in rising.items()}
 
 
 def make_examples(tokenizer: Any, documents: Sequence[Document], settings: SearchConfig, length: int) -> list[Example]:
-    """What candidates are judged by: the starts of the documents, all tokens scored, or, for `answers`, a hidden fact
-    in each at `settings.depths` evenly spread places and a question about it at the end, only the answer scored."""
+    """Return what candidates are scored on.
+
+    For `perplexity` these are the starts of the documents, with all tokens scored. For `answers` each document hides a
+    fact at one of `settings.depths` evenly spread places and ends with a question about it; the answer alone is scored.
+    """
     bos = bos_id(tokenizer, True)
     start = [] if bos is None else [bos]
     room = length - len(start)
@@ -158,7 +199,7 @@ def make_examples(tokenizer: Any, documents: Sequence[Document], settings: Searc
 def _header(
     loaded: LoadedModel, settings: SearchConfig, target: int, examples: list[Example], documents: Sequence[Document]
 ) -> dict[str, Any]:
-    """Everything that the scores depend on: two searches with equal headers score a candidate alike."""
+    """Return all that the scores depend on: two searches with equal headers score a candidate alike."""
     digest = hashlib.sha256(b"".join(example.ids.tobytes() for example in examples)).hexdigest()[:16]
     return {
         "model": loaded.name,
@@ -172,9 +213,9 @@ def _header(
 
 
 def _known(state: Path, header: dict[str, Any]) -> dict[Factors, float]:
-    """The losses that an interrupted search left. Errors: SkipwiseError when it was another search.
+    """Return the losses that an interrupted search left. Raises SkipwiseError when it was another search.
 
-    More generations than before are the same search gone on.
+    More generations than before continue the same search.
     """
     rows = read_jsonl(state)
     if not rows:

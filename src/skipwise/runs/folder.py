@@ -9,7 +9,7 @@ from typing import Any
 from skipwise.config import RunConfig, dump_yaml, read_yaml, validate
 from skipwise.errors import SkipwiseError
 from skipwise.utils.locks import locked
-from skipwise.utils.os_errors import path_error
+from skipwise.utils.os_errors import check_writable, path_error
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
@@ -29,11 +29,9 @@ def check_folder(folder: Path, resume: bool) -> None:
         names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise path_error(error, folder, "use") from error
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise SkipwiseError(f"cannot use {folder}: {there} is not a folder; give another --out")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise SkipwiseError(f"cannot write to {there}; give an --out that you have access to")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise SkipwiseError(f"{folder} is not a folder; give another --out")
+    check_writable(folder)
     if CONFIG in names:
         if not resume:
             raise SkipwiseError(f"{folder} already holds a run; add --resume to go on with it, or give another --out")

@@ -84,6 +84,23 @@ def writing(path: Path | str, *, temporary: Path | None = None) -> Iterator[None
         raise path_error(full, path) from error
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a path at which nothing can be written, before the work whose result would go there.
+
+    Args:
+        path: A file or folder that need not exist.
+
+    Raises:
+        SkipwiseError: A part of the path is a file, or the user may not write there.
+    """
+    whole = path.absolute()
+    there = next(part for part in (whole, *whole.parents) if os.path.lexists(part))
+    if there != whole and not there.is_dir():
+        raise SkipwiseError(f"cannot write {path}: {there} is not a folder; give another place")
+    if not os.access(there, os.W_OK):
+        raise SkipwiseError(f"cannot write {path}: no permission to write to {there}; give another place")
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether a write failed for want of room, in Python, in safetensors or in torch."""
     text = str(error)
