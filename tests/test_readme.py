@@ -11,6 +11,7 @@ import pytest
 
 from skipwise.cli import main
 from skipwise.config import RunConfig, read_yaml, validate
+from skipwise.config.settings import settings
 from support.tiny import tiny_llama
 
 ROOT = Path(__file__).parent.parent
@@ -20,15 +21,40 @@ PLACEHOLDERS = ("MODEL…", "RUN…")
 
 def commands() -> list[str]:
     """Every `skipwise …` command line in the README, in code blocks and in running text."""
-    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.S))
-    found = re.findall(r"^skipwise [^#\n]+", blocks, flags=re.M) + re.findall(r"`(skipwise [a-z]+ [^`]+)`", README)
-    return [command.strip() for command in found]
+    in_text = re.findall(r"`(skipwise [a-z]+ [^`]+)`", README)
+    return [*in_blocks(README), *(command.strip() for command in in_text)]
+
+
+def in_blocks(page: str) -> list[str]:
+    """Every `skipwise …` command line in the code blocks of a page; lines that end in a backslash are joined."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", page, flags=re.S)).replace("\\\n", " ")
+    return [command.strip() for command in re.findall(r"^skipwise [^#\n]+", blocks, flags=re.M)]
+
+
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
 @pytest.mark.parametrize("command", commands())
 def test_commands_parse(command: str) -> None:
     words = [word.rstrip("…") for word in shlex.split(command)][1:]
     main.build_parser().parse_args(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_commands_of_the_documentation_parse(page: Path) -> None:
+    for command in in_blocks(page.read_text(encoding="utf-8")):
+        words = [word.rstrip("…") for word in shlex.split(command) if word != "…"]
+        main.build_parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda path: path.stem)
+def test_settings_that_pages_name_exist(page: Path) -> None:
+    known = {setting.key for setting in settings()}
+    sections = {key.rpartition(".")[0] for key in known} - {""}
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"--set \"?([a-z_.]+)=", text) + re.findall(r"`((?:[a-z_]+\.)+[a-z_]+)(?:=[^`]*)?`", text)
+    for key in named:
+        assert key in known or key.rpartition(".")[0] not in sections or key in sections, key
 
 
 def test_commands_are_found() -> None:
