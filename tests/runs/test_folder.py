@@ -73,12 +73,14 @@ def test_spellings_of_one_path_are_the_same_settings(tmp_path: Path, monkeypatch
     (tmp_path / "link").symlink_to(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
-    given = {"model": {"path": "model"}, "data": {"paths": ["book.txt"]}}
+    given = {"model": {"path": "model"}, "data": {"paths": ["book.txt::title"]}}
     with held_folder(out):
         open_folder(config(out, **given), out, resume=False)
     for model, book in (("./model/", "./book.txt"), (str(tmp_path / "model"), str(tmp_path / "book.txt"))):
-        open_folder(config(out, model={"path": model}, data={"paths": [book]}), out, resume=True)
-    open_folder(config(out, model={"path": "link"}, data={"paths": ["book.txt"]}), out, resume=True)
+        open_folder(config(out, model={"path": model}, data={"paths": [f"{book}::title"]}), out, resume=True)
+    open_folder(config(out, model={"path": "link"}, data={"paths": ["book.txt::title"]}), out, resume=True)
+    with pytest.raises(SkipwiseError, match=r"data\.paths"):
+        open_folder(config(out, model={"path": "link"}, data={"paths": ["book.txt::text"]}), out, resume=True)
 
 
 @pytest.mark.parametrize(

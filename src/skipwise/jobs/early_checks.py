@@ -61,7 +61,7 @@ def check_texts(paths: list[str], field: str = "text", split: str = "train") -> 
 
 
 def _quiet() -> contextlib.AbstractContextManager[object]:
-    """Hide what is noted about texts: it is said when they are read."""
+    """Hide notes about texts. They are printed when the texts are read."""
     return contextlib.redirect_stderr(io.StringIO())
 
 
@@ -98,7 +98,7 @@ def check_room(loaded: LoadedModel, config: RunConfig, tokens: int, *, resume: b
 def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: int) -> int:
     """Bytes of a training step; where the model's own cannot be worked out, those of its examples and weights.
 
-    The estimate is about a tenth too low rather than too high: allocators and the process itself come on top.
+    The estimate is rather too low than too high: a share for allocators and the process itself come on top.
     """
     training, parameters = config.training, int(loaded.model.num_parameters())
     examples = training.batch_size * training.gradient_accumulation * tokens * EXAMPLE_BYTES
@@ -127,8 +127,8 @@ def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: i
 def _check_disk(loaded: LoadedModel, config: RunConfig) -> None:
     training, parameters = config.training, int(loaded.model.num_parameters())
     checkpoints = min(training.keep_checkpoints + 1, math.ceil(training.steps / training.save_every))
-    kept = STATE_BYTES * checkpoints if config.adapter.method == "none" else 0  # adapters are small beside the model
-    needed = parameters * (kept + 2)  # the extended model is written in bf16
+    saved = STATE_BYTES * checkpoints if config.adapter.method == "none" else 0  # adapters are small beside the model
+    needed = parameters * (saved + 2)  # the extended model is written in bf16
     free = shutil.disk_usage(Path(config.out)).free
     if needed > free:
         raise SkipwiseError(

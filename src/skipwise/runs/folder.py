@@ -15,8 +15,6 @@ CONFIG = "config.yaml"
 LOCK = ".lock"
 WITHOUT_EFFECT = {"out", "data.cache"}
 """Settings that change no figure of a run: it may be moved, and so may the cache of tokenised text."""
-PLACES = {"model.path", "data.paths", "data.exclude", "evaluation.data", "evaluation.needle.haystack"}
-"""Settings that name files. Two spellings of one path are the same place."""
 
 
 def check_folder(folder: Path, resume: bool) -> None:
@@ -101,7 +99,7 @@ def open_folder(config: RunConfig, folder: Path, resume: bool) -> None:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """All settings that matter by their dotted names, places in one spelling."""
+    """All settings that matter by their dotted names, with one spelling for every path."""
     flat: dict[str, Any] = {}
 
     def add(values: dict[str, Any], prefix: str) -> None:
@@ -110,15 +108,18 @@ def _settings(config: RunConfig) -> dict[str, Any]:
             if isinstance(value, dict):
                 add(value, f"{key}.")
             elif key not in WITHOUT_EFFECT:
-                flat[key] = _same_spelling(value) if key in PLACES else value
+                flat[key] = _one_spelling(value)
 
     add(config.model_dump(), "")
     return flat
 
 
-def _same_spelling(value: Any) -> Any:
+def _one_spelling(value: Any) -> Any:
+    """A path that exists is the same file however it is written; `path::field` names a field of it."""
     if isinstance(value, list):
-        return [_same_spelling(item) for item in value]
-    if isinstance(value, str) and os.path.exists(os.path.expanduser(value)):  # noqa: PTH110, PTH111
-        return os.path.realpath(os.path.expanduser(value))  # noqa: PTH111
-    return value
+        return [_one_spelling(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    path, mark, field = value.partition("::")
+    path = os.path.expanduser(path)  # noqa: PTH111
+    return f"{os.path.realpath(path)}{mark}{field}" if os.path.exists(path) else value  # noqa: PTH110
