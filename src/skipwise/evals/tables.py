@@ -10,19 +10,22 @@ from skipwise.utils.text import escape, length_text, value_text
 BEYOND = "beyond the window that the model is configured for"
 
 
-def change_text(found: Change, metric: str) -> str:
+def change_text(paired: Change, metric: str) -> str:
     """`x0.93 [0.91, 0.95] better` for a perplexity, else `+12.5 [+3.1, +21.0] points better`."""
     if metric == "perplexity":
-        return f"x{found.value:.3f} [{found.low:.3f}, {found.high:.3f}] {found.verdict}"
-    value, low, high = (f"{100 * share:+.1f}" for share in (found.value, found.low, found.high))
-    return f"{value} [{low}, {high}] points {found.verdict}"
+        return f"x{paired.value:.3f} [{paired.low:.3f}, {paired.high:.3f}] {paired.verdict}"
+    value, low, high = (f"{100 * share:+.1f}" for share in (paired.value, paired.low, paired.high))
+    return f"{value} [{low}, {high}] points {paired.verdict}"
 
 
 def summary_table(rows: Sequence[Row]) -> str:
-    """Values over all depths by length as text, models side by side, one part a task.
+    """Values over all depths by length as text, models side by side, one table a task.
 
-    Each value with its interval and n; one beyond the window that its model is configured for has a `*`. Where a model
-    has several rows for one place, the last one counts.
+    Args:
+        rows: Rows of any models and tasks. Of several rows of one model for one place the last one counts.
+
+    Returns:
+        The tables. Each value has its interval and n; one beyond the window of its model has a `*`.
     """
     parts = [f"{part.title}\n{_text(part)}" for part in _by_task(rows)]
     return "\n\n".join([*parts, *([f"* {BEYOND}"] if any(row.beyond_window for row in rows) else [])])
@@ -41,9 +44,15 @@ def markdown_tables(rows: Sequence[Row]) -> str:
 
 
 def change_table(rows: Sequence[Row]) -> str:
-    """The change of every later model against the first one over all depths, with paired intervals; "" for one model.
+    """The change of every later model against the first one over all depths, with paired intervals.
 
-    Only what was measured on the same prompts or texts is compared; what was not is named as such.
+    Only what was measured on the same prompts or texts is compared; what was not is marked.
+
+    Args:
+        rows: Rows of any models and tasks.
+
+    Returns:
+        The table, empty for rows of one model.
     """
     models = _models(rows)
     if len(models) < 2:
@@ -57,14 +66,14 @@ def change_table(rows: Sequence[Row]) -> str:
         later = [row for row in whole if _model(row) == model]
         for before, after in pairs(first, later):
             places.setdefault(after.place, after)
-            found = change(before, after)
-            cells[(model, *after.place)] = change_text(found, after.metric) if found else _plain(before, after)
+            paired = change(before, after)
+            cells[(model, *after.place)] = change_text(paired, after.metric) if paired else _plain(before, after)
         for _, after in unpaired(first, later):
             places.setdefault(after.place, after)
             cells.setdefault((model, *after.place), "other prompts")
             apart = True
     if not places:
-        return "nothing was measured alike for two models, so no change is told"
+        return "nothing was measured alike for two models, so there is no change to show"
     note = "; other prompts: the tokens differ (another tokenizer or text), so nothing is paired" if apart else ""
     title = f"change against {models[0][0]} [95%], paired over the same prompts or texts{note}"
     part = _table(title, list(places.values()), models[1:], lambda model, row: cells.get((model, *row.place), "-"))

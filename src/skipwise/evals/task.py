@@ -221,7 +221,7 @@ def fit(
     time is linear in the length: a few calls, fewer with a good `hint`, and fewer still with `slack`, the tokens that
     may be missing to `room`.
     """
-    best, found = -1, list[int]()
+    best, longest = -1, list[int]()
     above: int | None = None  # the smallest n known to be too many
     last: tuple[int, int] | None = None
     n = max(hint, 0)
@@ -229,11 +229,11 @@ def fit(
         n = n if most is None else min(n, most)
         ids = make(n)
         if len(ids) <= room:
-            best, found = n, ids
+            best, longest = n, ids
         else:
             above = n
-        if above == 0 or best == most or above == best + 1 or (best >= 0 and room - len(found) <= slack):
-            return best, found
+        if above == 0 or best == most or above == best + 1 or (best >= 0 and room - len(longest) <= slack):
+            return best, longest
         slope = len(ids) / max(n, 1) if last is None else (len(ids) - last[1]) / (n - last[0])
         last = n, len(ids)
         step = math.floor((room - len(ids)) / slope) if slope > 0 else n
@@ -296,25 +296,25 @@ def measure(
         cell = cells[places[i][0][0]][0]
         return len(tokens) >= cell.answer_tokens or task.ended(inputs.decode(tokens), questions[i])
 
-    said: list[dict[int, str]] = [{} for _ in cells]
+    answers: list[dict[int, str]] = [{} for _ in cells]
     started = time.monotonic()
     for i, tokens in answer(questions, max(limits), ended, advance):
         for c, trial in places[i]:
-            said[c][trial] = inputs.decode(tokens)
-            if len(said[c]) == len(cells[c][2]):
+            answers[c][trial] = inputs.decode(tokens)
+            if len(answers[c]) == len(cells[c][2]):
                 now = time.monotonic()
-                yield c, _row(task, cells[c][1], cells[c][2], said[c], now - started)
+                yield c, _row(task, cells[c][1], cells[c][2], answers[c], now - started)
                 started = now
 
 
-def _row(task: Task, head: Row, questions: Sequence[Question], said: dict[int, str], seconds: float) -> Row:
-    scores = [task.score(said[trial], question) for trial, question in enumerate(questions)]
+def _row(task: Task, head: Row, questions: Sequence[Question], answers: dict[int, str], seconds: float) -> Row:
+    scores = [task.score(answers[trial], question) for trial, question in enumerate(questions)]
     return scored(
         head.replace(
             units=[question.unit for question in questions if question.unit is not None],
             tokens=round(sum(len(question.ids) for question in questions) / len(questions)),
             seconds=round(seconds, 3),
-            answers=[[question.truth, said[trial]] for trial, question in enumerate(questions)],
+            answers=[[question.truth, answers[trial]] for trial, question in enumerate(questions)],
         ),
         scores,
     )

@@ -1,9 +1,8 @@
-"""A report: run folders and files of rows → one plain dict → one HTML page that needs no network.
+"""Write a report: one HTML page about run folders and files of rows, which needs no network.
 
-In: config.yaml, environment.json, log.jsonl and results.jsonl of each run folder, all but the first of which may be
-missing (the page then says so), or rows alone, as `skipwise eval --out` writes them. Out: one file with its data, its
-styles (static/*.css) and its figures (static/*.js) inside. Every number on the page comes from the dict; the page's
-scripts only draw.
+A run folder may lack everything but its config.yaml; the page says what is missing. The page is one file with its data,
+its styles (static/*.css) and its scripts (static/*.js) inside. `page_data` gathers every number on it; the scripts only
+draw.
 """
 
 import math
@@ -40,9 +39,17 @@ POSITIONS_BUDGET = 2**26  # examples × target length whose distances are counte
 
 
 def write_report(paths: list[Path], out: Path) -> Path:
-    """Write the page of one run, or of several runs and files of rows to compare, to `out`, whole or not at all.
+    """Write the page of one run, or of several runs and files of rows to compare.
 
-    Returns `out`. Errors: SkipwiseError for no path, the same twice, a folder that is no run, or a broken file.
+    Args:
+        paths: Run folders, and files that `skipwise eval --out` wrote.
+        out: The page, which is written whole or not at all.
+
+    Returns:
+        `out`.
+
+    Raises:
+        SkipwiseError: for no path, the same path twice, a folder that is no run, or a broken file.
     """
     if not paths:
         raise SkipwiseError("no run to report on; give at least one folder of a run, such as runs/skipwise")

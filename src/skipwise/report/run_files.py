@@ -1,4 +1,4 @@
-"""What a report reads: a run folder (config.yaml, environment.json, log.jsonl, results.jsonl) → `Run`, or rows alone.
+"""Read what a report shows: a run folder (config.yaml, environment.json, log.jsonl, results.jsonl), or rows alone.
 
 Of a run only the configuration must be there. A file that is there must be whole: the first bad line is an error that
 names it.
@@ -136,7 +136,15 @@ class Rows:
 
 
 def read_rows(path: Path, name: str) -> Rows:
-    """Errors: SkipwiseError for a file without rows, or with a line that is none."""
+    """Read a file of rows.
+
+    Args:
+        path: File that `skipwise eval --out` wrote.
+        name: What the page calls it.
+
+    Raises:
+        SkipwiseError: for a file without rows, or with a line that holds none.
+    """
     results, outdated = _results(path, one_text=False)
     if not results:
         raise SkipwiseError(f"{path} holds no rows; expected a file that `skipwise eval --out` wrote")
@@ -162,7 +170,7 @@ def _results(path: Path, *, one_text: bool) -> tuple[list[Row], int]:
 
 def _settings(row: Row) -> tuple[Any, ...]:
     """How a row was measured; rows in which this differs are not compared."""
-    return (row.task_version, row.seed, row.chat, row.answer_tokens, row.stride)
+    return (row.task_version, row.seed, row.chat, row.answer_tokens, row.stride, row.fewshot, row.limit)
 
 
 def _texts(row: Row) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Which models a report compares: results of runs and files flow in, series and their rows, with changes, flow out."""
+"""Which models a report compares: one series a model, its rows, and the change of each row against its base."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,51 +16,57 @@ SHOWN = {
 
 
 def series(runs: Sequence[Run], files: Sequence[Rows]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(series, rows): one series a model, each with its `base`, the series that its changes are counted from.
+    """Gather the rows of runs and files by model.
 
-    That is the original model of its run or, for rows without a run, the first of all. An original model that several
-    runs measured alike is one series; so is a model in several files.
+    Args:
+        runs: Runs, each with an original and an extended model.
+        files: Files of rows of any models.
+
+    Returns:
+        (series, rows) as plain values. A series has a `base`, the series that its changes are counted from: the
+        original model of its run or, for rows without a run, the first of all. An original model that several runs
+        measured alike is one series; so is a model in several files.
     """
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    entries: dict[tuple[Any, ...], dict[str, Any]] = {}
     rows: dict[tuple[Any, ...], Row] = {}
     for owner, name, row in [*_of_runs(runs), *_of_files(files)]:
         key = (owner, row.model, row.fingerprint)
         entry = {"name": name, "model": row.model, "run": owner, "window": row.window, "scaling": row.scaling}
-        found.setdefault(key, {"id": len(found), **entry})
+        entries.setdefault(key, {"id": len(entries), **entry})
         rows[(key, *row.key)] = row
-    measured: dict[int, list[Row]] = {entry["id"]: [] for entry in found.values()}
+    measured: dict[int, list[Row]] = {entry["id"]: [] for entry in entries.values()}
     for (key, *_), row in rows.items():
-        measured[found[key]["id"]].append(row)
-    for entry in found.values():
-        entry["base"] = _base(entry, list(found.values()))
-    changes = {entry["id"]: _changes(measured, entry) for entry in found.values()}
+        measured[entries[key]["id"]].append(row)
+    for entry in entries.values():
+        entry["base"] = _base(entry, list(entries.values()))
+    changes = {entry["id"]: _changes(measured, entry) for entry in entries.values()}
     shown = [
         {
-            "series": found[key]["id"],
+            "series": entries[key]["id"],
             **row.model_dump(include=SHOWN),
-            "change": changes[found[key]["id"]].get(row.key),
+            "change": changes[entries[key]["id"]].get(row.key),
         }
         for (key, *_), row in rows.items()
     ]
-    return list(found.values()), shown
+    return list(entries.values()), shown
 
 
 def _of_runs(runs: Sequence[Run]) -> list[tuple[int | None, str, Row]]:
     """(run, name, row) of every row; an original that several runs measured alike belongs to none of them."""
-    found: list[tuple[int | None, str, Row]] = []
+    named: list[tuple[int | None, str, Row]] = []
     originals: dict[tuple[Any, ...], tuple[float, int]] = {}  # key → (value, n), of the shared series
     for number, run in enumerate(runs):
         latest = {row.model: row.fingerprint for row in run.results}
-        own = {row.key: (row.value, row.n) for row in run.results if row.model == "original"}
-        alike = all(originals.get(key, measured) == measured for key, measured in own.items())
-        originals |= own if alike else {}
+        first = {row.key: (row.value, row.n) for row in run.results if row.model == "original"}
+        alike = all(originals.get(key, measured) == measured for key, measured in first.items())
+        originals |= first if alike else {}
         for row in run.results:
             owner = None if row.model == "original" and alike else number
             name = row.model if row.fingerprint == latest[row.model] else f"{row.model} (earlier {row.fingerprint[:6]})"
             if len(runs) > 1 and owner is not None:
                 name = run.name if name == "extended" else f"{run.name} · {name}"
-            found.append((owner, name, row))
-    return found
+            named.append((owner, name, row))
+    return named
 
 
 def _of_files(files: Sequence[Rows]) -> list[tuple[str, str, Row]]:
@@ -73,18 +79,18 @@ def _of_files(files: Sequence[Rows]) -> list[tuple[str, str, Row]]:
     ]
 
 
-def _base(entry: dict[str, Any], found: list[dict[str, Any]]) -> int | None:
+def _base(entry: dict[str, Any], entries: list[dict[str, Any]]) -> int | None:
     """The series that `entry` is compared with; None for what others are compared with."""
     if entry["model"] == "original" and entry["run"] != "rows":
         return None
-    runs = [other for other in found if other["model"] == "original" and other["run"] in (entry["run"], None)]
-    own = [other for other in runs if other["run"] == entry["run"]]
-    base: int = next(iter([*own, *runs, *found]))["id"]
+    runs = [other for other in entries if other["model"] == "original" and other["run"] in (entry["run"], None)]
+    same = [other for other in runs if other["run"] == entry["run"]]
+    base: int = next(iter([*same, *runs, *entries]))["id"]
     return base if base != entry["id"] else None
 
 
 def _changes(measured: dict[int, list[Row]], entry: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The paired change of each row by its key: as `compare.Change` says, or {"other": True} for other prompts."""
+    """The paired change of each row by its key: fields of `Change`, or {"other": True} for other prompts."""
     if entry["base"] is None:
         return {}
     first, later = measured[entry["base"]], measured[entry["id"]]

@@ -1,4 +1,4 @@
-"""What a report says in words: `Run` → headline, settings, what is missing, what to type."""
+"""What a report says of a run in words: its headline, settings, what is missing, what to type."""
 
 import json
 import math
@@ -59,18 +59,20 @@ def _comparison(runs: list[Run]) -> str:
 
 
 def rows_headline(series: list[dict[str, Any]], results: list[dict[str, Any]]) -> str:
-    """What the comparison of models without runs found, or what was measured."""
+    """The result of comparing models without runs, or what was measured."""
     tasks = list(dict.fromkeys(row["task"] for row in results))
     over = f"{len(tasks)} tasks" if len(tasks) > 1 else tasks[0]
     if len(series) == 1:
         return f"{series[0]['name']} on {over}."
-    told = [row["change"] for row in results if row["depth"] is None and row["change"] and "verdict" in row["change"]]
-    if len(series) > 2 or not told:
+    changes = [
+        row["change"] for row in results if row["depth"] is None and row["change"] and "verdict" in row["change"]
+    ]
+    if len(series) > 2 or not changes:
         return f"{len(series)} models compared on {over}."
-    counts = {verdict: sum(change["verdict"] == verdict for change in told) for verdict in ("better", "worse")}
+    counts = {verdict: sum(change["verdict"] == verdict for change in changes) for verdict in ("better", "worse")}
     return (
         f"{series[1]['name']} against {series[0]['name']} on {over}: better in {counts['better']} and worse in "
-        f"{counts['worse']} of {len(told)} paired comparisons."
+        f"{counts['worse']} of {len(changes)} paired comparisons."
     )
 
 
