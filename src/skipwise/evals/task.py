@@ -22,6 +22,7 @@ from skipwise.data import documents, text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import intervals
 from skipwise.evals.rows import Row, digest
+from skipwise.utils.text import length_text
 
 if TYPE_CHECKING:
     from skipwise.evals.session import Session
@@ -199,8 +200,8 @@ def depth_grid(settings: EvaluationConfig, name: str, length: int, minimum: int,
     SkipwiseError for no depths."""
     if length < minimum:
         raise TooShortError(
-            f"a {name} prompt of {length} tokens is too short: with this tokenizer the fixed parts and the answer take "
-            f"{minimum}; give longer evaluation.retrieval_lengths"
+            f"a {name} prompt of {length_text(length)} tokens is too short: with this tokenizer the fixed parts and "
+            f"the answer take {length_text(minimum)}; give longer evaluation.retrieval_lengths"
         )
     check_depths(settings)
     return [Cell(length, settings.trials, answer_tokens, depth, i) for i, depth in enumerate(settings.depths)]

@@ -10,6 +10,7 @@ from skipwise.errors import SkipwiseError
 from skipwise.models.kv_cache_size import values_per_token
 from skipwise.models.shape import ModelShape
 from skipwise.models.sliced_loss import SLICE_BYTES
+from skipwise.utils.text import length_text
 
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
@@ -96,8 +97,8 @@ def check_memory(model: PreTrainedModel, tokens: int, *, chunk: int | None = Non
     if free is None or needed <= free:
         return
     fits = 64 * (bisect_right(range(0, tokens, 64), free, key=lambda n: forward_bytes(model, n, chunk=chunk)) - 1)
-    longest = f"the longest length that fits is about {fits} tokens" if fits else "not even 64 tokens fit"
+    longest = f"the longest length that fits is about {length_text(fits)} tokens" if fits else "not even 64 tokens fit"
     raise SkipwiseError(
-        f"{tokens} tokens need about {needed / 2**30:.1f} GiB on {model.device} and {free / 2**30:.1f} GiB are free; "
-        + longest
+        f"{length_text(tokens)} tokens need about {needed / 2**30:.1f} GiB on {model.device} and "
+        f"{free / 2**30:.1f} GiB are free; {longest}"
     )

@@ -18,6 +18,7 @@ import numpy as np
 from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
+from skipwise.utils.text import length_text
 
 ANSWER_TOKENS = 64
 
@@ -162,15 +163,16 @@ def cells(inputs: Inputs, length: int) -> list[Cell]:
     fixed = max(len(inputs.encode(prompt_text("", ask), LEAD)) for ask in QUESTIONS.values())
     if length <= fixed + ANSWER_TOKENS:
         raise TooShortError(
-            f"document_qa at {length} tokens: the prompt without a document takes {fixed} and the answer up to "
-            f"{ANSWER_TOKENS}; give longer evaluation.retrieval_lengths"
+            f"document_qa at {length_text(length)} tokens: the prompt without a document takes "
+            f"{length_text(fixed)} and the answer up to {ANSWER_TOKENS}; give longer evaluation.retrieval_lengths"
         )
     found = questions(inputs, length)
     if not found:
         data = ", ".join(inputs.settings.document_qa.data)
         raise SkipwiseError(
-            f"document_qa: no document of {data} fills {length} tokens and says at its start, and only there, what can "
-            "be asked; give longer documents (evaluation.document_qa.data) or shorter evaluation.retrieval_lengths"
+            f"document_qa: no document of {data} fills {length_text(length)} tokens and says at its start, and only "
+            "there, what can be asked; give longer documents (evaluation.document_qa.data) or shorter "
+            "evaluation.retrieval_lengths"
         )
     return [Cell(length, len(asked), ANSWER_TOKENS, variant=kind) for kind, asked in found.items()]
 

@@ -19,6 +19,7 @@ from skipwise.evals.rows import Row
 from skipwise.evals.task import Cell, Inputs, Question, Task
 from skipwise.evals.tasks import passkey
 from skipwise.utils import progress
+from skipwise.utils.text import length_text
 
 SHARE = 0.2
 """Of the keys that must be found, by definition."""
@@ -36,7 +37,10 @@ def cells(inputs: Inputs, length: int) -> list[Cell]:
     spaced = distances(length, settings.distances)
     kept = [k for k in spaced if k >= minimum]
     if len(kept) < len(spaced):
-        progress.say(f"k_max: distances under {minimum} tokens cannot hold a prompt; {kept[0]} is the first measured")
+        progress.say(
+            f"k_max: distances under {length_text(minimum)} tokens cannot hold a prompt; "
+            f"{length_text(kept[0])} is the first measured"
+        )
     return [Cell(length, settings.trials, passkey.ANSWER_TOKENS, 1 - k / length, distance=k) for k in kept]
 
 

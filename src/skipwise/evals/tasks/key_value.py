@@ -19,6 +19,7 @@ from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
 from skipwise.utils import progress
+from skipwise.utils.text import length_text
 
 
 class Pair(NamedTuple):
@@ -146,7 +147,9 @@ def _make_pairs(inputs: Inputs, name: str, length: int, which: int) -> list[Pair
         while len(drawn) < max(n, 1):
             pair = next(source, None)
             if pair is None:
-                raise SkipwiseError(f"key_value has only {len(drawn):,} different values; give a length under {length}")
+                raise SkipwiseError(
+                    f"key_value has only {len(drawn):,} different values; give a length under {length_text(length)}"
+                )
             tokens = inputs.count((protocol.ask + protocol.lead).format(key=pair.key))
             longest.append(max([(tokens, pair.key), *longest[-1:]]))
             drawn.append(pair)
@@ -157,8 +160,9 @@ def _make_pairs(inputs: Inputs, name: str, length: int, which: int) -> list[Pair
     needed = len(make(fewest))
     if needed > room:
         raise TooShortError(
-            f"{length} tokens are too short for key_value ({name}): with this tokenizer a list of {fewest} pairs, the "
-            f"question and the answer take {needed + protocol.answer_tokens}; give longer evaluation.retrieval_lengths"
+            f"{length_text(length)} tokens are too short for key_value ({name}): with this tokenizer a list of "
+            f"{fewest} pairs, the question and the answer take {length_text(needed + protocol.answer_tokens)}; give longer "
+            "evaluation.retrieval_lengths"
         )
     if settings.key_value.pairs is not None:
         return drawn[: settings.key_value.pairs]

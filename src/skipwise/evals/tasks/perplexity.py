@@ -73,19 +73,22 @@ def select(documents: Sequence[Document], lengths: Sequence[int], protocol: Prot
         raise SkipwiseError("perplexity needs documents and has none: name some in evaluation.data")
     need, extra, shortest = max(lengths), protocol.bos_id is not None, min(lengths)
     if shortest < 2:
-        raise SkipwiseError(f"perplexity at length {shortest}: nothing to score, lengths start at 2 tokens")
+        raise SkipwiseError(
+            f"perplexity at length {length_text(shortest)}: nothing to score, lengths start at 2 tokens"
+        )
     if protocol.name == "sliding" and protocol.stride > shortest - extra:
         raise SkipwiseError(
-            f"evaluation.stride = {protocol.stride} would leave out text between windows of {shortest} tokens; "
-            f"expected at most {shortest - extra}"
+            f"evaluation.stride = {length_text(protocol.stride)} would leave out text between windows of "
+            f"{length_text(shortest)} tokens; expected at most {length_text(shortest - extra)}"
         )
     chosen = [document for document in documents if len(document[1]) + extra >= need]
     if not chosen:
         name, tokens = max(documents, key=lambda document: len(document[1]))
         reach = len(tokens) + extra
         raise SkipwiseError(
-            f"perplexity at {need} tokens: no document is that long, the longest is {name!r} with {reach} tokens; "
-            f"give longer documents (evaluation.data) or lengths up to {reach} (evaluation.lengths)"
+            f"perplexity at {length_text(need)} tokens: no document is that long, the longest is {name!r} with "
+            f"{length_text(reach)} tokens; give longer documents (evaluation.data) or lengths up to "
+            f"{length_text(reach)} (evaluation.lengths)"
         )
     return chosen[:limit]
 
@@ -261,7 +264,8 @@ def choose(inputs: Inputs, documents: Sequence[Document], lengths: Sequence[int]
     span = settings.span or max(len(tokens) for _, tokens in chosen) + (bos is not None)
     if settings.protocol == "sliding" and span < max(lengths):
         raise SkipwiseError(
-            f"evaluation.span = {span} is shorter than the longest window, {length_text(max(lengths))} tokens"
+            f"evaluation.span = {length_text(span)} is shorter than the longest window, "
+            f"{length_text(max(lengths))} tokens"
         )
     return chosen, protocol._replace(span=span)
 

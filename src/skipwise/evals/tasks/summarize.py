@@ -16,6 +16,7 @@ from skipwise.data import text_sources
 from skipwise.data.documents import documents
 from skipwise.errors import SkipwiseError
 from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
+from skipwise.utils.text import length_text
 
 MEASURES = ("rouge1", "rouge2", "rougeL")
 
@@ -66,8 +67,8 @@ def cells(inputs: Inputs, length: int) -> list[Cell]:
     fixed = len(inputs.encode(prompt_text(""), LEAD))
     if length < fixed + tokens + 1:
         raise TooShortError(
-            f"summarize at {length} tokens: the rest of the prompt takes {fixed} and the summary up to {tokens}; "
-            "give longer evaluation.retrieval_lengths, or fewer evaluation.summarize.output_tokens"
+            f"summarize at {length_text(length)} tokens: the rest of the prompt takes {length_text(fixed)} and the "
+            f"summary up to {length_text(tokens)}; give longer evaluation.retrieval_lengths, or fewer evaluation.summarize.output_tokens"
         )
     return [Cell(length, len(pairs(inputs)), tokens, variant=measure) for measure in MEASURES]
 

@@ -20,6 +20,7 @@ from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
 from skipwise.evals.tasks.ruler import documents, prompts
 from skipwise.evals.tasks.ruler.prompts import Documents, Essay, Needles, PromptTexts, Sample
 from skipwise.utils.progress import say
+from skipwise.utils.text import length_text
 
 VERSION = 1
 
@@ -93,15 +94,15 @@ def cells(inputs: Inputs, length: int) -> list[Cell]:
         if needed <= length:
             grid.append(cell)
             continue
-        left_out.append(f"{name} ({needed} tokens)")
+        left_out.append(f"{name} ({length_text(needed)} tokens)")
         if settings.tasks is not None or len(left_out) == len(names(settings)):
             raise TooShortError(
-                f"RULER's {name} does not fit in {length} tokens: with this tokenizer the smallest prompt and its "
-                f"answer take {needed}; give longer evaluation.retrieval_lengths or leave it out of "
-                "evaluation.ruler.tasks"
+                f"RULER's {name} does not fit in {length_text(length)} tokens: with this tokenizer the smallest prompt "
+                f"and its answer take {length_text(needed)}; give longer evaluation.retrieval_lengths or leave it out "
+                "of evaluation.ruler.tasks"
             )
     if left_out:
-        say(f"ruler: left out at {length} tokens, and of their average: {', '.join(left_out)}")
+        say(f"ruler: left out at {length_text(length)} tokens, and of their average: {', '.join(left_out)}")
     return grid
 
 
