@@ -161,8 +161,8 @@ def _make_pairs(inputs: Inputs, name: str, length: int, which: int) -> list[Pair
     if needed > room:
         raise TooShortError(
             f"{length_text(length)} tokens are too short for key_value ({name}): with this tokenizer a list of "
-            f"{fewest} pairs, the question and the answer take {length_text(needed + protocol.answer_tokens)}; give longer "
-            "evaluation.retrieval_lengths"
+            f"{fewest} pairs, the question and the answer take {length_text(needed + protocol.answer_tokens)}; "
+            "give longer evaluation.retrieval_lengths"
         )
     if settings.key_value.pairs is not None:
         return drawn[: settings.key_value.pairs]

@@ -68,7 +68,8 @@ def cells(inputs: Inputs, length: int) -> list[Cell]:
     if length < fixed + tokens + 1:
         raise TooShortError(
             f"summarize at {length_text(length)} tokens: the rest of the prompt takes {length_text(fixed)} and the "
-            f"summary up to {length_text(tokens)}; give longer evaluation.retrieval_lengths, or fewer evaluation.summarize.output_tokens"
+            f"summary up to {length_text(tokens)}; give longer evaluation.retrieval_lengths, or "
+            "fewer evaluation.summarize.output_tokens"
         )
     return [Cell(length, len(pairs(inputs)), tokens, variant=measure) for measure in MEASURES]
 
