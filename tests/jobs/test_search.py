@@ -249,7 +249,7 @@ def test_the_command_prints_seeds_and_result(folder, tmp_path, capsys):
     ("given", "reason"),
     [
         (["--target", "16"], "target_length (16) must be above the original window (32 tokens)"),
-        (["--target", "100k"], "has 102400 tokens"),
+        (["--target", "100k"], "has 100k tokens"),
         (["--target", "128", "--set", "search.populations=3"], "unknown key 'populations'; did you mean 'population'?"),
         (["--target", "128", "--set", "scaling.method=yarn"], "expected search.KEY=VALUE or model.KEY=VALUE"),
         (["--target", "long"], "target_length = 'long'"),

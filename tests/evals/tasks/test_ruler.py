@@ -350,7 +350,7 @@ def test_tasks_that_nobody_named_are_left_out_aloud(inputs: Inputs, capsys: pyte
     found = [cell.variant for cell in ruler.cells(unnamed, short)]
     assert "cwe" not in found
     assert len(found) >= 5
-    assert f", and of their average: cwe ({needed(short)} tokens)" in capsys.readouterr().err
+    assert f", and of their average: cwe ({needed(short):,} tokens)" in capsys.readouterr().err
     assert "cwe" in [cell.variant for cell in ruler.cells(unnamed, 12_000)]
 
 
