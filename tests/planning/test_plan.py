@@ -168,8 +168,8 @@ def test_the_command_line(printed: tuple[Plan, Path]) -> None:
         (["--target", "64"], "not beyond the original window of 64"),
         (["--target", "1k", "--train-length", "128"], "longer than the model's own window"),
         (["--target", "1k", "--device", "abacus"], "no figures for device"),
-        (["--target", "1k", "--devices", "0"], "--devices 0: expected 1 or more"),
-        (["--target", "1k", "--probability", "2"], "probability 2.0"),
+        (["--target", "1k", "--devices", "0"], "--devices: '0': expected a whole number from 1"),
+        (["--target", "1k", "--probability", "2"], "--probability: '2': expected a number above 0"),
         (["--target", "much"], "expected a number of tokens"),
     ],
 )

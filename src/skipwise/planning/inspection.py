@@ -283,6 +283,8 @@ def _scaling_reason(name: str, method: Method, factor: float, critical: int, pai
 
 
 def _sampler_reasons(length: int, target: int, chunks: int, factor: float) -> list[str]:
+    if length < 3:  # too short for three chunks, so there is nothing to compare
+        return []
     rare = {n: 1 / coverage.longest_distance_chance(Sampler("pose", length, target, chunks=n)) for n in (2, 3)}
     often = f"once in {rare[2]:,.0f} examples with 2 chunks and once in {rare[3]:,.0f} with 3"
     chosen = (

@@ -220,7 +220,8 @@ def check_object(config: object) -> None:
     Raises:
         SkipwiseError: The first wrong value.
     """
-    _check_fields({name: getattr(config, name, None) for name in FIELDS}, FIELDS, "")
+    names = FIELDS.keys() - {"torch_dtype"}  # of which transformers warns when it is read
+    _check_fields({name: getattr(config, name, None) for name in names}, FIELDS, "")
 
 
 def _check_fields(values: Mapping[str, Any], kinds: dict[str, Kind], prefix: str) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +184,16 @@ def _rewritten(
     try:
         back = parameters(type(scaled).from_dict(scaled.to_dict()))
     except Exception as error:  # each family raises what it likes
-        raise SkipwiseError(f"{refused} ({' '.join(str(error).split())}); {instead}") from error
+        raise SkipwiseError(f"{refused} ({_own_words(error)}); {instead}") from error
     if back != written:
         raise SkipwiseError(f"{refused}: it comes back as {back['rope_type']!r}; {instead}")
     return scaled
+
+
+def _own_words(error: Exception) -> str:
+    """Why a configuration class does not take RoPE parameters, without transformers' names for its checks."""
+    text = " ".join(str(error).split())
+    types = re.search(r"must be one of (\[.*?\])", text) or re.search(r"'rope_type'=('\w+')", text)
+    if types:
+        return f"its code takes the RoPE types default and {types[1].strip('[]')} alone"
+    return text.rpartition("Error: ")[2]
