@@ -85,6 +85,16 @@ def test_an_export_says_that_its_head_is_its_own(merged: Path, tmp_path: Path) -
     torch.testing.assert_close(nll(read(out).model), expected_nll(merged))
 
 
+def test_a_head_that_training_untied_is_saved(tmp_path: Path) -> None:
+    loaded = read(tiny_llama(tmp_path / "model"))
+    head = 2 * loaded.model.lm_head.weight.detach()
+    loaded.model.lm_head.weight = torch.nn.Parameter(head.clone())
+    hugging_face.save(loaded.model, loaded.tokenizer, tmp_path / "out", window=64, dtype=torch.float32)
+    assert torch.equal(load_file(tmp_path / "out/model.safetensors")[HEAD], head)
+    assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is False
+    torch.testing.assert_close(nll(read(tmp_path / "out").model), nll(loaded.model))
+
+
 def test_a_gguf_file_keeps_the_head(merged: Path, tmp_path: Path) -> None:
     file = hugging_face.to_gguf(str(merged), tmp_path / "merged.gguf", dtype="f32")
     tensors = {tensor.name: tensor.data for tensor in GGUFReader(file).tensors}

@@ -52,6 +52,7 @@ def save(
     """
     agreement.check_finite(model, str(folder), "nothing is written; train again with a lower training.learning_rate")
     agreement.check_range(model, dtype)
+    agreement.settle_head(model)
     model.to(dtype)
     tokenizer.model_max_length = window
     with atomic_folder(folder) as partial, quiet():

@@ -113,19 +113,25 @@ def is_tied(model: PreTrainedModel) -> bool:
     return head is not None and getattr(head, "weight", None) is embedding.weight
 
 
-def settle_head(model: PreTrainedModel) -> None:
-    """Make `tie_word_embeddings` of a loaded model's configuration say what its weights say.
+def settle_head(model: PreTrainedModel) -> bool:
+    """Make `tie_word_embeddings` of a model's configuration say what its weights say.
 
     A merged LoRA adapter of a tied model leaves a head of its own beside `tie_word_embeddings: true`. transformers 5
     keeps that head; transformers 4, and GGUF writers that trust the flag, replace it by the embedding in silence.
+
+    Args:
+        model: Loaded, or about to be saved.
+
+    Returns:
+        Whether the flag had to be changed.
     """
-    if model.get_output_embeddings() is None:
-        return
-    for part in (model.config, model.config.get_text_config()):
-        if getattr(part, "tie_word_embeddings", False) and not is_tied(model):
-            say("config.json ties the head to the embedding; the weights hold a head of their own, which is used")
-            model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
-            return
+    parts = (model.config, model.config.get_text_config())
+    tied = any(getattr(part, "tie_word_embeddings", False) for part in parts)
+    if not tied or model.get_output_embeddings() is None or is_tied(model):
+        return False
+    for part in parts:
+        part.tie_word_embeddings = False
+    return True
 
 
 def check_tokens(tokenizer: Any, config: PreTrainedConfig, place: str) -> None:

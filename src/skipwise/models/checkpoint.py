@@ -28,6 +28,7 @@ from skipwise.errors import SkipwiseError
 from skipwise.models import agreement, configuration, equivalents, families
 from skipwise.models.sources import Source, call
 from skipwise.models.weight_files import weight_files
+from skipwise.utils.progress import say
 
 
 def tokenizer(source: Source) -> Any:
@@ -84,7 +85,8 @@ def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: tor
         model, report = call(source, "weights", AutoModelForCausalLM.from_pretrained, **options)
     agreement.check_report(report, model.config, source.given)
     agreement.check_finite(model, source.given)
-    agreement.settle_head(model)
+    if agreement.settle_head(model):
+        say("config.json ties the head to the embedding; the weights hold a head of their own, which is used")
     return model
 
 
