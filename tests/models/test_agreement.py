@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from skipwise.config import ModelConfig
+from skipwise.config import EvaluationConfig, ModelConfig, RunConfig, validate
 from skipwise.errors import SkipwiseError
 from skipwise.export import hugging_face
+from skipwise.jobs.evaluate import evaluate
+from skipwise.jobs.extend import extend
 from skipwise.models.agreement import check_finite, is_tied
 from skipwise.models.forward import token_nll
 from skipwise.models.load import LoadedModel, load
@@ -225,7 +227,7 @@ def test_tokens_that_the_embedding_has_no_row_for(template: str | None, tmp_path
         read(folder)
     with pytest.raises(SkipwiseError, match=reason):
         hugging_face.to_hf(str(folder), tmp_path / "out")
-    with pytest.raises(SkipwiseError, match=r"514 tokens.* only 512; add rows .*resize_token_embeddings\(514\)"):
+    with pytest.raises(SkipwiseError, match=r"514 tokens.* only 512.*; add rows .*resize_token_embeddings\(514\)"):
         hugging_face.to_gguf(str(folder), tmp_path / "out.gguf")
 
 
@@ -245,6 +247,32 @@ def test_a_special_token_that_nothing_uses_is_named(tmp_path: Path, capsys: pyte
     folder = with_tokens(tiny_llama(tmp_path / "model"), "<image>", special=True)
     read(folder)
     assert "the embedding has no row for '<image>'; texts that hold it cannot be read" in capsys.readouterr().err
+
+
+def test_a_text_that_holds_such_a_token_is_refused_before_training(tmp_path: Path) -> None:
+    folder = with_tokens(tiny_llama(tmp_path / "model"), "<image>", special=True)
+    text = "the parser reads arguments and prints its usage; " * 40
+    (tmp_path / "book.txt").write_text(f"{text}<image> {text}")
+    out = tmp_path / "run"
+    recipe = {
+        "model": {"path": str(folder), "device": "cpu"},
+        "data": {"paths": [str(tmp_path / "book.txt")], "recall": 0, "cache": str(tmp_path / "cache")},
+        "target_length": 128,
+        "training": {"steps": 1, "batch_size": 1, "train_length": 32},
+        "evaluation": {"tasks": ["perplexity"], "lengths": [32]},
+        "out": str(out),
+    }
+    with pytest.raises(SkipwiseError, match=r"holds '<image>', which the embedding has no row for"):
+        extend(validate(RunConfig, recipe))
+    assert not out.exists()
+    with pytest.raises(SkipwiseError, match=r"book\.txt.* holds '<image>', which the embedding has no row for"):
+        evaluate(
+            str(folder),
+            validate(
+                EvaluationConfig, {"tasks": ["perplexity"], "lengths": [32], "data": [str(tmp_path / "book.txt")]}
+            ),
+            tmp_path / "rows.jsonl",
+        )
 
 
 @pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id", "pad_token_id"])

@@ -133,7 +133,6 @@ def to_hf(path: str, out: Path, *, dtype: str | None = None, shard_size: str = S
         raise SkipwiseError(f"{out} is there already; give another --out")
     origin = Origin(path)
     tokenizer = checkpoint.tokenizer(origin.source)
-    agreement.check_tokens(tokenizer, origin.config, origin.source.given)
     text, window = origin.config.get_text_config(), hf_config.window(origin.config)
     if hf_config.parameters(text)["rope_type"] == "yarn":  # Qwen's leaves its original window there
         text.max_position_embeddings = window

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from skipwise.config import EvaluationConfig, ModelConfig, validate
 from skipwise.errors import SkipwiseError
 from skipwise.evals import prompted, rows, runner, tasks
@@ -16,6 +18,7 @@ from skipwise.evals.rows import Row
 from skipwise.evals.task import Inputs, Task
 from skipwise.evals.tasks import perplexity
 from skipwise.models import checkpoint, configuration, families, sources
+from skipwise.models.agreement import check_text
 from skipwise.models.device import device_of
 from skipwise.models.load import load
 from skipwise.rope import hf_config
@@ -34,6 +37,7 @@ class _Candidate:
     window: int
     """Tokens."""
     inputs: Inputs
+    model: PreTrainedConfig
     documents: Sequence[runner.Document] = ()
 
 
@@ -106,7 +110,7 @@ def _candidate(model: str | Path | ModelConfig, settings: EvaluationConfig) -> _
     families.architecture(values)
     name = run.parent.resolve().name if run else source.name
     inputs = Inputs(checkpoint.tokenizer(source), settings)
-    return _Candidate(config, given, name, hf_config.window(values), inputs)
+    return _Candidate(config, given, name, hf_config.window(values), inputs, values)
 
 
 def _check_tasks(candidate: _Candidate, settings: EvaluationConfig, lengths: list[int]) -> None:
@@ -120,6 +124,8 @@ def _check_tasks(candidate: _Candidate, settings: EvaluationConfig, lengths: lis
         candidate.documents = runner.load_documents(
             settings.data, inputs.tokenizer, minimum=max(lengths), limit=settings.documents
         )
+        for name, ids in candidate.documents:
+            check_text(name, ids, inputs.tokenizer, candidate.model)
         perplexity.choose(inputs, candidate.documents, lengths)
 
 

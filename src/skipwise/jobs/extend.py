@@ -23,6 +23,7 @@ from skipwise.export.model_card import write_card
 from skipwise.jobs.early_checks import check_inputs, check_room
 from skipwise.jobs.run_inputs import RunTexts, evaluation_documents, resolved_config, run_texts
 from skipwise.models import configuration, sources
+from skipwise.models.agreement import check_text
 from skipwise.models.load import LoadedModel, load
 from skipwise.models.reach import reach
 from skipwise.report.build import write_report
@@ -68,6 +69,9 @@ def extend(config: RunConfig, *, resume: bool = False) -> Path:
         loaded = load(config.model)
         texts = run_texts(config, loaded.tokenizer) if config.data.paths else None
         config, documents = evaluation_documents(config, loaded.tokenizer, texts, lengths_given=lengths_given)
+        texts_to_read = [("data", texts.held_out.store.tokens)] if texts else []
+        for name, ids in [*texts_to_read, *documents]:
+            check_text(name, ids, loaded.tokenizer, model)
         trained = (folder / "model").exists()
         if texts and not trained:
             check_room(loaded, config, texts.examples.sampler.example_length, resume=resume)

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -167,6 +168,26 @@ def check_tokens(tokenizer: Any, config: PreTrainedConfig, place: str) -> None:
         f"{place}: the tokenizer has {numbers[-1] + 1} tokens and the embedding only {rows} rows, none for {named}; "
         + padding(numbers[-1] + 1)
     )
+
+
+def check_text(name: str, ids: NDArray[Any], tokenizer: Any, config: PreTrainedConfig) -> None:
+    """Check that the embedding has a row for every token of a text.
+
+    Only texts with one of the special tokens that `check_tokens` lets through can fail; the others cost nothing.
+
+    Args:
+        name: What to call the text.
+        ids: Its tokens, (n,).
+        tokenizer: Made them.
+        config: The configuration of the model that is to read them.
+
+    Raises:
+        SkipwiseError: Names the token.
+    """
+    rows = int(config.get_text_config().vocab_size)
+    if len(tokenizer) > rows and len(ids) and int(ids.max()) >= rows:
+        token = tokenizer.convert_ids_to_tokens(int(ids.max()))
+        raise SkipwiseError(f"{name} holds {token!r}, which the embedding has no row for; take it out of the text")
 
 
 def _check_special_ids(owner: str, of: Any, names: tuple[str, ...], rows: int, tokens: int, place: str) -> None:

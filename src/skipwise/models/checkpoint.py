@@ -32,20 +32,29 @@ from skipwise.utils.progress import say
 
 
 def tokenizer(source: Source) -> Any:
-    """The fast tokenizer that comes with the model. Errors: SkipwiseError when there is none."""
-    # Baichuan's tokenizer class is code in its repository; the file beside it is enough.
-    bare = (configuration.foreign(source) or {}).get("model_type") == "baichuan"
+    """Load the fast tokenizer that comes with a model.
+
+    Args:
+        source: Where the model is.
+
+    Raises:
+        SkipwiseError: There is none, or it does not go with the model's embedding.
+    """
     folder, names = Path(source.place), ("tokenizer*", "vocab*", "spiece*", "tekken*", "tiktoken*")
     if source.gguf is None and folder.is_dir() and not any(next(folder.glob(name), None) for name in names):
         raise SkipwiseError(
             f"cannot read the tokenizer of {folder}: no tokenizer.json; copy the tokenizer of its base model there"
         )
+    # Baichuan's tokenizer class is code in its repository; the file beside it is enough.
+    bare = (configuration.foreign(source) or {}).get("model_type") == "baichuan"
+    config = configuration.read(source)
     # The configuration goes in as Skipwise reads it: transformers refuses fields that older tools wrote.
-    options = {} if bare or source.gguf else {"config": configuration.read(source)}
-    found = call(source, "tokenizer", (FastTokenizer if bare else AutoTokenizer).from_pretrained, **options)
-    if not found.is_fast:
+    options = {} if bare or source.gguf else {"config": config}
+    loaded = call(source, "tokenizer", (FastTokenizer if bare else AutoTokenizer).from_pretrained, **options)
+    if not loaded.is_fast:
         raise SkipwiseError(f"{source.place}: its tokenizer has no fast form (tokenizer.json), which is needed")
-    return found
+    agreement.check_tokens(loaded, config, source.given)
+    return loaded
 
 
 def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: torch.dtype) -> PreTrainedModel:

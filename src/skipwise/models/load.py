@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from skipwise.config import ModelConfig, ScalingConfig
-from skipwise.models import agreement, checkpoint, configuration, families, gguf_header, sources
+from skipwise.models import checkpoint, configuration, families, gguf_header, sources
 from skipwise.models.checks import check_head, check_rope, probe, rope_tables, rotary_modules
 from skipwise.models.device import arithmetic, device_of
 from skipwise.rope import hf_config
@@ -64,7 +64,6 @@ def load(
             **(hf_config.describe(configured) or {}),
         }
     tokenizer = checkpoint.tokenizer(found)
-    agreement.check_tokens(tokenizer, read, found.given)
     stored = dtype or arithmetic(config.precision, device)
     model = checkpoint.weights(found, configured, config.attention, stored).to(device)
     if facts.row is None:
