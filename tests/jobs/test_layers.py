@@ -40,3 +40,12 @@ def test_layers_out_of_reach_are_named_in_terminal_card_and_report(tmp_path: Pat
     assert note in (tmp_path / "run/model/README.md").read_text()
     assert note in (tmp_path / "run/report.html").read_text()
     assert note in json.loads((tmp_path / "run/environment.json").read_text())["layers"][0]
+
+
+def test_no_factors_are_searched_for_a_model_whose_layers_all_slide(tmp_path: Path, capsys: Any) -> None:
+    model = saved("mistral", tmp_path / "model")
+    (tmp_path / "text.txt").write_text("text " * 4000)
+    given = ["--target", "256", "--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "factors.json")]
+    assert main.main(["search", str(model), *given]) == 2
+    assert "every layer of this model attends within 6 tokens" in capsys.readouterr().err
+    assert not (tmp_path / "factors.json").exists()

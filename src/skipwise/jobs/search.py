@@ -29,6 +29,7 @@ from skipwise.models import configuration, sources
 from skipwise.models.forward import token_nll
 from skipwise.models.load import LoadedModel, apply, load
 from skipwise.models.memory import check_memory
+from skipwise.models.reach import reach
 from skipwise.rope import evolution, hf_config, methods
 from skipwise.rope.evolution import Factors
 from skipwise.utils import progress
@@ -96,7 +97,11 @@ def search(
     """
     state = _check_out(out)
     check_texts(data)
-    known_methods = seeds(configuration.read(sources.find(model)), target_length, model.original_length)
+    read = configuration.read(sources.find(model))
+    known_methods = seeds(read, target_length, model.original_length)
+    refusal = reach(read, model.original_length or hf_config.true_original_length(read), target_length).refusal
+    if refusal:
+        raise SkipwiseError(refusal)
     loaded = load(model)
     judge = Judge(loaded, target_length, settings.attention_factor, model.original_length)
     judge.apply(known_methods["yarn"])  # whatever cannot work fails here
