@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -20,7 +21,7 @@ from support.tiny import tiny_llama
 THEIRS = ("trust_remote_code=True", "ignore_mismatched_sizes", "above report", "huggingface.co/docs", "from_pretrained")
 
 
-def complaint(folder: Path, kind: type = AutoConfig) -> str:
+def complaint(folder: Path, kind: Any = AutoConfig) -> str:
     """What transformers itself says of a folder, in our words."""
     with pytest.raises(Exception) as caught, quiet():  # noqa: PT011
         kind.from_pretrained(folder)
