@@ -96,6 +96,8 @@ def test_libraries_that_hide_a_full_disk(tmp_path: Path) -> None:
         with pytest.raises(PathError, match="the disk is full") as caught, writing(tmp_path / "model"):
             raise SafetensorError(said)
         assert is_disk_full(caught.value)
+    with pytest.raises(PathError, match="the disk is full"), writing(tmp_path / "model"):
+        raise OSError("1572864 requested and 179072 written")  # NumPy's tofile
     assert not is_disk_full(SafetensorError("header too large (os error 2)"))
     with pytest.raises(SafetensorError), writing(tmp_path / "model"):
         raise SafetensorError("header too large")

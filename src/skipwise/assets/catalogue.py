@@ -141,7 +141,7 @@ def get(name: str) -> Path:
                     clear_partials(folder)
                     _make(name, asset, folder)
         except OSError as error:
-            hint = "set SKIPWISE_CACHE to a folder with room"
+            hint = "make room, or set SKIPWISE_CACHE to another folder"
             raise SkipwiseError(f"cannot write {name!r} to {folder}: {error.strerror or error}; {hint}") from error
     return folder / asset.entry if asset.entry else folder
 

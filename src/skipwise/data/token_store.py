@@ -173,7 +173,7 @@ def open_store(data: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, progre
     except OSError as error:
         if not Path(error.filename or cache).is_relative_to(cache):  # about a text, and says so
             raise
-        hint = "set data.cache or SKIPWISE_CACHE to a folder with room"
+        hint = "make room, or set data.cache or SKIPWISE_CACHE to another folder"
         raise SkipwiseError(f"cannot write tokens to {cache}: {error.strerror or error}; {hint}") from error
     return TokenStore(folder)
 

@@ -72,16 +72,15 @@ def writing(path: Path | str, *, temporary: Path | None = None) -> Iterator[None
     """
     try:
         yield
-    except OSError as error:
-        name = error.filename
+    except Exception as error:
+        name = getattr(error, "filename", None)
         if temporary is not None and isinstance(name, str) and not Path(name).is_relative_to(temporary):
             raise
-        raise path_error(error, path) from error
-    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise path_error(error, path) from error
         if isinstance(error, SkipwiseError) or not is_disk_full(error):
             raise
-        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise path_error(full, path) from error
+        raise path_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path) from error
 
 
 def check_writable(path: Path) -> None:
@@ -102,11 +101,12 @@ def check_writable(path: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Tell whether a write failed for want of room, in Python, in safetensors or in torch."""
+    """Tell whether a write failed for want of room, in Python, NumPy, safetensors or torch."""
     text = str(error)
     codes = {getattr(error, "errno", None), *(int(code) for code in re.findall(r"os error (\d+)", text))}
     by_torch = ("PytorchStreamWriter failed", ". unexpected pos", "basic_ios::clear")  # it drops the error's number
-    return bool(codes & DISK_FULL) or any(sign in text for sign in ("No space left", *by_torch))
+    by_numpy = re.fullmatch(r"\d+ requested and \d+ written", text)  # so does `tofile`
+    return bool(codes & DISK_FULL or by_numpy) or any(sign in text for sign in ("No space left", *by_torch))
 
 
 def user_path(path: str) -> Path:
