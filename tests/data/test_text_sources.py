@@ -4,6 +4,7 @@ import gzip
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skipwise.data import documents, text_sources
@@ -462,3 +463,52 @@ def test_splitting_loses_nothing(text: str) -> None:
         documents.PIECE, documents.SEARCHED = piece, searched
     assert "".join(parts) == text
     assert all(0 < len(part) <= 50 for part in parts)
+
+
+PACK = {".gz": gzip.compress, ".zst": zstandard.compress}
+SUFFIXES = [".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet", "", ".html"]
+GOOD = [
+    jsonl(ROWS),
+    json.dumps(ROWS, indent=1).encode(),
+    b'id,text\n1,one\n2,"two, and\nmore"\n',
+    b"id\ttext\n1\tone\n",
+    "text – über\n".encode(),
+]
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A file of some kind with a piece cut out, doubled or replaced by any bytes."""
+    content = draw(st.sampled_from(GOOD))
+    start = draw(st.integers(0, len(content)))
+    stop = draw(st.integers(start, len(content)))
+    return content[:start] + draw(st.binary(max_size=8) | st.just(content[start:stop] * 2)) + content[stop:]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=damaged() | st.binary(max_size=64),
+    suffix=st.sampled_from(SUFFIXES),
+    packed=st.sampled_from(["", ".gz", ".zst"]),
+    cut=st.integers(0, 8),
+    in_folder=st.booleans(),
+)
+def test_any_file_is_read_or_refused_in_one_line(
+    tmp_path: Path, content: bytes, suffix: str, packed: str, cut: int, in_folder: bool
+) -> None:
+    folder = tmp_path / "fuzz"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    data = PACK[packed](content) if packed else content
+    path = folder / f"file{suffix}{packed}"
+    path.write_bytes(data[: len(data) - cut])
+    (folder / "book.txt").write_text("a book")
+    try:
+        found = read(folder if in_folder else path)
+    except SkipwiseError as error:
+        message = str(error)
+        assert message
+        assert "\n" not in message
+        assert len(message) < 1000
+    else:
+        assert all(isinstance(document.text, str) and document.text for document in found)
