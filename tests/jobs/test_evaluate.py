@@ -151,14 +151,20 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(
 
 @pytest.mark.parametrize(
     ("task", "package", "extra"),
-    [("harness", "lm_eval.models.huggingface", "harness"), ("summarize", "rouge_score.rouge_scorer", "summarize")],
+    [
+        ("harness", "lm_eval.models.huggingface", "harness"),
+        ("summarize", "rouge_score.rouge_scorer", "summarize"),
+        ("ruler", "wonderwords", "ruler"),
+    ],
 )
 def test_a_missing_package_is_named_before_a_model_is_loaded(
     task: str, package: str, extra: str, model: Path, tmp_path: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from skipwise.evals.tasks import summarize
+    from skipwise.evals.tasks.ruler import prompts
 
     summarize.scorer.cache_clear()
+    prompts.words.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SkipwiseError, match=rf"pip install 'skipwise\[{extra}\]'"):
         skipwise.evaluate(model, SHORT | {"tasks": ["passkey", task]}, tmp_path / "rows.jsonl")
