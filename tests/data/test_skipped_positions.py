@@ -127,7 +127,8 @@ def test_recall_documents_take_their_share_and_keep_the_positions(tmp_path) -> N
         ([np.arange(10)], {}, "no document has the 16 tokens.*the longest of 1 has 10"),
         ([], {}, "no document"),
         (DOCUMENTS, {"target_length": 8}, "target_length 8"),
-        (DOCUMENTS, {"target_length": "32k"}, "target_length '32k': expected a whole number"),
+        (DOCUMENTS, {"target_length": "lots"}, "target_length lots: expected a number of tokens"),
+        (DOCUMENTS, {"train_length": 0.5}, "train_length 0.5: expected a number of tokens"),
         (DOCUMENTS, {"seed": 0.5}, "seed 0.5: expected a whole number"),
         (DOCUMENTS, {"text": "aligned"}, "no document has the 128 tokens"),
     ],
@@ -135,6 +136,12 @@ def test_recall_documents_take_their_share_and_keep_the_positions(tmp_path) -> N
 def test_refusals(documents, options, message) -> None:
     with pytest.raises(SkipwiseError, match=message):
         SkippedPositions(documents, **{"target_length": T, "train_length": L, **options})
+
+
+def test_lengths_may_be_texts() -> None:
+    assert dataset(target_length="32k").sampler.target_length == 32768
+    with pytest.raises(SkipwiseError, match="target_length '32k': expected a whole number"):
+        Sampler("pose", train_length=L, target_length="32k")  # type: ignore[arg-type]
 
 
 def test_a_sampler_made_once_is_taken_as_it_is() -> None:

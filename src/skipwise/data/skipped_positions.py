@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skipwise.config import read_length
 from skipwise.data.labels import IGNORED
 from skipwise.data.recall_documents import Recall
 from skipwise.data.token_store import TokenDocuments
@@ -28,8 +29,8 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             `input_ids`, such as a tokenised `datasets.Dataset` or a `TokenStore`. Those too short for an example are
             left out.
         sampler: A `Sampler`, or the name of one, which takes the next five arguments.
-        target_length: Positions stay below it, tokens.
-        train_length: Tokens in one example.
+        target_length: Positions stay below it, tokens; `"32k"` is 32,768.
+        train_length: Tokens in one example, likewise.
         chunks: See `Sampler`.
         text: See `Sampler`.
         seed: See `Sampler`.
@@ -49,8 +50,8 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         documents: Sequence[Any],
         *,
         sampler: Sampler | SamplerName = "pose",
-        target_length: int | None = None,
-        train_length: int | None = None,
+        target_length: int | str | None = None,
+        train_length: int | str | None = None,
         chunks: int | None = None,
         text: TextChoice | None = None,
         seed: int | None = None,
@@ -158,6 +159,7 @@ def _sampler(sampler: Sampler | SamplerName, layout: dict[str, Any]) -> Sampler:
         if layout:
             raise SkipwiseError(f"{', '.join(layout)}: the Sampler holds its own; give them to it, or give its name")
         return sampler
-    if missing := [name for name in ("target_length", "train_length") if name not in layout]:
+    lengths = ("target_length", "train_length")
+    if missing := [name for name in lengths if name not in layout]:
         raise SkipwiseError(f"{' and '.join(missing)} missing: expected tokens, e.g. {missing[0]}=2048, or a Sampler")
-    return Sampler(sampler, **layout)
+    return Sampler(sampler, **layout | {name: read_length(layout[name], name) for name in lengths})
