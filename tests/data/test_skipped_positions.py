@@ -140,6 +140,7 @@ def test_refusals(documents, options, message) -> None:
 
 def test_lengths_may_be_texts() -> None:
     assert dataset(target_length="32k").sampler.target_length == 32768
+    assert dataset(target_length=np.int64(T)).sampler.target_length == T
     with pytest.raises(SkipwiseError, match="target_length '32k': expected a whole number"):
         Sampler("pose", train_length=L, target_length="32k")  # type: ignore[arg-type]
 

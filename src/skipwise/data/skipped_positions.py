@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skipwise.config import read_length
+from skipwise.config import as_length
 from skipwise.data.labels import IGNORED
 from skipwise.data.recall_documents import Recall
 from skipwise.data.token_store import TokenDocuments
@@ -162,4 +162,8 @@ def _sampler(sampler: Sampler | SamplerName, layout: dict[str, Any]) -> Sampler:
     lengths = ("target_length", "train_length")
     if missing := [name for name in lengths if name not in layout]:
         raise SkipwiseError(f"{' and '.join(missing)} missing: expected tokens, e.g. {missing[0]}=2048, or a Sampler")
-    return Sampler(sampler, **layout | {name: read_length(layout[name], name) for name in lengths})
+    return Sampler(sampler, **layout | {name: _length(layout[name], name) for name in lengths})
+
+
+def _length(value: Any, name: str) -> int:
+    return as_length(int(value) if isinstance(value, np.integer) else value, name)
