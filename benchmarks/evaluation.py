@@ -1,14 +1,14 @@
-"""Evaluation in Skipwise beside the scripts that it replaces: the same numbers, and how much faster.
+"""Compare evaluation in Skipwise with the code that it replaces: the same numbers, and how much faster.
 
     python benchmarks/evaluation.py [--model bundled] [--window 4096] [--prompts 200] [--only prefix,sliding,passkey]
 
-- prefix: perplexity at 16 lengths, against one forward pass a length.
-- sliding: windows moved by a stride, against full logits and transformers' own loss on the scored labels. Peak memory
-  of each in a process of its own.
-- passkey: a grid of prompts, against ten uncached passes a prompt (as the published scripts decode; `--script N`
-  of the prompts, since it is slow) and against plain `generate` with a cache.
+- prefix: perplexity at 16 lengths. Baseline: one forward pass for each length.
+- sliding: windows moved by a stride. Baseline: full logits and transformers' own loss on the scored labels. Each runs
+  in its own process, to measure its peak memory.
+- passkey: a grid of prompts. Baselines: ten uncached passes for each prompt, as the published scripts decode
+  (`--script N` of the prompts, since it is slow), and plain `generate` with a cache.
 
-Variants run in turn; ratios are of their times. RoPE is YaRN-scaled to a window beyond the model's own; nothing is
+Variants take turns. A ratio is that of their times. YaRN scales RoPE to a window beyond the model's own. Nothing is
 trained.
 """
 
@@ -60,7 +60,7 @@ def prefix(loaded: LoadedModel, window: int) -> None:
     def naive() -> list[float]:
         return [math.exp(loaded.model(ids[:, :n], labels=ids[:, :n], use_cache=False).loss) for n in lengths]
 
-    reader = Reader(loaded.model)  # what a model's code allows is found out once for all that is measured
+    reader = Reader(loaded.model)  # it probes the model's code once, so it is made outside the timing
 
     def ours() -> list[float]:
         parts = [(0, n) for n in lengths]
@@ -76,7 +76,7 @@ def prefix(loaded: LoadedModel, window: int) -> None:
 
 @torch.no_grad()
 def sliding_plain(loaded: LoadedModel, text: list[int], window: int, stride: int) -> float:
-    """As the transformers documentation does it: labels masked, full logits, the mean loss times its tokens."""
+    """Do as the transformers documentation does: masked labels, full logits, the mean loss times its tokens."""
     total, count = 0.0, 0
     for start, stop, scored in perplexity.windows(len(text), window, stride):
         ids = torch.tensor([text[start:stop]])
@@ -96,11 +96,11 @@ def sliding_ours(loaded: LoadedModel, documents: list[perplexity.Document], wind
 def sliding(path: str, window: int, stride: int, variant: str | None) -> None:
     span = 2 * window
     if variant is None:
-        found = {}
+        results = {}
         for name in ("plain", "ours"):
             command = [sys.executable, __file__, "--model", path, "--window", str(window), "--variant", name]
-            found[name] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        a, b = found["plain"], found["ours"]
+            results[name] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        a, b = results["plain"], results["ours"]
         print(f"sliding  window {window}, stride {stride}: {a['seconds']:.2f} s and {b['seconds']:.2f} s, "
               f"{a['seconds'] / b['seconds']:.2f} x faster; {a['value']:.5f} and {b['value']:.5f}; above the model "
               f"{a['bytes'] / 2**20:.0f} and {b['bytes'] / 2**20:.0f} MiB")  # fmt: skip
@@ -154,7 +154,7 @@ def retrieval(loaded: LoadedModel, window: int, prompts: int, script: int) -> No
         return scores
 
     chosen = [int(i) for i in np.linspace(0, len(flat) - 1, min(script, len(flat)))]
-    job.reader  # noqa: B018, what a model's code allows is found out once
+    job.reader  # noqa: B018, probes the model's code before the timing
     (fast, mine), (slow, theirs) = timed(ours), timed(generated)
     script_time, some = timed(lambda: published([flat[i] for i in chosen]))
     tokens = sum(len(flat[i].ids) for i in chosen) / sum(len(question.ids) for question in flat)

@@ -1,9 +1,10 @@
-"""Speed of drawing PoSE layouts: the vectorised sampler against plain Python that lays out one example at a time.
+"""Compare the speed of drawing PoSE layouts: the vectorised sampler and plain Python, one example at a time.
 
 Both draw two chunks with skipping text and return arrays (B, L) of positions, text offsets and seams. They take turns
-in one process, so that the ratio does not depend on what else the machine does.
+in one process, so other load on the machine affects both.
 
     python benchmarks/layouts.py --repeats 7
+
 """
 
 import argparse
@@ -18,7 +19,7 @@ from skipwise.positions.sampler import Layouts, Sampler
 
 
 def plain_layouts(sampler: Sampler, epoch: int, index: range, n_doc: int) -> Layouts:
-    """The same kind of layouts from Python lists and one seeded `random.Random` an example."""
+    """Draw the same kind of layouts with Python lists and one seeded `random.Random` for each example."""
     length, target = sampler.train_length, sampler.target_length
     positions, offsets, seams = [], [], []
     for example in index:

@@ -1,9 +1,10 @@
-"""The training loss in slices against transformers' own, on a model of SmolLM2-135M's shape with random weights.
+"""Compare the loss in slices with transformers' own, on a model of SmolLM2-135M's shape with random weights.
 
     python benchmarks/loss.py [--rows 2] [--length 1024] [--repeats 5] [--precision bfloat16] [--device cpu]
 
-Time: forward and backward pass, variants taken in turn in one process; the ratio to transformers' loss in the same
-round, its median and range. Memory: the peak of one step in a process of its own, above what the model takes.
+Time: a forward and a backward pass. The variants take turns in one process. The output is the ratio to transformers'
+loss in the same round, its median and range. Memory: the peak of one step in its own process, above the memory of the
+model.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def sliced(net: LlamaForCausalLM, ids: Tensor) -> Tensor:
 
 
 def recomputed(net: LlamaForCausalLM, ids: Tensor) -> Tensor:
-    """Slices whose logits are made again in the backward pass."""
+    """Compute the loss in slices whose logits are recomputed in the backward pass."""
     hidden = hidden_states(net, ids).flatten(0, 1)
     labels = F.pad(ids[:, 1:], (0, 1), value=sliced_loss.IGNORED).flatten()
     size = sliced_loss.slice_tokens(net.config.vocab_size)
@@ -70,7 +71,7 @@ STEPS: dict[str, Step] = {"transformers": transformers_loss, "sliced": sliced, "
 
 
 def step(name: str, net: LlamaForCausalLM, ids: Tensor, precision: str) -> float:
-    """Seconds of one forward and backward pass; gradients of the step before are dropped."""
+    """Return the seconds of one forward and backward pass. Gradients of the step before are dropped."""
     net.zero_grad(set_to_none=True)
     if ids.is_cuda:
         torch.cuda.synchronize()

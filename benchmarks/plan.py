@@ -1,10 +1,10 @@
-"""What `skipwise plan` predicts for this machine beside the real thing, back to back.
+"""Compare what `skipwise plan` predicts for this machine with measurements, back to back.
 
     python benchmarks/plan.py [--model bundled smollm2] [--rounds 3] [--steps 4]
 
-Each round predicts, trains a few steps and reads one text, each in a process of its own, so that peak memory can be
-told apart. Printed: predicted / measured of time and memory, the middle and the spread of the rounds. Meant for an
-otherwise idle machine: both sides of a ratio are measured one after the other.
+Each round predicts, trains a few steps and reads one text. Each part runs in its own process, to measure its peak
+memory. The output is predicted / measured for time and memory: the median and the spread of the rounds. Run it on an
+idle machine, because the two sides of a ratio are measured one after the other.
 """
 
 import argparse
@@ -88,17 +88,17 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--part", choices=["predict", "train", "read"], help="one, here, and print JSON")
+    parser.add_argument("--part", choices=["predict", "train", "read"], help="run one part here and print JSON")
     args = parser.parse_args()
     if args.part:
         (path,) = args.model
         batch, length, text = CASES[path]
-        found = {
+        figures = {
             "predict": lambda: predict(path, batch, length, text),
             "train": lambda: train(path, batch, length, args.steps),
             "read": lambda: read(path, text),
         }[args.part]()
-        print(json.dumps(found))
+        print(json.dumps(figures))
         return
     for path in args.model:
         batch, length, text = CASES[path]

@@ -1,9 +1,10 @@
-"""A training step of Skipwise beside a plain `transformers.Trainer` with the same model, batch and optimiser.
+"""Compare a training step of Skipwise with a plain `transformers.Trainer`: same model, batch and optimiser.
 
     python benchmarks/training.py [--model smollm2] [--steps 4] [--pairs 3] [--precision auto]
 
-Each variant runs in a process of its own, in turn, so that peak memory can be told apart. Printed: tokens/s and peak
-resident memory (or GPU memory) of both, their ratios pair by pair, and what drawing the examples costs of a step.
+The variants take turns. Each runs in its own process, to measure its peak memory. The output is tokens/s and peak
+resident memory (or GPU memory) of both, their ratios pair by pair, and the share of a step that drawing the examples
+takes.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 
 
 def step_times(variant: str, model: Any, examples: Any, *, steps: int, batch: int, precision: str) -> list[float]:
-    """When each step ended, seconds, of training a model on examples with our trainer or with a plain one."""
+    """Return when each step ended, in seconds, of training with the trainer of Skipwise or with a plain one."""
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -77,19 +78,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--variant", choices=["skipwise", "plain"], help="measure one, here, and print JSON")
+    parser.add_argument("--variant", choices=["skipwise", "plain"], help="measure one here and print JSON")
     args = parser.parse_args()
     if args.variant:
         print(json.dumps(measure(args.variant, args.model, args.steps, args.precision)))
         return
     rows: dict[str, list[dict[str, float]]] = {"skipwise": [], "plain": []}
     for pair in range(args.pairs):
-        for variant, found in rows.items():
+        for variant, results in rows.items():
             command = [sys.executable, __file__, "--variant", variant, "--model", args.model]
             command += ["--steps", str(args.steps), "--precision", args.precision]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found.append(json.loads(done.stdout.splitlines()[-1]))
-        last = {name: found[-1] for name, found in rows.items()}
+            results.append(json.loads(done.stdout.splitlines()[-1]))
+        last = {name: results[-1] for name, results in rows.items()}
         print(f"pair {pair + 1}: " + ", ".join(
             f"{name} {2048 / row['seconds']:.0f} tok/s {row['memory'] / 1e9:.2f} GB" for name, row in last.items()
         ), flush=True)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Skipwise's parts inside a plain `transformers.Trainer`: scale a model's RoPE, wrap a dataset, train.
+"""Use Skipwise in a plain `transformers.Trainer`: scale the RoPE of a model, wrap a dataset, train.
 
     python examples/own_trainer.py MODEL BOOK.txt [--target 16384] [--steps 20] [--out extended]
 
@@ -28,7 +28,7 @@ model = AutoModelForCausalLM.from_pretrained(args.model, dtype="float32")
 # 1. One call scales the RoPE of a live model.
 skipwise.apply(model, "yarn", target_length=args.target)
 
-# 2. Any tokenised dataset becomes one whose examples are short and whose positions reach the target.
+# 2. Wrap any tokenised dataset. The examples are short; their positions reach the target.
 tokenised = Dataset.from_dict({"input_ids": [tokenizer(args.book.read_text())["input_ids"]]})
 examples = skipwise.SkippedPositions(tokenised, target_length=args.target, train_length=args.train_length)
 
@@ -37,7 +37,7 @@ arguments = TrainingArguments(
     max_steps=args.steps,
     per_device_train_batch_size=2,
     learning_rate=2e-5,
-    remove_unused_columns=False,  # the examples bring position_ids
+    remove_unused_columns=False,  # keep the position_ids of the examples
     report_to="none",
     logging_steps=5,
 )
