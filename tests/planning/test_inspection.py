@@ -247,12 +247,16 @@ def test_a_window_is_read_as_the_file_lets_it_be(tmp_path: Path) -> None:
     given = looked_at(llama_config(window=16_384, rope_parameters=linear), model=ModelConfig(original_length=4096))
     assert given.reading == ["the original window is 4,096 tokens, as model.original_length says"]
     assert "max_position_embeddings says" in looked_at(llama_config(window=64)).reading[0]
+    chunks = {"chunk_size": 32_768, "original_max_position_embeddings": 32_768}
+    dual = looked_at(llama_config(window=131_072, dual_chunk_attention_config=chunks))
+    assert (dual.original_length, dual.window) == (32_768, 131_072)
+    assert dual.reading[0] == "dual_chunk_attention_config says that the model was trained on 32,768 tokens"
 
 
 def test_a_multimodal_model_is_not_called_plain() -> None:
     sections = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 2, 2]}
     text = looked_at(llama_config(window=64, rope_parameters=sections))
-    assert "multimodal (mrope): 4, 2, 2 pairs follow time, height and width" in text.rotation
+    assert text.rotation.startswith("multimodal RoPE (mrope): 4, 2, 2 pairs follow time, height and width")
     with pytest.raises(SkipwiseError, match=r"multimodal model that .* \(its text part: plain RoPE\)"):
         looked_at(Qwen2VLConfig())
     with pytest.raises(SkipwiseError, match="save its text part, of model type 'llama', as a checkpoint of its own"):

@@ -170,8 +170,9 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if sliding:
+        within = f"{window:,} tokens" if window else "a window that the configuration does not state"
         notes.append(
-            f"{len(sliding)} of {count} layers attend within {window} tokens, counted by place and not by position: "
+            f"{len(sliding)} of {count} layers attend within {within}, counted by place and not by position: "
             "in training with skipped positions they meet distances that inference never has"
         )
         if not hf_config.is_nested(getattr(hf_config.language_model(config), "rope_parameters", None) or {}):

@@ -22,7 +22,7 @@ def text(facts: Facts, *, table: bool = False) -> str:
     rows = [
         ("model", f"{facts.model} ({facts.family}, {facts.layers} layers)"),
         ("window", f"{facts.window:,} tokens"),
-        *([("original window", f"{facts.original_length:,} tokens")] if facts.scaling else []),
+        *([("original window", f"{facts.original_length:,} tokens")] if facts.original_length != facts.window else []),
         *(("read from", line) for line in facts.reading),
         ("target", f"{facts.target_length:,} tokens, ×{facts.factor:.4g}"),
         *_advice_rows(facts),

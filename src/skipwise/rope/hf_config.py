@@ -173,11 +173,18 @@ def evidence(config: "PreTrainedConfig") -> Evidence | None:
     return None
 
 
+def _dual_chunk_length(config: "PreTrainedConfig") -> int | None:
+    """Tokens that a model with dual chunk attention was trained on; the window beyond them needs that attention."""
+    chunks = getattr(language_model(config), "dual_chunk_attention_config", None)
+    length = chunks.get("original_max_position_embeddings") if isinstance(chunks, dict) else None
+    return length if isinstance(length, int) and length > 1 else None
+
+
 def stated_original_length(config: "PreTrainedConfig") -> int | None:
     """Window before the scaling, tokens, as far as the configuration tells it."""
     text = language_model(config)
     length = parameters(config).get("original_max_position_embeddings")
-    length = length or getattr(text, "original_max_position_embeddings", None)
+    length = length or getattr(text, "original_max_position_embeddings", None) or _dual_chunk_length(config)
     if length:
         return int(length)
     second = evidence(config)
@@ -202,6 +209,8 @@ def reading(config: "PreTrainedConfig", original_length: int | None = None) -> l
         lines = [f"the original window is {original:,} tokens, as model.original_length says"]
     elif rope.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", None):
         lines = [f"original_max_position_embeddings says that the model was trained on {original:,} tokens"]
+    elif _dual_chunk_length(config):
+        lines = [f"dual_chunk_attention_config says that the model was trained on {original:,} tokens"]
     elif second:
         lines = [
             f"max_position_embeddings {_configured(config):,} and {second.field} {getattr(text, second.field):,} "
@@ -229,17 +238,18 @@ def rotation(config: "PreTrainedConfig") -> str:
     """How positions turn the dimensions of a head, in a few words."""
     rope, carries = parameters(config), describe(config)
     width, rotated = head_width(config), rotary_dim(config)
-    part = f", {rotated} of {width} dimensions of a head" if rotated < width else ""
+    parts = ["" if language_model(config) is config else "its text part: "]
     sections = rope.get("mrope_section")
+    scaled = f"carries {carries['method']} ×{carries['factor']:g}" if carries else None
+    parts.append(", ".join(filter(None, ["multimodal RoPE (mrope)", scaled])) if sections else scaled or "plain RoPE")
+    if rotated < width:
+        parts.append(f", {rotated} of {width} dimensions of a head")
     if sections:
-        counts = ", ".join(map(str, sections))
-        part += (
-            f", multimodal (mrope): {counts} pairs follow time, height and width of an image; a text token has one "
-            "position for all of them, so text is rotated as without mrope"
+        parts.append(
+            f": {', '.join(map(str, sections))} pairs follow time, height and width of an image; a text token has one "
+            "position for all three, so text is rotated as by plain RoPE"
         )
-    scaled = f"carries {carries['method']} ×{carries['factor']:g}" if carries else "plain RoPE"
-    whose = "" if language_model(config) is config else "its text part: "
-    return whose + scaled + part
+    return "".join(parts)
 
 
 def window(config: "PreTrainedConfig") -> int:
