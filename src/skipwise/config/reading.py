@@ -113,7 +113,8 @@ def _advice(path: str, place: tuple[str, ...], model: type[BaseModel], known: bo
     near = hint(place[-1], siblings)
     if known:
         values = [each.key for each in settings() if place[-1] in each.type.split(" | ")]
-        if values:  # the name of a method given as a key
+        # The name of a method given as a key, unless it is a key of this section that is not written to its end.
+        if values and not any(name.startswith(place[-1]) for name in siblings):
             return f"did you mean {values[0]}={place[-1]}?"
         keys = [each.key for each in settings() if each.key.startswith("search.") == (model is SearchConfig)]
         elsewhere = [key for key in keys if key.rpartition(".")[2] == place[-1]]

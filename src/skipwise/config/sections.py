@@ -214,7 +214,10 @@ class KeyValueConfig(Stage):
     """Pairs in a list. As many as the length holds when absent."""
     lists: Count = 1
     """Lists at each length. The questions about one list share the reading of it, so 1 is the fastest; as many as
-    `evaluation.trials` gives every trial a list of its own."""
+    `evaluation.trials` gives every trial a list of its own. Intervals are over lists."""
+    depth: Literal["pair", "token"] = "pair"
+    """What a depth is a share of: `pair`, the pairs of the list, as Liu et al. sweep it; `token`, the tokens of the
+    length, as h2oGPT does."""
 
 
 class NeedleConfig(Stage):

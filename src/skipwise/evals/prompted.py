@@ -11,6 +11,9 @@ from skipwise.evals.task import Cell, Inputs, Task, TooShortError, header, measu
 from skipwise.utils import progress
 from skipwise.utils.text import length_text, value_text
 
+HELD_TOKENS = 2**20
+"""Most tokens of prompts that are held at once where variants share no text, unless one variant has more."""
+
 
 class PromptedPlan:
     """The rows of one `Task` for one model.
@@ -30,9 +33,7 @@ class PromptedPlan:
         session, task = self._session, self._task
         rows: list[Row] = []
         for length, cells in self._grid.items():
-            # Variants that share no text are measured apart, so that the prompts of one at a time are held.
-            variants = [list(part) for _, part in itertools.groupby(cells, lambda cell: cell.variant)]
-            at_length = [row for part in (variants if task.apart else [cells]) for row in self._cells(part)]
+            at_length = [row for part in (_parts(cells) if task.apart else [cells]) for row in self._cells(part)]
             rows += at_length
             rows += [session.once(row) for row in overall(at_length)]
             progress.say(f"{session.label}: {task.name} at {length_text(length)}: {_mean(at_length)}")
@@ -62,6 +63,23 @@ class PromptedPlan:
                     beyond = needed > session.loaded.window
                     rows[missing[i][0]] = session.append(row.replace(beyond_window=beyond))
         return [row for row in rows if row is not None]
+
+
+def _parts(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of variants that share no text, as they are measured: many short prompts together, because answers are
+    decoded in batches, long ones a variant at a time, because all prompts of a part are held."""
+    parts: list[list[Cell]] = []
+    held = 0
+    for _, variant in itertools.groupby(cells, lambda cell: cell.variant):
+        new = list(variant)
+        tokens = sum(cell.n * cell.length for cell in new)
+        if parts and held + tokens <= HELD_TOKENS:
+            parts[-1] += new
+            held += tokens
+        else:
+            parts.append(new)
+            held = tokens
+    return parts
 
 
 def grid(task: Task, inputs: Inputs, lengths: Sequence[int]) -> dict[int, list[Cell]]:

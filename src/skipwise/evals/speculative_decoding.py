@@ -27,6 +27,9 @@ from skipwise.utils import progress
 
 WASTE = 1.25
 """A batch may read this many times the tokens that its prompts take one after the other."""
+CHUNKS = {"cpu": 16}
+"""Chunks that one batch may read, by type of device; 4 on others. Reading gains nothing from more than one on a CPU,
+but a step of decoding costs the same for few rows as for many, and wrong answers take more than a hundred steps."""
 
 
 class Prompt(NamedTuple):
@@ -211,32 +214,37 @@ def _decode(job: _Job, group: Group, answers: list[list[int]], rows: list[int], 
     """
     device = job.reader.model.device
     indices = [group.members[row] for row in rows]
+    ended: set[int] = set()
     lengths = torch.tensor([len(job.prompts[i].ids) + len(new) - 1 for i, new in zip(indices, answers, strict=True)])
-    kept = cache.selected(rows, cache.length + job.limit)
-    mask = (torch.arange(kept.length)[None] < lengths[:, None]).long().to(device)  # (B, S)
+    cache = cache.selected(rows, cache.length + job.limit)
+    mask = (torch.arange(cache.length)[None] < lengths[:, None]).long().to(device)  # (B, S)
     positions = lengths.to(device)
-    going = [True] * len(rows)
-    while any(going):
-        tokens = torch.tensor([new[-1] for new in answers], device=device)
+    rows = list(range(len(rows)))  # the row of `answers` that stands in each row of the cache
+    while rows:
+        tokens = torch.tensor([answers[row][-1] for row in rows], device=device)
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        choices = (
-            sliced_loss.logits(job.reader.model, job.reader.step(tokens, positions, mask, kept)).argmax(dim=-1).tolist()
-        )
+        states = job.reader.step(tokens, positions, mask, cache)
         positions = positions + 1
-        for row, choice in enumerate(choices):
-            if going[row]:
+        for row, choice in zip(rows, sliced_loss.logits(job.reader.model, states).argmax(dim=-1).tolist(), strict=True):
+            if row not in ended:
                 answers[row].append(choice)
-                going[row] = not job.finished(indices[row], answers[row])
+                if job.finished(indices[row], answers[row]):
+                    ended.add(row)
+        going = [place for place, row in enumerate(rows) if row not in ended]
+        if len(going) <= len(rows) / 2:  # rows that have ended are computed until they are half of all
+            if going:
+                cache = cache.selected(going, cache.capacity)
+            mask, positions, rows = mask[going], positions[going], [rows[place] for place in going]
 
 
 def _room(reader: Reader, longest: int) -> Room:
-    """A batch that is fast (more tokens at once gain nothing on a CPU) and takes at most half of the free memory, with
-    the trunk and the copy that decoding makes of its rows."""
+    """A batch that is fast and takes at most half of the free memory, with the trunk and the copy that decoding makes
+    of its rows."""
     if not reader.batches:
         return Room(0, 0)
     free = free_bytes(reader.model.device)
     held = longest if free is None else max(free // 2 // key_value_bytes(reader.model) - longest, 0) // 2
-    return Room(reader.chunk if reader.model.device.type == "cpu" else 4 * reader.chunk, held)
+    return Room(CHUNKS.get(reader.model.device.type, 4) * reader.chunk, held)
 
 
 def _less(job: _Job, group: Group, room: Room, error: BaseException) -> Room:

@@ -123,6 +123,25 @@ def test_neighbours_are_different_pairs_around_the_place(depth: float, pairs: in
     assert 0 <= places[0] <= key_value.place(depth, pairs, 0, 1) <= places[-1] < pairs
 
 
+@pytest.mark.parametrize("name", ["lines", "json"])
+def test_depth_by_token(bpe: Any, name: str) -> None:
+    """The pair asked for is the first that begins at that token of the text, its neighbours where several are asked."""
+    inputs = inputs_of(bpe, key_value={"protocols": [name], "depth": "token"})
+    length = 6000
+    pairs = key_value.pairs_of(inputs, name, length, 0)
+    text = key_value.PROTOCOLS[name].show(pairs)
+    begins = [inputs.count(text[: text.index(pair.key) - 1]) for pair in pairs]
+    assert begins == sorted(begins)
+    for cell in key_value.cells(inputs, length):
+        asked = [key_value.question(inputs, cell, trial).truth for trial in range(cell.n)]
+        place = [[pair.value, pair.key] for pair in pairs].index(asked[cell.n // 2])
+        assert [p.key for p in pairs[place - cell.n // 2 :]][: cell.n] == [key for _, key in asked] or cell.depth == 0
+        if 0 < (cell.depth or 0) < 1:
+            assert begins[place - 1] < cell.depth * length <= begins[place]
+        else:
+            assert place == (len(pairs) - 1 if cell.depth else cell.n // 2)
+
+
 def test_each_trial_can_have_a_list_of_its_own(bpe: Any) -> None:
     def lists(**settings: Any) -> list[list[str]]:
         inputs = inputs_of(bpe, depths=[0.5], trials=4, key_value={"protocols": ["json"], **settings})

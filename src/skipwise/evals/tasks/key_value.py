@@ -7,6 +7,7 @@ pair that is asked for swept from first to last. Where they differ from the orig
 The pair asked for is named at the end only, so all questions about a list begin with the whole list.
 """
 
+import bisect
 import math
 import re
 import uuid
@@ -181,23 +182,41 @@ def questions_a_list(settings: EvaluationConfig) -> int:
 
 
 def place(depth: float, pairs: int, trial: int, together: int) -> int:
-    """Index of the pair asked for: floor(depth · (pairs - 1)), as Liu et al. sweep it.
+    """Index of the pair asked for: floor(depth · (pairs - 1)), as Liu et al. sweep it, or a neighbour of it."""
+    return neighbour(math.floor(depth * (pairs - 1) + 1e-9), pairs, trial, together)
 
-    Where `together` trials ask about one list, they ask for as many neighbours, that one among them.
-    """
-    first = math.floor(depth * (pairs - 1) + 1e-9) - together // 2
-    return min(max(first, 0), pairs - together) + trial
+
+def neighbour(middle: int, pairs: int, trial: int, together: int) -> int:
+    """Index of the pair that one of `together` trials about a list asks for: neighbours, `middle` among them."""
+    return min(max(middle - together // 2, 0), pairs - together) + trial
+
+
+def at_token(inputs: Inputs, text: str, pairs: list[Pair], token: float) -> int:
+    """Index of the first pair that begins at `token` of the list's text or behind it; the last one where none does."""
+
+    def begin(i: int) -> int:
+        return inputs.count(text[: text.index(pairs[i].key) - 1])
+
+    return min(bisect.bisect_left(range(len(pairs)), token, key=begin), len(pairs) - 1)
 
 
 def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
     assert cell.variant is not None
-    protocol, lists = PROTOCOLS[cell.variant], inputs.settings.key_value.lists
-    pairs = pairs_of(inputs, cell.variant, cell.length, trial % lists)
-    asked = pairs[place(cell.depth or 0.0, len(pairs), trial // lists, questions_a_list(inputs.settings))]
+    protocol, settings, depth = PROTOCOLS[cell.variant], inputs.settings.key_value, cell.depth or 0.0
+    which, together = trial % settings.lists, questions_a_list(inputs.settings)
+    pairs = pairs_of(inputs, cell.variant, cell.length, which)
+    if settings.depth == "token":
+        middle = inputs.once(
+            ("key_value", cell.variant, cell.length, which, depth),
+            lambda: at_token(inputs, protocol.show(pairs), pairs, depth * cell.length),
+        )
+        asked = pairs[neighbour(middle, len(pairs), trial // settings.lists, together)]
+    else:
+        asked = pairs[place(depth, len(pairs), trial // settings.lists, together)]
     ids = prompt(inputs, protocol, pairs, asked.key)
     assert len(ids) <= cell.length - cell.answer_tokens
     draft = inputs.draft(protocol.lead.format(key=asked.key), protocol.answer.format(value=asked.value))
-    return Question(ids, draft, [asked.value, asked.key], unit=f"list {trial % lists}")
+    return Question(ids, draft, [asked.value, asked.key], unit=f"list {which}")
 
 
 def first_value(answer: str, key: str) -> re.Match[str] | None:
