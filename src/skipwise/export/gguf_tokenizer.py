@@ -1,4 +1,4 @@
-"""A fast tokenizer flows in; the tokens, merges, scores and flags that llama.cpp makes the same tokens with flow out.
+"""Write a fast tokenizer into a GGUF file, such that llama.cpp makes the same tokens with it.
 
 llama.cpp knows a byte-level BPE by the name of its pre-tokenizer, and sentencepiece's BPE by the scores of its pieces.
 What it would tokenise otherwise is refused.
@@ -76,16 +76,16 @@ def vocabulary(tokenizer: Any, size: int) -> Vocabulary:
 
 def write(writer: GGUFWriter, tokenizer: Any, size: int) -> None:
     """Add the tokenizer to a GGUF file: vocabulary, special tokens, what is put around a text, chat template."""
-    found = vocabulary(tokenizer, size)
-    writer.add_tokenizer_model(found.model)
-    writer.add_tokenizer_pre(found.pre)
-    writer.add_token_list(found.tokens)
-    writer.add_token_types(found.types)
-    if found.merges is not None:
-        writer.add_token_merges(found.merges)
-    if found.scores is not None:
-        writer.add_token_scores(found.scores)
-        writer.add_add_space_prefix(found.space_prefix)
+    made = vocabulary(tokenizer, size)
+    writer.add_tokenizer_model(made.model)
+    writer.add_tokenizer_pre(made.pre)
+    writer.add_token_list(made.tokens)
+    writer.add_token_types(made.types)
+    if made.merges is not None:
+        writer.add_token_merges(made.merges)
+    if made.scores is not None:
+        writer.add_token_scores(made.scores)
+        writer.add_add_space_prefix(made.space_prefix)
     for name in ("bos", "eos", "unk", "pad"):
         number = getattr(tokenizer, f"{name}_token_id")
         if number is not None:

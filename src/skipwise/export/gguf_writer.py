@@ -1,4 +1,4 @@
-"""A model and its tokenizer flow in; a GGUF file that llama.cpp reads flows out, its RoPE scaling included.
+"""Write a model and its tokenizer as a GGUF file that llama.cpp reads, with its RoPE scaling.
 
 Tensor names, value types and quantisation are those of the `gguf` package. What llama.cpp cannot compute as
 transformers does is refused.
@@ -87,19 +87,23 @@ def scaling(config: PreTrainedConfig) -> Scaling:
     Linear and YaRN with the usual borders have a name in llama.cpp; other frequencies that do not depend on the input
     become a table. Errors: SkipwiseError for a type or family that has no place for them.
     """
-    found, original = hf_config.parameters(config), hf_config.true_original_length(config)
-    kind = found["rope_type"]
+    parameters, original = hf_config.parameters(config), hf_config.true_original_length(config)
+    kind = parameters["rope_type"]
     if kind == "default":
         return Scaling()
     if kind == "linear":
-        return Scaling(gguf.RopeScalingType.LINEAR, factor=found["factor"], original=original)
+        return Scaling(gguf.RopeScalingType.LINEAR, factor=parameters["factor"], original=original)
     if kind not in ROPE_INIT_FUNCTIONS or kind == "dynamic":
         raise SkipwiseError(f"llama.cpp has no {kind!r} RoPE")
-    usual = (found.get("beta_fast") or 32, found.get("beta_slow") or 1, found.get("truncate", True)) == (32, 1, True)
+    usual = (parameters.get("beta_fast") or 32, parameters.get("beta_slow") or 1, parameters.get("truncate", True)) == (
+        32,
+        1,
+        True,
+    )
     if kind == "yarn" and usual:
         _, attention = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))
-        own = 0.1 * math.log(found["factor"]) + 1
-        return Scaling(gguf.RopeScalingType.YARN, found["factor"], original, attention=attention / own)
+        usual_attention = 0.1 * math.log(parameters["factor"]) + 1
+        return Scaling(gguf.RopeScalingType.YARN, parameters["factor"], original, attention=attention / usual_attention)
     if not FAMILIES[config.model_type].tables:
         what = "YaRN only with beta_fast 32 and beta_slow 1" if kind == "yarn" else f"no {kind!r} RoPE"
         raise SkipwiseError(f"llama.cpp has {what} for model type {config.model_type!r}; ntk and yarn can be written")
@@ -108,7 +112,7 @@ def scaling(config: PreTrainedConfig) -> Scaling:
     factors, attention = {}, 1.0
     for name, length in by_length.items():
         used, attention = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), seq_len=length)
-        plain = methods.plain_inv_freq(hf_config.rotary_dim(config), found["rope_theta"])
+        plain = methods.plain_inv_freq(hf_config.rotary_dim(config), parameters["rope_theta"])
         tensor = f"rope_factors_{name}.weight" if name else "rope_freqs.weight"
         factors[tensor] = (plain / used.double().numpy()).astype(np.float32)
     named = gguf.RopeScalingType.LONGROPE if kind == "longrope" else None
@@ -193,12 +197,12 @@ def _tensors(
 ) -> dict[str, tuple[tuple[int, ...], gguf.GGMLQuantizationType]]:
     """Shape and type by llama.cpp's name, in the order of `_values`."""
     plain = gguf.GGMLQuantizationType.F32
-    found = {name: (values.shape, plain) for name, values in (scaled.tables or {}).items()}
+    tensors = {name: (values.shape, plain) for name, values in (scaled.tables or {}).items()}
     block = gguf.GGML_QUANT_SIZES[kind][0]
     for target, _, value in _named(model, family):
         fitting = kind if value.shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
-        found[target] = (tuple(value.shape), fitting if value.ndim > 1 else plain)
-    return found
+        tensors[target] = (tuple(value.shape), fitting if value.ndim > 1 else plain)
+    return tensors
 
 
 def _values(model: PreTrainedModel, family: Family, scaled: Scaling) -> Iterator[tuple[str, Array]]:

@@ -1,4 +1,4 @@
-"""What older loaders look for in a saved model: a folder as transformers 5 writes it flows in, and gains those fields.
+"""Add to a saved model what older loaders look for and transformers 5 does not write.
 
 transformers 5 writes `rope_parameters` alone. transformers 4, and vLLM on top of it, read `rope_theta` and
 `rope_scaling` (with `type` at first, `rope_type` since) and `torch_dtype`, and know neither the tokenizer class nor the
@@ -27,31 +27,31 @@ def older_fields(written: Fields) -> Fields:
 
     Parameters by layer type become those of full attention; the base of the sliding layers is `rope_local_base_freq`.
     """
-    found = written["rope_parameters"]
+    parameters = written["rope_parameters"]
     fields: Fields = {}
-    if hf_config.is_nested(found):
-        local = found.get("sliding_attention") or {}
+    if hf_config.is_nested(parameters):
+        local = parameters.get("sliding_attention") or {}
         fields |= {"rope_local_base_freq": local["rope_theta"]} if "rope_theta" in local else {}
-        found = found.get("full_attention") or {}
+        parameters = parameters.get("full_attention") or {}
     names = _NEOX if str(written.get("model_type", "")).startswith("gpt_neox") else {}
-    fields |= {names.get(key, key): found[key] for key in _TOP_LEVEL if key in found}
-    kind = found.get("rope_type", "default")
+    fields |= {names.get(key, key): parameters[key] for key in _TOP_LEVEL if key in parameters}
+    kind = parameters.get("rope_type", "default")
     if kind == "default":
         return fields
-    scaling = {key: value for key, value in found.items() if key not in _TOP_LEVEL}
-    fields["rope_scaling"] = {**scaling, **_relative_attention(found), "type": kind, "rope_type": kind}
-    if "original_max_position_embeddings" in found:
-        fields["original_max_position_embeddings"] = found["original_max_position_embeddings"]
+    scaling = {key: value for key, value in parameters.items() if key not in _TOP_LEVEL}
+    fields["rope_scaling"] = {**scaling, **_relative_attention(parameters), "type": kind, "rope_type": kind}
+    if "original_max_position_embeddings" in parameters:
+        fields["original_max_position_embeddings"] = parameters["original_max_position_embeddings"]
     return fields
 
 
-def _relative_attention(found: Fields) -> Fields:
+def _relative_attention(parameters: Fields) -> Fields:
     """`attn_factor`: YaRN's factor on cos and sin beside the usual 0.1·ln(factor) + 1, as vLLM read it before it knew
     `attention_factor`; left out where it is 1."""
-    given = found.get("attention_factor")
-    if found.get("rope_type") != "yarn" or given is None:
+    given = parameters.get("attention_factor")
+    if parameters.get("rope_type") != "yarn" or given is None:
         return {}
-    usual = 0.1 * math.log(found["factor"]) + 1
+    usual = 0.1 * math.log(parameters["factor"]) + 1
     return {} if math.isclose(given, usual, rel_tol=1e-6) else {"attn_factor": given / usual}
 
 
@@ -89,11 +89,11 @@ def add_to_config(folder: Path, config: PreTrainedConfig) -> bool:
     return both is not None
 
 
-def without_marks(found: Fields) -> Fields:
+def without_marks(parameters: Fields) -> Fields:
     """`rope_parameters` as transformers 5 writes them: without the keys that only older loaders read."""
-    if hf_config.is_nested(found):
-        return {kind: without_marks(part or {}) for kind, part in found.items()}
-    return {key: value for key, value in found.items() if key not in ("type", "attn_factor")}
+    if hf_config.is_nested(parameters):
+        return {kind: without_marks(part or {}) for kind, part in parameters.items()}
+    return {key: value for key, value in parameters.items() if key not in ("type", "attn_factor")}
 
 
 def _as_read(saved: Fields, config: PreTrainedConfig) -> Fields:

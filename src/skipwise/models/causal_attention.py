@@ -1,4 +1,4 @@
-"""Causal attention of a chunk of queries over all keys so far, without a mask: queries flow in, their outputs flow out.
+"""Causal attention of a chunk of queries over all keys so far, without a mask.
 
 transformers masks a chunk that follows a cache with a [chunk × keys] matrix, which costs memory and the fast kernels.
 Here the keys before the chunk are attended to in full and the chunk's own causally. Registered with transformers'
@@ -70,6 +70,6 @@ def _merged(query: Tensor, key: Tensor, value: Tensor, past: int, scaling: float
     """
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     before, logs = flash(query, key[:, :, :past], value[:, :, :past], 0.0, False, scale=scaling)
-    own, own_logs = flash(query, key[:, :, past:], value[:, :, past:], 0.0, True, scale=scaling)
-    share = torch.sigmoid(logs - own_logs)[..., None].to(own.dtype)  # of the keys before the chunk
-    return torch.lerp(own, before, share)
+    within, within_logs = flash(query, key[:, :, past:], value[:, :, past:], 0.0, True, scale=scaling)
+    share = torch.sigmoid(logs - within_logs)[..., None].to(within.dtype)  # of the keys before the chunk
+    return torch.lerp(within, before, share)

@@ -76,6 +76,8 @@ def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: tor
     # Weights of another shape are then in the report, where we name them.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     values = configuration.foreign(source)
+    if not Path(source.place).is_dir():
+        say(f"reading the weights of {source.place} from the hub, or from its cache; a download can take minutes")
     gguf_config = getattr(transformers, "GgufConfig", None)
     if values is not None:
 
@@ -128,8 +130,8 @@ class _Tensors:
 
 def fingerprint(source: Source, config: PreTrainedConfig) -> str:
     """sha256 (16 digits) of configuration and weights; of a large file, 256 samples spread over it."""
-    told = {key: value for key, value in config.to_diff_dict().items() if key != "transformers_version"}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+    values = {key: value for key, value in config.to_diff_dict().items() if key != "transformers_version"}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
     folder = Path(source.place)
     if not folder.is_dir():
         read = try_to_load_from_cache(source.place, "config.json", revision=source.options["revision"])

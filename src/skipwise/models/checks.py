@@ -1,4 +1,4 @@
-"""Checks of a loaded model's behaviour: does its code use RoPE as its configuration says, and do we know its head?"""
+"""Check how a loaded model behaves: whether its code uses RoPE as its configuration says, and what its head does."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -97,7 +97,7 @@ def full_precision(model: PreTrainedModel) -> Iterator[None]:
         for weight, data in stored[module].items():
             weight.data = data
 
-    stored = {module: own for module in model.modules() if (own := _low_precision(module))}
+    stored = {module: weights for module in model.modules() if (weights := _low_precision(module))}
     handles = [module.register_forward_pre_hook(widen) for module in stored]
     handles += [module.register_forward_hook(restore, always_call=True) for module in stored]
     try:
@@ -109,16 +109,19 @@ def full_precision(model: PreTrainedModel) -> Iterator[None]:
 
 def _low_precision(module: nn.Module) -> dict[nn.Parameter, Tensor]:
     """The data of a module's own weights that are stored in 16 bits."""
-    own = module.parameters(recurse=False)
-    return {weight: weight.data for weight in own if weight.dtype in (torch.bfloat16, torch.float16)}
+    weights = module.parameters(recurse=False)
+    return {weight: weight.data for weight in weights if weight.dtype in (torch.bfloat16, torch.float16)}
 
 
 @torch.no_grad()
 def probe(model: PreTrainedModel) -> None:
-    """Warn that a model's family is not among the tested ones; it has passed these checks of its behaviour.
+    """Check a model whose family is not among the tested ones, and warn that it is not.
 
-    A shift of all positions changes nothing and a skip does (so positions are relative, and those given are used), and
-    the last token sees the first across the skip. Errors: SkipwiseError for a model that fails one.
+    A shift of all positions must change nothing and a skip must (so positions are relative, and those given are used),
+    and the last token must see the first across the skip.
+
+    Raises:
+        SkipwiseError: The model fails one of these.
     """
     family = model.config.get_text_config().model_type
     ids = torch.arange(16, device=model.device)[None] % (model.config.get_text_config().vocab_size - 1)
@@ -146,15 +149,19 @@ def probe(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
-    """SkipwiseError unless our logits are the model's own, which proves that we know all its head does."""
+    """Check that our logits are those of the model, so that we know all that its head does.
+
+    Raises:
+        SkipwiseError: They differ.
+    """
     tokens = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
-    own = model(input_ids=tokens, use_cache=False).logits.float()
+    theirs = model(input_ids=tokens, use_cache=False).logits.float()
     ours = (
         sliced_loss.logits(model, hidden_states(model, tokens))
         if model.get_output_embeddings() is not None
-        else own * 0
+        else theirs * 0
     )
-    if not torch.allclose(own, ours, rtol=0.02, atol=0.02 * own.abs().max().item()):
+    if not torch.allclose(theirs, ours, rtol=0.02, atol=0.02 * theirs.abs().max().item()):
         raise SkipwiseError(
             f"model type {model.config.model_type!r} changes its logits in a way that is not known here, "
             "so its losses cannot be computed in slices"

@@ -1,4 +1,4 @@
-"""What a GGUF file says and transformers does not read: a path flows in; weight type, shape and RoPE flow out.
+"""Read from the header of a GGUF file what transformers leaves there: type of the weights, shape and RoPE.
 
 A header is a list of (key, type, value), then of tensor names; a key or name is preceded by its length.
 """
@@ -15,7 +15,7 @@ from skipwise.errors import SkipwiseError
 from skipwise.rope.methods import Llama3, plain_inv_freq
 
 _HEADER_BYTES = 2**26
-"""Keys and names are looked for in this much of a file; the largest vocabularies take about 20 MB of it."""
+"""Look for keys and names in this much of a file; the largest vocabularies take about 20 MB of it."""
 
 _NUMBERS = {4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING = 8
@@ -52,8 +52,8 @@ Value = int | float | str
 def _place(data: mmap.mmap, name: str) -> int | None:
     """Where the value after a key (or the entry after a tensor's name) starts."""
     wanted = struct.pack("<Q", len(name)) + name.encode()
-    found = data.find(wanted, 0, min(len(data), _HEADER_BYTES))
-    return None if found < 0 else found + len(wanted)
+    start = data.find(wanted, 0, min(len(data), _HEADER_BYTES))
+    return None if start < 0 else start + len(wanted)
 
 
 def _value(data: mmap.mmap, key: str) -> Value | None:
@@ -85,13 +85,13 @@ def overlooked(path: Path) -> dict[str, Any]:
     """Configuration values that the header says and transformers leaves at the default of another checkpoint."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         family = str(_value(data, "general.architecture"))
-        found = {name: _value(data, f"{family}.{key}") for name, key in _SHAPE.get(family, {}).items()}
+        values = {name: _value(data, f"{family}.{key}") for name, key in _SHAPE.get(family, {}).items()}
         if family in _GEMMA_27B:
             sizes = ("block_count", "embedding_length", "attention.head_count", "attention.key_length")
             layers, hidden, heads, head = (_value(data, f"{family}.{key}") for key in sizes)
             shared = layers == _GEMMA_27B[family] and isinstance(hidden, int) and isinstance(heads, int)
-            found["query_pre_attn_scalar"] = hidden // heads if shared else head  # type: ignore[operator]
-    return {name: value for name, value in found.items() if value is not None}
+            values["query_pre_attn_scalar"] = hidden // heads if shared else head  # type: ignore[operator]
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def rope_scaling(path: Path) -> dict[str, Any] | None:
@@ -105,31 +105,31 @@ def rope_scaling(path: Path) -> dict[str, Any] | None:
         prefix = f"{family}.rope.scaling."
         tables = [name for name in (_ONE_TABLE, *_TWO_TABLES) if _place(data, name) is not None]
         kind = _value(data, prefix + "type")
-        said = {name: _value(data, prefix + key) for key, name in _KEYS.items()}
-        if said["factor"] is None:  # the key of older files
-            said["factor"] = _value(data, f"{family}.rope.scale_linear")
+        scaling = {name: _value(data, prefix + key) for key, name in _KEYS.items()}
+        if scaling["factor"] is None:  # the key of older files
+            scaling["factor"] = _value(data, f"{family}.rope.scale_linear")
         odd = [key for key in _UNREAD if _value(data, prefix + key) not in (None, 1.0)]
         attention = float(_value(data, prefix + "attn_factor") or 1)
         theta, window = (_value(data, f"{family}.{key}") for key in ("rope.freq_base", "context_length"))
     refused = SkipwiseError(f"{path.name} carries {kind!r} RoPE scaling, which is not read from GGUF files")
     if odd:
         raise refused
-    kept = {name: value for name, value in said.items() if value is not None}
+    parameters = {name: value for name, value in scaling.items() if value is not None}
     if tables:
-        if said["factor"] is not None:  # which would apply beside the tables
+        if scaling["factor"] is not None:  # which would apply beside the tables
             raise refused
-        original = int(said["original_max_position_embeddings"] or window or 0)
+        original = int(scaling["original_max_position_embeddings"] or window or 0)
         return _from_tables(_factors(path, tables), float(theta or 10_000), original, int(window or 0), attention)
-    if kind is None and said["factor"] not in (None, 0.0, 1.0):  # which llama.cpp takes as linear
+    if kind is None and scaling["factor"] not in (None, 0.0, 1.0):  # which llama.cpp takes as linear
         kind = "linear"
     if kind in (None, "none"):
         return None
-    factor = said["factor"]
+    factor = scaling["factor"]
     if kind not in ("linear", "yarn") or not isinstance(factor, float) or (kind == "linear" and attention != 1):
         raise refused
     if attention != 1:  # llama.cpp multiplies it by what YaRN brings
-        kept["attention_factor"] = attention * (0.1 * math.log(factor) + 1)
-    return {"rope_type": kind, **kept}
+        parameters["attention_factor"] = attention * (0.1 * math.log(factor) + 1)
+    return {"rope_type": kind, **parameters}
 
 
 def _factors(path: Path, tables: list[str]) -> dict[str, list[float]]:
@@ -152,5 +152,5 @@ def _from_tables(
                 key: value for key, value in llama3.to_hf(dim, theta, candidate, window).items() if key != "rope_theta"
             }
     lists = {"short_factor": short, "long_factor": long, "attention_factor": attention}
-    told = {"factor": window / original, "original_max_position_embeddings": original}
-    return {"rope_type": "longrope", **told, **lists}
+    sizes = {"factor": window / original, "original_max_position_embeddings": original}
+    return {"rope_type": "longrope", **sizes, **lists}

@@ -43,15 +43,21 @@ def load(
     scaling: ScalingConfig | None = None,
     dtype: torch.dtype | None = None,
 ) -> LoadedModel:
-    """The model and tokenizer of `config` on its device; RoPE is scaled when `scaling` and `target_length` are given.
+    """Load a model and its tokenizer. A type that is not in `families.FAMILIES` is probed, and used with a warning.
 
-    `dtype`: how weights are stored (float32 to train); `config.precision` when absent. Errors: SkipwiseError in one
-    line for an unknown model, missing or corrupt weights, no tokenizer, no RoPE, or a scaling that does not apply.
-    A model type that is not in `architectures.FAMILIES` is probed, and used with a warning.
+    Args:
+        config: Where the model is, its device, precision and attention.
+        target_length: The new window, tokens; RoPE is scaled when this and `scaling` are given.
+        scaling: The method and its parameters.
+        dtype: How weights are stored (float32 to train); `config.precision` when absent.
+
+    Raises:
+        SkipwiseError: An unknown model, files that are missing, damaged or do not go together, no RoPE, or a scaling
+            that does not apply.
     """
-    found = sources.find(config)
+    source = sources.find(config)
     device = device_of(config.device)
-    read = configuration.read(found)
+    read = configuration.read(source)
     facts = families.architecture(read)
     original = config.original_length or hf_config.true_original_length(read)
     carried, configured = hf_config.describe(read), read
@@ -63,9 +69,9 @@ def load(
             "theta": hf_config.parameters(configured)["rope_theta"],
             **(hf_config.describe(configured) or {}),
         }
-    tokenizer = checkpoint.tokenizer(found)
+    tokenizer = checkpoint.tokenizer(source)
     stored = dtype or arithmetic(config.precision, device)
-    model = checkpoint.weights(found, configured, config.attention, stored).to(device)
+    model = checkpoint.weights(source, configured, config.attention, stored).to(device)
     if facts.row is None:
         probe(model)
     if scaling is not None and scaling.method != "none" and target_length is not None:
@@ -75,13 +81,13 @@ def load(
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        name=found.name,
+        name=source.name,
         path=config.path,
         original_length=original,
         window=hf_config.window(configured),
-        fingerprint=checkpoint.fingerprint(found, configured),
+        fingerprint=checkpoint.fingerprint(source, configured),
         scaling=carried,
-        quantised_from=gguf_header.weight_type(found.file) if found.gguf else None,
+        quantised_from=gguf_header.weight_type(source.file) if source.gguf else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether a forward pass fits: a model and a number of tokens flow in; nothing, or an error that says what fits."""
+"""Estimate whether a forward pass fits into memory, and refuse one that does not with the length that does."""
 
 from bisect import bisect_right
 from pathlib import Path

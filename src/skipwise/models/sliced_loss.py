@@ -1,6 +1,6 @@
-"""Losses from hidden states, a slice of tokens at a time: [tokens x vocabulary] never exists whole.
+"""Compute losses from hidden states a slice of tokens at a time, so that [tokens x vocabulary] never exists whole.
 
-Hidden states and labels flow in; per-token losses (evaluation) or their mean (training) flow out. Losses in fp32.
+Evaluation takes a loss for each token, training their mean. All losses are fp32.
 """
 
 import math
