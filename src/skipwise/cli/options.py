@@ -11,9 +11,13 @@ if TYPE_CHECKING:
 
 def mapping(values: dict[str, Any], name: str) -> dict[str, Any]:
     """One section of a configuration, empty when absent. Raises SkipwiseError for anything but a mapping."""
+    from skipwise.config import shown
+
     section = values.get(name)
     if section is not None and not isinstance(section, dict):
-        raise SkipwiseError(f"{name} = {section!r}: expected a mapping; on the command line --set {name}.KEY=VALUE")
+        raise SkipwiseError(
+            f"{name} = {shown(section)}: expected a mapping; on the command line --set {name}.KEY=VALUE"
+        )
     return section or {}
 
 
@@ -26,12 +30,13 @@ def length_option(text: str | None, option: str) -> int | None:
 
 def check_sections(values: dict[str, Any], *sections: str) -> None:
     """Reject a `--set` for a section that the command does not read. Raises SkipwiseError with the nearest key."""
+    from skipwise.config import shown
     from skipwise.config.settings import hint, settings
 
     for name in sorted(set(values) - set(sections)):
         keys = [setting.key for setting in settings() if setting.key.startswith(tuple(f"{part}." for part in sections))]
         expected = " or ".join(f"{part}.KEY=VALUE" for part in sections)
-        raise SkipwiseError(f"--set {name}: {hint(name, keys) or f'expected {expected}'}")
+        raise SkipwiseError(f"--set {shown(name)}: {hint(name, keys) or f'expected {expected}'}")
 
 
 def model_config(args: argparse.Namespace) -> "ModelConfig":

@@ -4,7 +4,7 @@ Later sources replace earlier ones: defaults, YAML file, command-line options, `
 that names the nearest valid one.
 """
 
-from skipwise.config.reading import dump_yaml, merge, parse_settings, read_yaml, validate
+from skipwise.config.reading import dump_yaml, merge, parse_settings, read_yaml, shown, validate
 from skipwise.config.sections import (
     DEFAULT_TRAIN_LENGTH,
     AdapterConfig,
@@ -57,5 +57,6 @@ __all__ = [
     "read_factors",
     "read_length",
     "read_yaml",
+    "shown",
     "validate",
 ]

@@ -206,7 +206,7 @@ def _object(text: bytes, place: str) -> dict[str, Any]:
     shown = text[:40].decode(errors="replace")
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SkipwiseError(f"{place} is not JSON ({shown!r}); remove it and write the report again") from error
     if not isinstance(value, dict):
         raise SkipwiseError(f"{place} is {shown!r}, expected a JSON object; remove it and write the report again")

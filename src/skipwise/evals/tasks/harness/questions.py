@@ -70,7 +70,7 @@ def _big_bench(path: Path) -> list[Choice]:
     try:
         task = json.loads(path.read_text(encoding="utf-8"))
         examples = [(one["input"], one["target_scores"]) for one in task["examples"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         expected = "a BIG-bench task with `examples` of `input` and `target_scores`, or a .jsonl file"
         raise SkipwiseError(f"{path.name}: expected {expected} ({type(error).__name__}: {error})") from error
     found = [

@@ -56,5 +56,5 @@ def hotpotqa(path: str) -> Documents:
 def _read(path: str) -> Any:
     try:
         return json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise SkipwiseError(f"cannot read the questions in {path}: {error}") from error
