@@ -271,9 +271,16 @@ SCALINGS = st.fixed_dictionaries(
 )
 
 
+READERS = [
+    ["inspect", "changed", "--json"],
+    ["eval", "changed", "--tasks", "perplexity", "--lengths", "32", "--data", "book.txt", "--out", "here/rows.jsonl"],
+    ["plan", "changed", "--target", "512", "--device", "a100", "--json"],
+]
+
+
 @st.composite
-def models(draw: st.DrawFn) -> dict[str, bytes | None]:
-    """Files of a model folder that are changed (None: deleted)."""
+def models(draw: st.DrawFn) -> tuple[dict[str, bytes | None], list[str]]:
+    """Files of a model folder that are changed (None: deleted), and a command that reads the folder."""
     changes: dict[str, bytes | None] = {}
     if draw(st.integers(0, 3)):
         config = json.loads(Path("MODEL/config.json").read_text())
@@ -290,7 +297,7 @@ def models(draw: st.DrawFn) -> dict[str, bytes | None]:
         name = draw(st.sampled_from(["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]))
         content = Path("MODEL", name).read_bytes()
         changes[name] = draw(st.one_of(st.none(), st.just(b""), st.just(damaged(draw, content))))
-    return changes
+    return changes, draw(st.sampled_from(READERS))
 
 
 def run_words(words: list[str]) -> None:
@@ -314,28 +321,14 @@ def run_text(file: tuple[str, bytes]) -> None:
     check(["eval", "MODEL", "--tasks", "perplexity", "--lengths", "32", "--data", name, "--out", "here/rows.jsonl"])
 
 
-def run_model(changes: dict[str, bytes | None]) -> None:
+def run_model(case: tuple[dict[str, bytes | None], list[str]]) -> None:
+    changes, reader = case
     shutil.copytree("MODEL", "changed")
     for name, content in changes.items():
         Path("changed", name).unlink()
         if content is not None:
             Path("changed", name).write_bytes(content)
-    check(["inspect", "changed", "--json"])
-    check(["plan", "changed", "--target", "512", "--device", "a100", "--json"])
-    check(
-        [
-            "eval",
-            "changed",
-            "--tasks",
-            "perplexity",
-            "--lengths",
-            "32",
-            "--data",
-            "book.txt",
-            "--out",
-            "here/rows.jsonl",
-        ]
-    )
+    check(reader)
 
 
 KINDS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], None]]] = {
