@@ -156,3 +156,12 @@ def test_scaling_alone_needs_no_text(model: Path, tmp_path: Path, capsys: pytest
     assert "evaluation.data" in one_line(capsys, [*scale, *PERPLEXITY, "--out", str(tmp_path / "b")])
     assert "--data" in one_line(capsys, [*scale, "--set", "training.steps=1", "--out", str(tmp_path / "b")])
     assert not (tmp_path / "b").exists()
+
+
+def test_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither a command nor a recipe that names no model trains the packaged one."""
+    given = ["extend", "--target", "1k", "--data", str(TEXT), "--out", str(tmp_path / "run")]
+    assert "no model: give one with --model" in one_line(capsys, given)
+    (tmp_path / "recipe.yaml").write_text("target_length: 1k\n")
+    assert "no model" in one_line(capsys, [*given, "--config", str(tmp_path / "recipe.yaml")])
+    assert not (tmp_path / "run").exists()

@@ -80,8 +80,9 @@ def _run_config(args: argparse.Namespace) -> "RunConfig":
         elif not (args.model or args.target or args.data or args.set):
             raise SkipwiseError("--resume: give the run's folder with --out, which must hold its config.yaml")
     values = merge(merge(values, options), parse_settings(args.set))
-    if "path" not in mapping(values, "model"):
-        raise SkipwiseError("no model: give one with --model, e.g. --model smollm2")
     if "target_length" not in values:
         raise SkipwiseError("no target length: give one with --target, e.g. --target 32k")
-    return validate(RunConfig, values)
+    config = validate(RunConfig, values)
+    if "path" not in mapping(values, "model"):  # the default of the setting would train the packaged model
+        raise SkipwiseError("no model: give one with --model, e.g. --model smollm2")
+    return config
