@@ -1,13 +1,13 @@
-"""Greedy answers to many long prompts: token ids flow in, each prompt's answer flows out, in the order of the work.
+"""Answer many long prompts greedily. Answers come in the order in which they are finished.
 
 Three things make it many times faster than generating prompt by prompt, with the same answers:
 
 - Prompts are read in sorted order, so that what neighbours share at their start (the filler before a needle) is
   computed once: each edge of their prefix tree costs one reading.
 - A prompt is read together with the answer that would be right (its draft). Where the model would say the draft itself
-  at every token, that one pass has decoded the answer; from the first token where not, decoding goes on with the
-  cache. This is speculative decoding (arXiv 2211.17192) with the truth as the draft: it equals greedy decoding.
-- Short prompts are read several at a time.
+  at every token, that one pass has decoded the answer; from the first token that differs on, decoding goes on with
+  the cache. This is speculative decoding (arXiv 2211.17192) with the truth as the draft: it equals greedy decoding.
+- Prompts are read, and wrong answers decoded, several at a time.
 """
 
 import itertools
@@ -87,7 +87,7 @@ def answer(
     """(index, tokens of the greedy answer) of every prompt, at most `limit` tokens each, as they are finished.
 
     `ended(i, tokens)` is asked after every token of an answer: whether nothing that could follow matters. `advance`
-    hears how many tokens were read. A batch for which memory does not suffice is halved, which is said. Errors:
+    is called with how many tokens were read. A batch that does not fit into memory is halved, with a message. Errors:
     SkipwiseError where not even one prompt fits.
     """
     job = _Job(reader, prompts, limit, ended, advance)

@@ -1,4 +1,4 @@
-"""A model that reads: tokens flow in, a chunk at a time, hidden states flow out; what was read can be gone back on.
+"""Read long texts with a model, a chunk at a time, and go back to an earlier place in them.
 
 The keys and values of a text stay while several continuations of it are read, so a prefix that prompts share is
 computed once. Memory is that of the keys and values and of one chunk, whatever the length. The chunks give what one
@@ -130,8 +130,8 @@ class Reader:
                 yield start, self._states(tokens[:, start : start + size], kept)
 
     def shrink(self, error: BaseException) -> None:
-        """Halve the chunk, aloud, after `error` said that memory ran out. Errors: any other error again; SkipwiseError
-        where the chunk is small already."""
+        """Halve the chunk after `error` reported that memory ran out, with a message. Errors: any other error again;
+        SkipwiseError where the chunk is small already."""
         if not is_out_of_memory(error):
             raise error
         if torch.cuda.is_available():

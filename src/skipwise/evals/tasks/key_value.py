@@ -2,7 +2,7 @@
 
 Two protocols. `lines` follows h2oGPT's long-context test: lines `'key' = 'value'` of 8 and 4 hex digits, until only the
 answer has room. `json` follows Liu et al. (arXiv 2307.03172, section 3): UUIDs in one JSON object, the place of the
-pair that is asked for swept from first to last. Where they differ from the originals is told in docs/evaluation.md.
+pair that is asked for swept from first to last. docs/evaluation.md lists how they differ from the originals.
 
 The pair asked for is named at the end only, so all questions about a list begin with the whole list.
 """

@@ -1,4 +1,4 @@
-"""Perplexity by length: documents as token arrays flow in, one result row for each length flows out.
+"""Measure perplexity by length: one result row for each length, over documents given as token arrays.
 
 Two protocols. In both, `length` counts everything the model reads, so a BOS token takes one of its places and the model
 never sees a position beyond `length - 1`.
@@ -210,26 +210,26 @@ def _document_losses(
     bos = [] if protocol.bos_id is None else [protocol.bos_id]
     if protocol.name == "prefix":
         ids = torch.tensor([[*bos, *tokens[: length - len(bos)].tolist()]], device=reader.model.device)
-        found = []
+        parts = []
         for losses in reader.token_nll(ids):
-            found.append(losses[0].cpu().numpy())
+            parts.append(losses[0].cpu().numpy())
             advance(losses.shape[1])
         advance(1)  # the last token is read and has no successor
-        return np.concatenate(found)
+        return np.concatenate(parts)
     text = tokens[: protocol.span - len(bos)].tolist()
     # Each window starts with a BOS of its own, which takes one of its places.
     todo = list(windows(len(text), length - len(bos), protocol.stride))
     rows = max(reader.chunk // length, 1)
-    found = []
+    scores = []
     while todo:
         batch = [part for part in todo[:rows] if part[1] - part[0] == todo[0][1] - todo[0][0]]
         todo = todo[len(batch) :]
         ids = torch.tensor([[*bos, *text[start:stop]] for start, stop, _ in batch], device=reader.model.device)
         scored = [min(part[2], ids.shape[1] - 1) for part in batch]
         rows_of = torch.cat(list(reader.token_nll(ids, scored=scored)), dim=1).cpu().numpy()  # (B, T - 1)
-        found += [row[len(row) - count :] for row, count in zip(rows_of, scored, strict=True)]
+        scores += [row[len(row) - count :] for row, count in zip(rows_of, scored, strict=True)]
         advance(ids.numel())
-    return np.concatenate(found)
+    return np.concatenate(scores)
 
 
 def _require_finite(losses: intervals.Losses, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Multiple-choice questions in files: a path flows in, prompts with choices and the place of the right one flow out."""
+"""Read multiple-choice questions from files: prompts, choices and the place of the right one."""
 
 import json
 import string
@@ -66,7 +66,7 @@ def _answer(answer: Any, choices: list[str], labels: list[Any], place: str) -> i
 
 
 def _big_bench(path: Path) -> list[Choice]:
-    """`examples` of `input` and `target_scores`; those with several right choices are left out, which is said."""
+    """`examples` of `input` and `target_scores`; those with several right choices are left out, with a message."""
     try:
         task = json.loads(path.read_text(encoding="utf-8"))
         examples = [(one["input"], one["target_scores"]) for one in task["examples"]]

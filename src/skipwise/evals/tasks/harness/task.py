@@ -1,8 +1,8 @@
-"""Short benchmarks through lm-eval: a loaded model flows in, a row for each metric of each benchmark flows out.
+"""Run short benchmarks through lm-eval: a row for each metric of each benchmark.
 
-They tell what an extension cost inside the old window. Prompts, choices and scores are lm-eval's own; ours are where
+They show what an extension cost inside the old window. Prompts, choices and scores are lm-eval's own; ours are where
 benchmarks come from (names that lm-eval knows, a local folder or file of its tasks, a file of multiple-choice
-questions), intervals, and rows that are not measured twice. A prompt is never cut: lm-eval is told a window that holds
+questions), intervals, and rows that are not measured twice. A prompt is never cut: lm-eval gets a window that holds
 the longest one. lm-eval is an optional dependency and imported where it is used.
 """
 

@@ -1,4 +1,4 @@
-"""Question-answering files as RULER reads them: SQuAD's or HotpotQA's JSON flows in, documents and questions out."""
+"""Read question-answering files as RULER does: documents and questions from SQuAD's or HotpotQA's JSON."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""The prompts of RULER's tasks: a size and a random generator flow in, a prompt's text and its references flow out.
+"""Make the prompts of RULER's tasks: text and references for a size and a random generator.
 
 Written to the published generator's specification (arXiv 2404.06654, appendices B and D; the code released with it):
 its wording, numbers of needles, hops and repetitions, types of keys and values, and order. A size is whatever a task

@@ -1,6 +1,6 @@
 """RULER (arXiv 2404.06654): up to thirteen tasks, averaged at each length, and the effective length.
 
-The prompts are made in `evals/ruler_prompts.py`. Beside each task's rows there is one with their average for each
+The prompts are made in `prompts.py`. Beside each task's rows there is one with their average for each
 length, and one with the effective length: the longest at which that average reaches a threshold.
 """
 
@@ -84,7 +84,7 @@ def check(settings: EvaluationConfig) -> None:
 
 
 def cells(inputs: Inputs, length: int) -> list[Cell]:
-    """A cell for each task. Of tasks that nobody named, those that the length cannot hold are left out, which is said:
+    """A cell for each task. Of tasks that nobody named, those that the length cannot hold are left out, with a message:
     `cwe` takes 4,102 tokens where every digit is one. Errors: TooShortError where a named task, or none, fits."""
     settings = inputs.settings.ruler
     grid, left_out = [], []
