@@ -162,6 +162,17 @@ def test_coverage_of_prompts_that_share_lists(lists: int, alike: float) -> None:
     assert np.mean(inside) >= 0.95
 
 
+@pytest.mark.parametrize("n", [3, 10, 20, 100])
+@pytest.mark.parametrize(
+    "shares", [[0.95] * 11, [0.99] * 11, [1.0] * 8 + [0.9, 0.0, 0.0], [1.0] * 5 + [0.9, 0.7, 0.5, 0.3, 0.1, 0.0]]
+)
+def test_coverage_of_the_average_over_tasks_of_unequal_difficulty(n: int, shares: list[float]) -> None:
+    """RULER's average and rows over all depths: all prompts together."""
+    right = np.random.default_rng(n).binomial(n, shares, size=(4000, len(shares))).sum(axis=1).tolist()
+    inside = [holds(intervals.share_interval(count, n * len(shares)), float(np.mean(shares))) for count in right]
+    assert np.mean(inside) >= 0.95
+
+
 def test_perplexity_weighs_tokens_not_documents() -> None:
     # 3 tokens at ln 2 and 1 token at ln 32: exp((3·ln 2 + 5·ln 2) / 4) = 4; the mean of document perplexities is 17.
     losses = [np.full(3, math.log(2), np.float32), np.full(1, math.log(32), np.float32)]

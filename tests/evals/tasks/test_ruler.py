@@ -15,6 +15,8 @@ from scipy.special import zeta
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals import task
+from skipwise.evals.intervals import share_interval
+from skipwise.evals.rows import Row
 from skipwise.evals.task import Cell, Inputs, Question
 from skipwise.evals.tasks.ruler import documents as ruler_documents
 from skipwise.evals.tasks.ruler import prompts
@@ -482,3 +484,21 @@ def test_wonderwords_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch
     prompts.words.cache_clear()
     with pytest.raises(SkipwiseError, match=r"pip install 'skipwise\[ruler\]'"):
         prompts.words()
+
+
+@pytest.mark.parametrize("below", [0.80, 0.855])
+@pytest.mark.parametrize("n", [20, 220])
+def test_coverage_of_the_effective_length(n: int, below: float) -> None:
+    """Averages reach the threshold up to 4,000 tokens and lie just below it at four lengths beyond."""
+    generator, lengths = np.random.default_rng(n), [2000, 4000, 8000, 16_000, 32_000, 64_000]
+    shares = [0.95, 0.86] + [below] * 4
+    inside = []
+    for _ in range(2000):
+        rows = []
+        for length, count in zip(lengths, generator.binomial(n, shares).tolist(), strict=True):
+            low, high, _ = share_interval(count, n)
+            head = Row(task="ruler", metric="match", n=n, length=length, data=str(length))
+            rows.append(head.replace(value=count / n, low=low, high=high))
+        effective = ruler.effective_length(rows, 0.856)
+        inside.append((effective.low or 0) <= 4000 <= (effective.high or 0))
+    assert np.mean(inside) >= 0.95
