@@ -14,6 +14,8 @@ from skipwise.utils.os_errors import is_disk_full, path_error
 from skipwise.utils.termination import EXIT_CODE, Terminated, terminable
 
 COMMANDS = [extend, evaluate, inspect, search, plan, report, export, verify, assets, settings]
+LONGEST_LINE = 1400
+"""Characters of an error that are shown. A longer one repeats a very long value."""
 
 
 def build_parser() -> Command:
@@ -107,5 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         line = _explain(error, command)
         if line is None:
             raise
-        print(f"skipwise: {' '.join(line.split())}", file=sys.stderr)
+        line = " ".join(line.split())
+        line = line if len(line) <= LONGEST_LINE else f"{line[:900]} … {line[-400:]}"
+        print(f"skipwise: {line}", file=sys.stderr)
         return USER_ERROR
