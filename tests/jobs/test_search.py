@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -217,6 +218,7 @@ def test_a_list_that_grows_beyond_what_is_tried_is_cut(tmp_path, folder):
 def test_a_window_that_is_not_known_is_asked_for(tmp_path, folder):
     linear = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
     tiny_llama(tmp_path / "model", window=64, rope_parameters=linear)
+    shutil.copy(folder / "long.txt", tmp_path)
     with pytest.raises(SkipwiseError, match=r"does not say from which window; give model\.original_length"):
         run(tmp_path, tmp_path / "factors.json")
 

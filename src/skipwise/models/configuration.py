@@ -44,8 +44,8 @@ def _json(file: Path) -> dict[str, Any]:
             f"{file} is nested too deeply for a configuration; take the model's original file"
         ) from error
     except (ValueError, OSError) as error:
-        cause = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise SkipwiseError(f"cannot read the configuration {file}: {cause}; expected a JSON mapping") from error
+        cause = getattr(error, "strerror", None) or f"not a valid JSON file ({' '.join(str(error).split())})"
+        raise SkipwiseError(f"cannot read the configuration of {file}: {cause}") from error
     if not isinstance(values, dict):
         kind = {list: "a list", str: "a text", type(None): "null"}.get(type(values), "a single value")
         raise SkipwiseError(f'{file} holds {kind}: expected a JSON mapping such as {{"model_type": "llama", …}}')

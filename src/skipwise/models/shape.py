@@ -51,11 +51,13 @@ class ModelShape:
         key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
         if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
             key_heads = 1  # Falcon-7B; Falcon-40B repeats its keys for every head before they are kept
+        rank = getattr(text, "kv_lora_rank", None) if hasattr(text, "qk_nope_head_dim") else None
+        if rank:
+            key_heads = heads  # each head makes its own keys from the latent; the field is not read
         if heads % key_heads:
             raise SkipwiseError(
                 f"num_key_value_heads = {key_heads}: expected a number that divides num_attention_heads, {heads}"
             )
-        rank = getattr(text, "kv_lora_rank", None) if hasattr(text, "qk_nope_head_dim") else None
         value_width = int(getattr(text, "v_head_dim", None) or width)
         if rank:
             width = int(text.qk_nope_head_dim + text.qk_rope_head_dim)
