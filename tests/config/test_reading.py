@@ -132,7 +132,7 @@ BILLION = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"[" * 100_000, "nested too deeply"),
         (b"a: {" * 5_000, "nested too deeply"),
         (BILLION.encode(), "more than 100,000 values"),
-        (b"#" * 300_000, "is no recipe: it has more than 262,144 bytes"),
+        (b"#" * 300_000, "is not a recipe: it has more than 262,144 bytes"),
     ],
 )
 def test_a_bad_recipe_is_one_line_with_its_path(content: bytes, reason: str, tmp_path: Path) -> None:

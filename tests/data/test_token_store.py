@@ -165,7 +165,7 @@ def test_a_failing_build_leaves_nothing(tmp_path: Path, tokenizer: PreTrainedTok
     data.mkdir()
     (data / "a.txt").write_text(prose(1000))
     (data / "b.jsonl").write_text('{"text": "fine"}\n{"text": broken\n')
-    with pytest.raises(SkipwiseError, match=r"b\.jsonl:2 is no JSON"):
+    with pytest.raises(SkipwiseError, match=r"b\.jsonl:2 is not JSON"):
         token_store.open_store(config(tmp_path), tokenizer, progress=False)
     assert left(tmp_path / "cache") == []
 

@@ -275,7 +275,7 @@ def test_help_needs_nothing_heavy():
     [
         ("taken", "long.txt", "is a folder; give a file"),
         ("long.txt/factors.json", "long.txt", "is not a folder"),
-        ("broken.json", "long.txt", "line 1 is no JSON object"),
+        ("broken.json", "long.txt", "line 1 is not a JSON object"),
         ("new.json", "missing.txt", "no such file"),
     ],
 )

@@ -9,7 +9,7 @@ from skipwise.errors import SkipwiseError
 from skipwise.models import families as families
 from skipwise.models import sliced_loss
 from skipwise.planning import operations_and_bytes
-from skipwise.planning.operations_and_bytes import Bytes, Run, bytes_of, work
+from skipwise.planning.operations_and_bytes import Bytes, Workload, bytes_of, work
 from support import family_configs
 from support.tiny import llama_config, tiny_model
 
@@ -53,7 +53,7 @@ def test_sliding_layers_compute_the_whole_square() -> None:
     found = work(config)
     assert found.attention_flops(8) == 2 * found.pair_flops * 36
     assert found.attention_flops(16) == 2 * found.pair_flops * 256
-    inside, beyond = (bytes_of(config, Run(1, n, False), alike=True).forward for n in (8, 2048))
+    inside, beyond = (bytes_of(config, Workload(1, n, False), alike=True).forward for n in (8, 2048))
     assert beyond > 2048**2 > inside, "a mask of one byte a pair"
 
 
@@ -63,7 +63,7 @@ def test_every_family_is_counted(family: str) -> None:
     found = work(config)
     assert found.parameters == tiny_model(config).num_parameters()
     assert found.eager == (family in ("gemma2", "gpt_oss"))
-    assert bytes_of(config, Run(1, 16, True), alike=found.alike).backward > 0
+    assert bytes_of(config, Workload(1, 16, True), alike=found.alike).backward > 0
 
 
 def test_eager_attention_computes_and_holds_the_whole_square() -> None:
@@ -73,7 +73,9 @@ def test_eager_attention_computes_and_holds_the_whole_square() -> None:
         model(torch.zeros(1, tokens, dtype=torch.long), use_cache=False)
     products = tokens * (found.layer_flops + found.head_flops)
     assert counter.get_total_flops() == products + found.attention_flops(tokens)
-    assert bytes_of(config, Run(1, 1024, False), alike=True).forward > 4 * 4 * 1024**2, "scores of four heads in fp32"
+    assert bytes_of(config, Workload(1, 1024, False), alike=True).forward > 4 * 4 * 1024**2, (
+        "scores of four heads in fp32"
+    )
 
 
 def saved_bytes(batch: int, tokens: int) -> int:
@@ -96,21 +98,22 @@ def saved_bytes(batch: int, tokens: int) -> int:
 
 
 def test_bytes_are_those_that_a_real_pass_keeps() -> None:
-    found, scores = bytes_of(CONFIG, Run(2, 256, True), alike=True), 4 * 512 * 2 * 256
+    found, scores = bytes_of(CONFIG, Workload(2, 256, True), alike=True), 4 * 512 * 2 * 256
     assert found.weights == pytest.approx(4 * work(CONFIG).parameters, rel=0.01)  # tables of RoPE come on top
     assert found.trained == 4 * work(CONFIG).parameters
     assert saved_bytes(2, 256) + scores <= found.forward <= 1.03 * saved_bytes(2, 256) + 3 * scores
 
 
-@pytest.mark.parametrize("run", [Run(1, 64, True), Run(1, 4096, False)])
-def test_few_layers_stand_for_all(run: Run) -> None:
+@pytest.mark.parametrize("run", [Workload(1, 64, True), Workload(1, 4096, False)])
+def test_few_layers_stand_for_all(run: Workload) -> None:
     config = llama_config(layers=5)
     assert bytes_of(config, run, alike=True) == bytes_of(config, run, alike=False)
 
 
 def test_what_makes_training_smaller() -> None:
     plain, half, again, adapted = (
-        bytes_of(CONFIG, Run(1, 512, True, *more), alike=True) for more in ((), (True,), (False, 0, True), (False, 4))
+        bytes_of(CONFIG, Workload(1, 512, True, *more), alike=True)
+        for more in ((), (True,), (False, 0, True), (False, 4))
     )
     assert half.forward < plain.forward
     assert again.forward < 0.5 * plain.forward
@@ -120,12 +123,12 @@ def test_what_makes_training_smaller() -> None:
 
 
 def test_experts_are_run_in_bf16() -> None:
-    half, full = (bytes_of(MIXTRAL, Run(1, 64, False, bf16), alike=True) for bf16 in (True, False))
+    half, full = (bytes_of(MIXTRAL, Workload(1, 64, False, bf16), alike=True) for bf16 in (True, False))
     assert (half.weights, full.weights) == pytest.approx(
         (2 * work(MIXTRAL).parameters, 4 * work(MIXTRAL).parameters), rel=0.01
     )
     assert full.forward == 2 * half.forward > 0
-    trained = bytes_of(MIXTRAL, Run(1, 64, True, True), alike=True)
+    trained = bytes_of(MIXTRAL, Workload(1, 64, True, True), alike=True)
     assert trained.trained == 4 * work(MIXTRAL).parameters
     assert trained.backward > trained.trained // 2
 

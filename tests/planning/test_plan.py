@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from skipwise.cli import main
 from skipwise.errors import SkipwiseError
 from skipwise.planning import devices, operations_and_bytes
-from skipwise.planning.operations_and_bytes import Run
+from skipwise.planning.operations_and_bytes import Workload
 from skipwise.planning.plan import Estimate, Options, Plan
 from skipwise.positions.coverage import examples_until_seen
 from skipwise.positions.sampler import Sampler
@@ -56,7 +56,7 @@ def test_a_step_worked_out_by_hand() -> None:
     update = (40 * work.parameters + 12 * 512 * 64) / (0.8 * 3.35e12)
     assert cost.step_seconds == pytest.approx(seconds + update + devices.STEP_SECONDS, rel=1e-9)
     assert cost.total_seconds == pytest.approx(400 * cost.step_seconds)
-    run = Run(2, 64, True, bf16=True)
+    run = Workload(2, 64, True, bf16=True)
     assert cost.memory == int(
         operations_and_bytes.bytes_of(CONFIG, run, alike=True).peak() * devices.SLACK + devices.RUNTIME
     )
@@ -79,7 +79,7 @@ def test_several_devices_split_examples_and_share_states() -> None:
     one, eight = (estimate(devices=n, examples=800).training("x", 2, 64, rank=0) for n in (1, 8))
     assert (one.sequences, eight.sequences) == (2, 16)
     assert eight.total_seconds == pytest.approx(one.total_seconds / 8, rel=0.01)
-    found = operations_and_bytes.bytes_of(CONFIG, Run(2, 64, True, bf16=True), alike=True)
+    found = operations_and_bytes.bytes_of(CONFIG, Workload(2, 64, True, bf16=True), alike=True)
     assert eight.memory == int(found.peak(8) * devices.SLACK + devices.RUNTIME)
     slow = Estimate(CONFIG, operations_and_bytes.work(CONFIG), devices.named("l4"), Options(devices=8))
     object.__setattr__(slow.device, "link", 1.0)
@@ -91,7 +91,7 @@ def test_reading_in_chunks_needs_the_cache_and_one_chunk() -> None:
     whole, chunks = found.evaluation(100_000)
     assert whole.step_seconds == chunks.step_seconds
     cache = 100_000 * 2 * (2 * 2 * 2 * 16 + 2 * 4 * 16)  # bf16: two layers of two key heads; one layer for every head
-    forward = operations_and_bytes.bytes_of(CONFIG, Run(1, 16384, False, bf16=True), alike=True).peak()
+    forward = operations_and_bytes.bytes_of(CONFIG, Workload(1, 16384, False, bf16=True), alike=True).peak()
     assert chunks.memory == int((forward + cache) * devices.SLACK + devices.RUNTIME)
 
 

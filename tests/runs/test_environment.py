@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from skipwise.runs.environment import own_commit, read_environment
+from skipwise.runs.environment import checkout_commit, read_environment
 from skipwise.runs.processes import SIZES, refuse_several_processes
 
 
@@ -27,9 +27,9 @@ def package(folder: Path) -> Path:
 def test_commit_of_a_checkout(tmp_path: Path) -> None:
     own = package(tmp_path / "src/skipwise")
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "skipwise"\n')
-    assert own_commit(own) is None, "no repository"
+    assert checkout_commit(own) is None, "no repository"
     commit = repository(tmp_path)
-    assert own_commit(own) == commit
+    assert checkout_commit(own) == commit
 
 
 def test_no_commit_of_the_repository_around_an_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,10 +37,10 @@ def test_no_commit_of_the_repository_around_an_environment(tmp_path: Path, monke
     vendored = package(tmp_path / "src/skipwise")
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "thesis"\n')
     repository(tmp_path)
-    assert own_commit(installed) is None
-    assert own_commit(vendored) is None, "a copy inside another project"
+    assert checkout_commit(installed) is None
+    assert checkout_commit(vendored) is None, "a copy inside another project"
     monkeypatch.setenv("PATH", "")
-    assert own_commit(installed) is None, "without git"
+    assert checkout_commit(installed) is None, "without git"
 
 
 def test_an_installed_package_in_a_checkout_of_skipwise(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_an_installed_package_in_a_checkout_of_skipwise(tmp_path: Path) -> None:
     shutil.copytree(installed, tmp_path / "src/skipwise")
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "skipwise"\n')
     repository(tmp_path)
-    assert own_commit(installed) is None, "another version may be installed"
+    assert checkout_commit(installed) is None, "another version may be installed"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"device": "CPU"}', "[" * 100_000])

@@ -73,7 +73,7 @@ def test_an_unfinished_last_line_is_left_out_and_cut_off(tmp_path: Path) -> None
 @pytest.mark.parametrize("line", ["no json", "[1]", '"text"'])
 def test_a_file_that_holds_something_else_is_told(tmp_path: Path, line: str) -> None:
     (tmp_path / "notes.txt").write_text(f'{{"a": 1}}\n{line}\n')
-    with pytest.raises(SkipwiseError, match=r"notes\.txt line 2 is no JSON object"):
+    with pytest.raises(SkipwiseError, match=r"notes\.txt line 2 is not a JSON object"):
         read_jsonl(tmp_path / "notes.txt")
 
 

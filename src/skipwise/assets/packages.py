@@ -42,14 +42,14 @@ def fetch(package: Package, folder: Path, *, python: str = sys.executable) -> Pa
         SkipwiseError: The client is missing or fails, or the file is another one than expected.
     """
     if package.client == "apt":
-        _run(["apt-get", "download", f"{package.name}={package.version}"], folder, package)
+        _run_client(["apt-get", "download", f"{package.name}={package.version}"], folder, package)
     else:
         # A hash in the requirement makes pip check the file before it runs any code out of an sdist.
         pin = folder / "requirements.txt"
         pin.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
         kind = "--only-binary" if package.client == "pip wheel" else "--no-binary"
         options = ["--no-deps", "--require-hashes", kind, package.name, "-r", str(pin), "-d", str(folder)]
-        _run([python, "-m", "pip", "download", *options], folder, package)
+        _run_client([python, "-m", "pip", "download", *options], folder, package)
         pin.unlink()
     files = list(folder.iterdir())
     if len(files) != 1:
@@ -58,7 +58,7 @@ def fetch(package: Package, folder: Path, *, python: str = sys.executable) -> Pa
     return files[0]
 
 
-def _run(command: list[str], folder: Path, package: Package) -> None:
+def _run_client(command: list[str], folder: Path, package: Package) -> None:
     """Run the client of a registry. Raise SkipwiseError in one line, with its reason, if it fails."""
     client = "apt-get" if package.client == "apt" else "pip"
     what = f"cannot fetch {package.name} {package.version} with {client}"
@@ -121,7 +121,7 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 def _deb_data(archive: Path) -> IO[bytes]:
     """The `data.tar` of a Debian package, which is an `ar` archive: 60-byte headers, contents padded to even."""
     with archive.open("rb") as file:
-        assert file.read(8) == b"!<arch>\n", f"{archive.name} is no ar archive"
+        assert file.read(8) == b"!<arch>\n", f"{archive.name} is not an ar archive"
         while header := file.read(60):
             name, size = header[:16].decode().strip().rstrip("/"), int(header[48:58])
             data = file.read(size + size % 2)[:size]

@@ -23,7 +23,7 @@ MOST_VALUES = 100_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML whose duplicate keys, keys that are no text and merge keys are errors."""
+    """Safe YAML in which duplicate keys, keys that are not text and merge keys are errors."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Reject merge keys and duplicate keys, instead of letting the last one win."""
@@ -104,7 +104,7 @@ def _explain(error: ValidationError, model: type[BaseModel], source: str) -> str
 
 
 def _advice(path: str, place: tuple[str, ...], model: type[BaseModel], known: bool) -> str:
-    """What to write for an unknown key: the same key of another section, a near one, or what there is."""
+    """What to write for an unknown key: the same key of another section, a near one, or one of the valid keys."""
     part: Any = model
     for name in place[:-1]:
         field = part.model_fields.get(name) if hasattr(part, "model_fields") else None
@@ -151,7 +151,7 @@ def _expected(problem: Any, path: str) -> str:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Lay `over` on `base`, key by key at every depth. Neither is changed."""
+    """Return `base` with the values of `over`, merged key by key at every depth. Neither is changed."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -163,7 +163,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping from a file.
 
     Raises:
-        SkipwiseError: The file is missing, too large, not valid YAML, or holds no mapping; or a key is there twice.
+        SkipwiseError: The file is missing, too large, not valid YAML or not a mapping; or a key stands twice.
     """
     try:
         with path.open("rb") as file:
@@ -172,9 +172,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SkipwiseError(f"cannot read the configuration {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise SkipwiseError(f"{path} is no YAML: it is not UTF-8 text") from error
+        raise SkipwiseError(f"{path} is not YAML: it is not UTF-8 text") from error
     if len(content) > LARGEST_FILE:
-        raise SkipwiseError(f"{path} is no recipe: it has more than {LARGEST_FILE:,} bytes")
+        raise SkipwiseError(f"{path} is not a recipe: it has more than {LARGEST_FILE:,} bytes")
     try:
         values = _load(text)
     except SkipwiseError as error:

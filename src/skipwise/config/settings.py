@@ -21,6 +21,8 @@ PREFIX: dict[type[BaseModel], str] = {
 
 
 class Setting(NamedTuple):
+    """One setting as `skipwise settings` shows it."""
+
     key: str
     """Dotted, as `--set` takes it."""
     type: str
@@ -30,16 +32,18 @@ class Setting(NamedTuple):
     help: str
 
 
-class Group(NamedTuple):
+class Section(NamedTuple):
+    """One section of the configuration with its settings."""
+
     key: str
     """Dotted name of the section; empty for the settings of no section."""
     help: str
     settings: list[Setting]
 
 
-def groups() -> list[Group]:
+def groups() -> list[Section]:
     """All sections with their settings, in the order of `RunConfig`; `search` last."""
-    return [*_groups(RunConfig, ""), *_groups(SearchConfig, "search.")]
+    return [*_sections(RunConfig, ""), *_sections(SearchConfig, "search.")]
 
 
 def settings() -> list[Setting]:
@@ -47,7 +51,7 @@ def settings() -> list[Setting]:
     return [setting for group in groups() for setting in group.settings]
 
 
-def select(key: str) -> list[Group]:
+def select(key: str) -> list[Section]:
     """The setting or the section called `key`, or every setting whose last part it is.
 
     Raises:
@@ -93,7 +97,7 @@ def default_text(value: Any) -> str:
     return repr(value) if isinstance(value, str) and "\n" in value else str(value)
 
 
-def _groups(section: type[BaseModel], prefix: str) -> Iterator[Group]:
+def _sections(section: type[BaseModel], prefix: str) -> Iterator[Section]:
     inner: list[tuple[str, type[BaseModel]]] = []
     plain: list[Setting] = []
     for name, field in section.model_fields.items():
@@ -103,9 +107,9 @@ def _groups(section: type[BaseModel], prefix: str) -> Iterator[Group]:
         default = "required" if field.is_required() else default_text(field.default)
         kind = _type_text(field.annotation, field.metadata)
         plain.append(Setting(prefix + name, kind, default, " ".join((field.description or "").split())))
-    yield Group(prefix.rstrip("."), " ".join((section.__doc__ or "").split()), plain)
+    yield Section(prefix.rstrip("."), " ".join((section.__doc__ or "").split()), plain)
     for key, part in inner:
-        yield from _groups(part, key)
+        yield from _sections(part, key)
 
 
 def _type_text(annotation: Any, metadata: list[Any]) -> str:

@@ -58,7 +58,7 @@ def as_length(value: object, name: str) -> int:
     """Read a length that may be a text. A number passes as it is: what is computed may exceed what a user may ask for.
 
     Raises:
-        SkipwiseError: `value` is no whole number, or a text that is no length.
+        SkipwiseError: `value` is not a whole number, or a text that does not give a length.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -101,7 +101,7 @@ def read_factors(value: object) -> object:
 
 
 def takes_list(annotation: Any) -> bool:
-    """Tell whether a setting of this type is a list, or a list or null, that nothing but a list stands for."""
+    """Tell whether a setting of this type takes a list only: a list or null, without a shorter form such as a text."""
     for part in get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,):
         notes = getattr(part, "__metadata__", ())
         kind = part.__origin__ if notes else part

@@ -1,7 +1,7 @@
-"""How documents are read from text sources: whole, or in pieces so that memory stays flat.
+r"""How documents are read from text sources: whole, or in pieces so that memory stays flat.
 
 A text file is one document; a row of any other source is one document. Byte-order marks are dropped, and line ends of
-text files become "\\n". `documents` holds one document at a time, `pieces` about a quarter of a million characters.
+text files become "\n". `documents` holds one document at a time, `pieces` about a quarter of a million characters.
 """
 
 import io

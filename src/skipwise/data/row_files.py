@@ -146,7 +146,7 @@ def _jsonl_rows(path: Path, name: str) -> Iterator[Row]:
             except RecursionError as error:
                 raise SkipwiseError(f"{name}:{number} is nested too deeply; remove that line") from error
             except ValueError as error:
-                raise SkipwiseError(f"{name}:{number} is no JSON ({' '.join(str(error).split())})") from error
+                raise SkipwiseError(f"{name}:{number} is not JSON ({' '.join(str(error).split())})") from error
             yield Row(number, _object(value, name, number), raw.tell())
 
 
@@ -180,7 +180,7 @@ def _json_values(file: IO[str], name: str) -> Iterator[Any]:
             comma, position = True, position + 1
         else:
             if in_array and not comma:
-                raise SkipwiseError(f"{name}:{count + 1} is no JSON (expected a comma before it)")
+                raise SkipwiseError(f"{name}:{count + 1} is not JSON (expected a comma before it)")
             try:
                 value, position = decoder.raw_decode(buffer, position)
             except RecursionError as error:
@@ -190,7 +190,7 @@ def _json_values(file: IO[str], name: str) -> Iterator[Any]:
                 cut = error.msg.startswith("Unterminated string") or error.pos >= len(buffer) - 12
                 more = file.read(max(CHUNK, len(buffer) - position)) if cut else ""
                 if not more:
-                    raise SkipwiseError(f"{name}:{count + 1} is no JSON ({error.msg})") from error
+                    raise SkipwiseError(f"{name}:{count + 1} is not JSON ({error.msg})") from error
                 buffer, position = buffer[position:] + more, 0
                 continue
             count, comma = count + 1, False
@@ -199,7 +199,7 @@ def _json_values(file: IO[str], name: str) -> Iterator[Any]:
 
 def _object(value: Any, name: str, number: int) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise SkipwiseError(f"{name}:{number} is no JSON object but {type(value).__name__}")
+        raise SkipwiseError(f"{name}:{number} is not a JSON object but {type(value).__name__}")
     return value
 
 

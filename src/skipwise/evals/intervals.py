@@ -146,7 +146,7 @@ def by_unit(scores: Sequence[float], units: Sequence[Hashable]) -> list[float]:
 
 
 def perplexity(losses: Sequence[Losses]) -> float:
-    """exp of the mean loss over all tokens of all documents: token-weighted, losses in nats, one array a document."""
+    """Exp of the mean loss over all tokens of all documents: token-weighted, losses in nats, one array a document."""
     tokens = sum(len(part) for part in losses)
     if tokens == 0:
         raise ValueError("perplexity of no tokens")

@@ -67,7 +67,8 @@ class PromptedPlan:
 
 def _parts(cells: Sequence[Cell]) -> list[list[Cell]]:
     """The cells of variants that share no text, as they are measured: many short prompts together, because answers are
-    decoded in batches, long ones a variant at a time, because all prompts of a part are held."""
+    decoded in batches, long ones a variant at a time, because all prompts of a part are held.
+    """
     parts: list[list[Cell]] = []
     held = 0
     for _, variant in itertools.groupby(cells, lambda cell: cell.variant):

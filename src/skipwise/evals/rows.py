@@ -202,7 +202,8 @@ def parse(values: dict[str, Any], place: str) -> Row:
 
 def _current(values: dict[str, Any]) -> dict[str, Any]:
     """A row with the names of earlier versions under today's: `protocol` is now `variant`, a length of 0 is None, and
-    k_max's distance is no longer in `depth_index`."""
+    k_max's distance is no longer in `depth_index`.
+    """
     values = dict(values)
     if "protocol" in values:
         values.setdefault("variant", values.pop("protocol"))

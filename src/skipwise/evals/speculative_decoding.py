@@ -196,7 +196,8 @@ def _batch(job: _Job, group: Group, trunk: KeyValues) -> list[list[int]]:
 
 def _accepted(job: _Job, i: int, states: Tensor) -> list[int]:
     """The model's choices from the states (D + 1, H) of a prompt's last token and its draft: as many draft tokens as
-    it would have said itself, and the token after them; fewer where the answer ends."""
+    it would have said itself, and the token after them; fewer where the answer ends.
+    """
     draft = job.prompts[i].draft
     choices = sliced_loss.logits(job.reader.model, states).argmax(dim=-1).tolist()
     new: list[int] = []
@@ -239,7 +240,8 @@ def _decode(job: _Job, group: Group, answers: list[list[int]], rows: list[int], 
 
 def _room(reader: Reader, longest: int) -> Room:
     """A batch that is fast and takes at most half of the free memory, with the trunk and the copy that decoding makes
-    of its rows."""
+    of its rows.
+    """
     if not reader.batches:
         return Room(0, 0)
     free = free_bytes(reader.model.device)

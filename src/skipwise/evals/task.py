@@ -69,7 +69,8 @@ class Question(NamedTuple):
 
 def special_prefix(tokenizer: Any) -> list[int]:
     """Ids of the special tokens that a tokenizer puts before a text, such as a BOS; what it puts behind one, such as an
-    EOS, would end a prompt before its answer."""
+    EOS, would end a prompt before its answer.
+    """
     text = "a"
     ids = list(tokenizer(text, verbose=False)["input_ids"])
     plain = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -197,7 +198,8 @@ class CustomTask:
 
 def depth_grid(settings: EvaluationConfig, name: str, length: int, minimum: int, answer_tokens: int) -> list[Cell]:
     """A cell for each of `evaluation.depths`. Errors: TooShortError for a length below the task's `minimum`;
-    SkipwiseError for no depths."""
+    SkipwiseError for no depths.
+    """
     if length < minimum:
         raise TooShortError(
             f"a {name} prompt of {length_text(length)} tokens is too short: with this tokenizer the fixed parts and "

@@ -18,7 +18,7 @@ from skipwise.models.device import arithmetic, device_of
 from skipwise.models.load import LoadedModel
 from skipwise.models.memory import free_bytes
 from skipwise.planning import operations_and_bytes
-from skipwise.planning.operations_and_bytes import Run
+from skipwise.planning.operations_and_bytes import Workload
 from skipwise.training import adapters
 from skipwise.training.trackers import check_trackers
 
@@ -109,7 +109,7 @@ def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: i
     least = examples + hidden + parameters * ((4 + STATE_BYTES) if whole else precision.itemsize)
     if least > free:
         return least
-    run = Run(
+    run = Workload(
         batch=training.batch_size,
         tokens=tokens,
         training=True,

@@ -131,7 +131,8 @@ class Reader:
 
     def shrink(self, error: BaseException) -> None:
         """Halve the chunk after `error` reported that memory ran out, with a message. Errors: any other error again;
-        SkipwiseError where the chunk is small already."""
+        SkipwiseError where the chunk is small already.
+        """
         if not is_out_of_memory(error):
             raise error
         if torch.cuda.is_available():
@@ -144,13 +145,15 @@ class Reader:
     @torch.no_grad()
     def reset(self) -> None:
         """Make the model forget the lengths it has seen: dynamic RoPE keeps those of its longest input until it meets a
-        short one."""
+        short one.
+        """
         self._states(torch.zeros(1, 1, dtype=torch.long, device=self.model.device), None)
 
     @torch.no_grad()
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: KeyValues) -> Tensor:
         """One more token for each row, of a cache whose rows have gaps, under `stepping`: (B,), (B,), mask (B, S + 1) →
-        (B, H)."""
+        (B, H).
+        """
         decoder = self.model.get_decoder()
         at = {"input_ids": tokens[:, None], "attention_mask": mask, "position_ids": positions[:, None]}
         output = decoder(**at, past_key_values=cache, use_cache=True)
@@ -187,7 +190,8 @@ class Reader:
 
     def reading(self) -> AbstractContextManager[None]:
         """The model with the attention of `read`. Every call of `read` sees to it; around many short ones it is set
-        once."""
+        once.
+        """
         return _Implementation(self.model, causal_attention.NAME if self.maskless else self.own)
 
     def stepping(self) -> AbstractContextManager[None]:

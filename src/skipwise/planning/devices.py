@@ -28,10 +28,10 @@ RUNTIME = 10**9
 """Bytes that the driver, the libraries and their buffers take on a named GPU."""
 
 LIBRARY_BYTES = 64 * 2**20
-"""Working buffers of the math libraries on a CPU, beside what a process holds when all is imported (measured)."""
+"""Working buffers of the math libraries on a CPU, beside what a process holds once all is imported; an allowance."""
 
 SLACK = 1.05
-"""Allocators keep some bytes more than tensors have (measured: 1.03 to 1.08)."""
+"""Allocators keep more bytes than tensors have. `python benchmarks/plan.py` compares the sum with a measurement."""
 
 STEP_SECONDS = 0.004
 """What a step takes beside all sums: drawing examples, the training loop, starting kernels. An allowance."""
@@ -41,14 +41,17 @@ ADAM_TRAFFIC = 40
 
 
 class Sheet(NamedTuple):
-    """Data sheet of a GPU: dense bf16 operations a second with fp32 sums, bytes, bytes/s, bytes/s between two of them
-    in one direction (NVLink or Infinity Fabric where it has it, else PCIe)."""
+    """Data sheet of a GPU."""
 
     title: str
     flops: float
+    """Dense bf16 operations a second, with fp32 sums."""
     memory: float
+    """Bytes."""
     bandwidth: float
+    """Bytes a second of the memory."""
     link: float
+    """Bytes a second between two GPUs in one direction: NVLink or Infinity Fabric if it has one, else PCIe."""
 
 
 # Vendors' data sheets; where one gives figures with sparsity, half of them.
@@ -98,7 +101,7 @@ def named(name: str, utilisation: float = UTILISATION) -> Device:
         utilisation: Share of the operations a second that is reached.
 
     Raises:
-        SkipwiseError: No such GPU is known, or the utilisation is no share.
+        SkipwiseError: No such GPU is known, or the utilisation is not between 0 and 1.
     """
     key = "".join(name.lower().split()).removeprefix("nvidia").removeprefix("amd").strip("-_")
     sheet = SHEETS.get(key)
@@ -128,7 +131,9 @@ def named(name: str, utilisation: float = UTILISATION) -> Device:
 
 
 def here(config: PreTrainedConfig, batch: int, tokens: int, *, device: torch.device, dtype: torch.dtype) -> Device:
-    """This machine, measured in seconds with the shapes of a model: some layers, the head, attention, the optimiser.
+    """Measure this machine with the shapes of a model: some layers, the head, attention, the optimiser.
+
+    It takes some seconds.
 
     Args:
         config: Of the model; the weights are arbitrary.
@@ -165,7 +170,7 @@ def here(config: PreTrainedConfig, batch: int, tokens: int, *, device: torch.dev
 
 
 def resident() -> int:
-    """Bytes of main memory that this process holds now; 0 where the system does not say."""
+    """Bytes of main memory that this process holds now; 0 if the system does not report it."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
     except OSError:

@@ -29,7 +29,7 @@ MANY_CHUNKS_FACTOR = 8
 
 
 @dataclass(frozen=True)
-class Pair:
+class RotatedPair:
     """Two rotated dimensions of a head, which turn together. Lengths in tokens."""
 
     pair: int
@@ -54,6 +54,8 @@ class Method:
 
 @dataclass(frozen=True)
 class Recommendation:
+    """What `skipwise inspect` advises, with the command that does it."""
+
     scaling: str
     sampler: str
     chunks: int
@@ -64,7 +66,7 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that `skipwise inspect` says. Windows, wavelengths and lengths in tokens."""
+    """All that `skipwise inspect` shows. Windows, wavelengths and lengths in tokens."""
 
     model: str
     family: str
@@ -84,7 +86,7 @@ class Facts:
     """First pair that makes no full turn in the original window."""
     critical_dimension: int
     """Dimensions before it, which have been seen through at least one turn."""
-    pairs: list[Pair]
+    pairs: list[RotatedPair]
     methods: list[Method]
     layers: int
     sliding_layers: list[int]
@@ -122,7 +124,7 @@ def inspect(model: ModelConfig, target_length: int | None = None) -> Facts:
         target_length: Window to look at, tokens; four times the model's when absent.
 
     Raises:
-        SkipwiseError: The path is no model, scaling RoPE cannot extend its window, or the target is not beyond the
+        SkipwiseError: The path is not a model, scaling RoPE cannot extend its window, or the target is not beyond the
             original window.
     """
     source = sources.find(model, weights=False)
@@ -131,7 +133,17 @@ def inspect(model: ModelConfig, target_length: int | None = None) -> Facts:
 
 
 def facts(config: "PreTrainedConfig", model: ModelConfig, target_length: int | None, *, name: str) -> Facts:
-    """`inspect` of a configuration that was read."""
+    """As `inspect`, for a configuration that is already read.
+
+    Args:
+        config: The configuration.
+        model: Where the model is, and the original window where the user gives one.
+        target_length: Window to look at, tokens; four times the model's when absent.
+        name: What the facts call the model.
+
+    Raises:
+        SkipwiseError: As `inspect`.
+    """
     architecture = families.architecture(config)
     original = model.original_length or hf_config.true_original_length(config)
     window = hf_config.window(config)
@@ -143,7 +155,7 @@ def facts(config: "PreTrainedConfig", model: ModelConfig, target_length: int | N
         )
     dim, theta = architecture.rotary_dim, architecture.theta
     plain = methods.plain_inv_freq(dim, theta)
-    outlooks = [_method(name, config, model, target, original) for name in _names()]
+    outlooks = [_method(name, config, model, target, original) for name in _method_names()]
     dtype, itemsize = _dtype(config)
     cache = kv_cache(config, architecture, itemsize)
     critical = critical_pair(dim, theta, original)
@@ -163,7 +175,7 @@ def facts(config: "PreTrainedConfig", model: ModelConfig, target_length: int | N
         theta=theta,
         critical_pair=critical,
         critical_dimension=2 * critical,
-        pairs=[Pair(i, 2 * math.pi / f, original * f / (2 * math.pi)) for i, f in enumerate(plain.tolist())],
+        pairs=[RotatedPair(i, 2 * math.pi / f, original * f / (2 * math.pi)) for i, f in enumerate(plain.tolist())],
         methods=outlooks,
         layers=architecture.layers,
         sliding_layers=list(architecture.sliding_layers),
@@ -180,7 +192,7 @@ def facts(config: "PreTrainedConfig", model: ModelConfig, target_length: int | N
     )
 
 
-def _names() -> list[str]:
+def _method_names() -> list[str]:
     """Every scaling method but `none`, in the order in which the configuration lists them."""
     return [name for name in get_args(ScalingConfig.model_fields["method"].annotation) if name != "none"]
 
@@ -205,7 +217,7 @@ def _method(name: str, config: "PreTrainedConfig", model: ModelConfig, target: i
 
 
 def _dtype(config: "PreTrainedConfig") -> tuple[str, int]:
-    """(name, bytes) of a number in the cache: the type that the weights are saved in, bf16 where it is not said."""
+    """(name, bytes) of a number in the cache: the type of the saved weights, bf16 if the file does not state it."""
     saved = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
     name = str(saved or "bfloat16").removeprefix("torch.")
     return name, {"float32": 4, "float64": 8}.get(name, 2)
@@ -253,8 +265,8 @@ def _recommendation(
     reasons += _sampler_reasons(length, target, chunks, factor)
     settings = [f"--set scaling.method={scaling}"] if scaling != ScalingConfig().method else []
     settings += [f"--set positions.chunks={chunks}"] if chunks != PositionsConfig().chunks else []
-    given = model.model_dump(exclude_defaults=True, exclude={"path"})
-    settings += [f"--set {shlex.quote(f'model.{key}={value}')}" for key, value in given.items()]
+    options = model.model_dump(exclude_defaults=True, exclude={"path"})
+    settings += [f"--set {shlex.quote(f'model.{key}={value}')}" for key, value in options.items()]
     # A bare config.json has no weights: the user names the model that it belongs to.
     path = "MODEL" if Path(model.path).suffix == ".json" else shlex.quote(model.path)
     command = f"skipwise extend --model {path} --target {_length_option(target)} --data TEXTS"

@@ -50,20 +50,24 @@ class Work:
     """Whether attention computes and holds all its scores, as torch's fused kernel cannot compute it."""
 
     def pairs(self, tokens: int) -> float:
-        """Queries times keys that a layer that sees all computes: half the square, as kernels skip what is masked, but
-        the whole square in eager attention."""
+        """Queries times keys that one layer of full attention computes over `tokens` tokens.
+
+        That is half the square, because kernels skip what is masked, but the whole square in eager attention.
+        """
         return float(tokens) ** 2 if self.eager else tokens * (tokens + 1) / 2
 
     def attention_flops(self, tokens: int) -> float:
-        """Of all layers over `tokens`: as `pairs` says, and the whole square where a sliding window is shorter than the
-        sequence: transformers then hands sdpa a mask."""
+        """Operations of the attention of all layers over `tokens` tokens.
+
+        A sliding layer computes the whole square if its window is shorter, because transformers then gives sdpa a mask.
+        """
         causal = self.pairs(tokens)
         sliding = causal if tokens <= self.window else float(tokens) ** 2
         return self.pair_flops * (self.full_layers * causal + self.sliding_layers * sliding)
 
 
 def text_only(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A copy of the language model's own configuration, with the attention that Skipwise uses."""
+    """Copy the configuration of the language model, with the attention that Skipwise uses."""
     text = copy.deepcopy(config.get_text_config())
     text._attn_implementation = families.attention(config)
     return text
@@ -88,7 +92,14 @@ def build(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def work(config: PreTrainedConfig) -> Work:
-    """The operations of a model."""
+    """Count the operations of a model.
+
+    Args:
+        config: Of the model.
+
+    Raises:
+        SkipwiseError: transformers cannot build it.
+    """
     text = text_only(config)
     with torch.device("meta"):
         model = build(text, torch.float32)
@@ -168,7 +179,7 @@ class _Adapted(nn.Module):
 
 
 @dataclass(frozen=True)
-class Run:
+class Workload:
     """What is run: `batch` sequences of `tokens`, trained or evaluated."""
 
     batch: int
@@ -206,7 +217,7 @@ class Bytes:
         return max(self.weights + 2 * self.trained + working, self.states)
 
 
-def bytes_of(config: PreTrainedConfig, run: Run, *, alike: bool) -> Bytes:
+def bytes_of(config: PreTrainedConfig, run: Workload, *, alike: bool) -> Bytes:
     """Bytes of one training step, or of one forward pass and its losses.
 
     Args:
@@ -222,15 +233,15 @@ def bytes_of(config: PreTrainedConfig, run: Run, *, alike: bool) -> Bytes:
     # One layer is not enough to start from: its input, the embedding, is held differently from that of later ones.
     least = 1 + len(set(getattr(text, "layer_types", None) or ["any"]))
     if layers <= least + 1 or not alike:
-        return _run(text, run)
-    first, second = (_run(shortened(text, depth), run) for depth in (least, least + 1))
+        return _measured_bytes(text, run)
+    first, second = (_measured_bytes(shortened(text, depth), run) for depth in (least, least + 1))
     more = layers - least
     pairs = zip(astuple(first), astuple(second), strict=True)
     return Bytes(*(a + more * (b - a) for a, b in pairs))
 
 
 def shortened(text: PreTrainedConfig, layers: int) -> PreTrainedConfig:
-    """A copy with that many layers, of every kind that there is, then of the most common one."""
+    """Copy a configuration with `layers` layers: one of every kind, then more of the most common one."""
     short = copy.deepcopy(text)
     for key, value in text.to_dict().items():
         if isinstance(value, list) and len(value) == text.num_hidden_layers and key != "layer_types":
@@ -249,7 +260,7 @@ def _alike(model: PreTrainedModel) -> bool:
     return len(shapes) == 1
 
 
-def _run(text: PreTrainedConfig, run: Run) -> Bytes:
+def _measured_bytes(text: PreTrainedConfig, run: Workload) -> Bytes:
     stored = torch.bfloat16 if run.bf16 and (run.rank or not run.training) else torch.float32
     # Kernels for experts tell shapes for bf16 alone: such a model is run in it, and fp32 counts double.
     experts = bool(_active_share(text)[0])
@@ -275,7 +286,7 @@ def _run(text: PreTrainedConfig, run: Run) -> Bytes:
     return Bytes(weights, trained, forward, backward + (trained // 2 if experts else 0))
 
 
-def _peaks(model: PreTrainedModel, run: Run, live: _Live, *, autocast: bool) -> tuple[int, int]:
+def _peaks(model: PreTrainedModel, run: Workload, live: _Live, *, autocast: bool) -> tuple[int, int]:
     """Bytes beside the weights at the worst moments of the forward and the backward pass."""
     weights = live.now
     model.train(run.training)

@@ -21,7 +21,7 @@ from skipwise.models.reach import reach
 from skipwise.models.shape import ModelShape
 from skipwise.planning import devices, operations_and_bytes
 from skipwise.planning.devices import UTILISATION, Device
-from skipwise.planning.operations_and_bytes import Bytes, Run, Work
+from skipwise.planning.operations_and_bytes import Bytes, Work, Workload
 from skipwise.positions import coverage
 from skipwise.positions.sampler import Sampler
 from skipwise.rope import hf_config
@@ -32,7 +32,7 @@ SHARE = 0.99
 
 @dataclass(frozen=True)
 class Options:
-    """What the user says beside the model and the target."""
+    """What the user gives beside the model and the target."""
 
     device: str = "here"
     """`here`, or the name of a GPU in `devices.SHEETS`."""
@@ -75,6 +75,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Coverage:
+    """How many examples show the distances of the target, with `chunks` chunks."""
+
     chunks: int
     all_seen: int
     """Examples until every distance has been seen with the chosen probability; never too few."""
@@ -84,7 +86,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that `skipwise plan` says."""
+    """All that `skipwise plan` shows."""
 
     model: str
     family: str
@@ -110,8 +112,8 @@ def plan(model: ModelConfig, target_length: int, options: Options) -> Plan:
         options: Device, batch and the rest.
 
     Raises:
-        SkipwiseError: The path is no model, lengths clash, the device is unknown, or the memory of this model cannot be
-            worked out.
+        SkipwiseError: The path is not a model, lengths clash, the device is unknown, or the memory of this model cannot
+            be worked out.
     """
     source = sources.find(model, weights=False)
     config = configuration.read(source)
@@ -158,7 +160,17 @@ def plan(model: ModelConfig, target_length: int, options: Options) -> Plan:
 
 
 def device_for(config: PreTrainedConfig, model: ModelConfig, options: Options, length: int) -> Device:
-    """The device that the options name, or this one, measured."""
+    """The device that the options name, or this machine, measured.
+
+    Args:
+        config: Of the model.
+        model: Device and precision that this machine is measured with.
+        options: The device, or `here`.
+        length: Tokens of a training example.
+
+    Raises:
+        SkipwiseError: The device is unknown, or not even a few layers fit on this machine.
+    """
     if options.device != "here":
         return devices.named(options.device, options.utilisation)
     import skipwise.training.trainer  # noqa: F401  what a training process holds counts as its runtime
@@ -197,9 +209,16 @@ class Estimate:
     options: Options
 
     def training(self, name: str, batch: int, tokens: int, *, rank: int) -> Cost:
-        """One optimiser step with `batch` sequences on every device."""
+        """Cost of one optimiser step on every device; without LoRA if `rank` is 0.
+
+        Args:
+            name: What the cost is called.
+            batch: Sequences on each device.
+            tokens: Tokens of a sequence.
+            rank: Rank of the LoRA adapters.
+        """
         options, count = self.options, self.options.devices
-        run = Run(batch, tokens, True, self.device.bf16, rank, options.checkpointing)
+        run = Workload(batch, tokens, True, self.device.bf16, rank, options.checkpointing)
         memory = self._bytes(run).peak(count) * devices.SLACK + self.device.runtime
         trained = self.work.adapter * rank or self.work.parameters
         compute = batch * self._training_seconds(tokens, rank) + self._update_seconds(trained / count)
@@ -238,7 +257,7 @@ class Estimate:
         return (devices.ADAM_TRAFFIC * trained + embedding) / self.device.bandwidth + devices.STEP_SECONDS
 
     def evaluation(self, tokens: int) -> list[Cost]:
-        """One sequence on one device: in one pass, and in chunks that see those before them through a cache."""
+        """Cost of reading one sequence on one device: in one pass, and in chunks with a cache of those before."""
         work, device = self.work, self.device
         seconds = self._reading_seconds(tokens)
         chunk, itemsize = min(chunk_on(device.kind), tokens), 2 if device.bf16 else 4
@@ -274,10 +293,10 @@ class Estimate:
         return tokens * per_token + work.attention_flops(tokens) / device.attention
 
     def _forward_bytes(self, tokens: int) -> float:
-        run = Run(1, tokens, False, self.device.bf16)
+        run = Workload(1, tokens, False, self.device.bf16)
         return self._bytes(run).peak() * devices.SLACK + self.device.runtime
 
-    def _bytes(self, run: Run) -> Bytes:
+    def _bytes(self, run: Workload) -> Bytes:
         return operations_and_bytes.bytes_of(self.config, run, alike=self.work.alike)
 
     def _fits(self, memory: float) -> bool | None:

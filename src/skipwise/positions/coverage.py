@@ -95,6 +95,10 @@ def examples_until_seen(sampler: Sampler, probability: float = 0.95) -> int:
     Σ_d (1 - q(d))^n ≤ 1 - probability, so n is never too small. It is close, as T - 1, which only the largest skip
     shows, decides almost alone.
 
+    Args:
+        sampler: The sampler.
+        probability: Chance that no distance is missed, between 0 and 1.
+
     Raises:
         SkipwiseError: As `seen_probability`; the sampler never shows a distance of L or more; or the probability is
             outside (0, 1).
@@ -111,6 +115,10 @@ def examples_until_seen(sampler: Sampler, probability: float = 0.95) -> int:
 
 def examples_until_share(sampler: Sampler, share: float = 0.99) -> int:
     """Find how many examples show this share of the distances on average: the least n with mean (1 - q)^n ≤ 1 - share.
+
+    Args:
+        sampler: The sampler.
+        share: Share of the distances, between 0 and 1.
 
     Raises:
         SkipwiseError: As `examples_until_seen`.

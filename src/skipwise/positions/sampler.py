@@ -43,7 +43,7 @@ class Layouts(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampler:
-    """One way of laying positions over examples.
+    """One way of assigning positions to the tokens of examples.
 
     With L = train_length, T = target_length, N = chunks and n_doc the tokens of the document:
 
@@ -171,7 +171,17 @@ class Sampler:
 
 
 def sampler_from_config(positions: PositionsConfig, *, train_length: int, target_length: int, seed: int) -> Sampler:
-    """Make the sampler that a configuration asks for. Raises SkipwiseError as `Sampler` does."""
+    """Make the sampler that a configuration asks for.
+
+    Args:
+        positions: The section `positions` of the configuration.
+        train_length: Tokens in one example.
+        target_length: Positions stay below it, tokens.
+        seed: 0 … 2^64 - 1.
+
+    Raises:
+        SkipwiseError: As `Sampler`.
+    """
     return Sampler(
         positions.sampler,
         train_length=train_length,
@@ -186,6 +196,11 @@ def example_order(seed: int, epoch: int, n: int) -> Ints:
     """Draw the order of the examples of an epoch: a uniform permutation, a pure function of (seed, epoch, n).
 
     Example i is sorted by word i of the stream keyed by (seed, epoch), so no state has to be saved for a resume.
+
+    Args:
+        seed: 0 … 2^64 - 1.
+        epoch: Number of the epoch, from 0.
+        n: Number of examples.
 
     Returns:
         A permutation of 0..n-1, (n,).

@@ -1,8 +1,9 @@
-"""Evolution of lists of RoPE factors: seeds and a score flow in; every list that was tried flows out, the best first.
+"""Evolve lists of RoPE factors towards a lower score, for `jobs.search`.
 
-LongRoPE's search (arXiv 2402.13753, algorithm 1) without its count of kept start tokens, which no loader knows. A list
-never decreases: slower pairs are stretched at least as much as faster ones. Candidate i of generation g is drawn from
-(seed, g, i) and the scores before it alone, so that a search whose scores are remembered goes on as if never stopped.
+This is LongRoPE's search (arXiv 2402.13753, algorithm 1) without its number of unscaled start tokens, which no loader
+supports. A list never decreases: slower pairs are stretched at least as much as faster ones. Candidate i of generation
+g depends only on (seed, g, i) and the scores before it, so a search that is resumed with its old scores gives the same
+result.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +22,24 @@ _TRIES = 20
 
 
 class Tried(NamedTuple):
+    """A list of factors with its score."""
+
     factors: Factors
     value: float
 
 
 def evolve(seeds: Sequence[Factors], settings: SearchConfig, most: float, score: Score) -> list[Tried]:
-    """All candidates by rising value. `most`: upper bound of a factor; 1 is the lower one. Nothing is scored twice."""
+    """Search lists of factors. No list is scored twice.
+
+    Args:
+        seeds: Lists to start from, one factor a pair of dimensions, ascending.
+        settings: Size of the population, number of generations, chance and step of a change, seed.
+        most: Upper bound of a factor. The lower bound is 1.
+        score: Gives the value of a list; lower is better.
+
+    Returns:
+        Every list that was scored, by rising value.
+    """
     known: dict[Factors, float] = {}
 
     def scored(candidates: list[Factors]) -> list[Tried]:
@@ -49,32 +62,32 @@ def count(settings: SearchConfig) -> int:
 
 def _first(seeds: Sequence[Factors], settings: SearchConfig, most: float) -> list[Factors]:
     """The seeds, and mutations of them in turn up to the size of the population."""
-    found = dict.fromkeys(seeds)
-    for i in range(max(settings.population - len(found), 0)):
+    population = dict.fromkeys(seeds)
+    for i in range(max(settings.population - len(population), 0)):
         rng = np.random.default_rng([settings.seed, 0, i])
-        found.setdefault(_new(rng, seeds[i % len(seeds)], settings, most, set(found)))
-    return list(found)
+        population.setdefault(_new(rng, seeds[i % len(seeds)], settings, most, set(population)))
+    return list(population)
 
 
 def _children(parents: list[Factors], generation: int, settings: SearchConfig, most: float) -> list[Factors]:
-    found: dict[Factors, None] = {}
+    children: dict[Factors, None] = {}
     for i in range(settings.mutations + settings.crossovers):
         rng = np.random.default_rng([settings.seed, generation, i])
         child = None
         if i >= settings.mutations and len(parents) > 1:
             one, other = rng.choice(len(parents), size=2, replace=False)
             child = crossed(rng, parents[one], parents[other], settings.chance)
-        taken = {*parents, *found}
+        taken = {*parents, *children}
         if child is None or child in taken:
             child = _new(rng, parents[rng.integers(len(parents))], settings, most, taken)
-        found.setdefault(child)
-    return list(found)
+        children.setdefault(child)
+    return list(children)
 
 
 def _new(
     rng: np.random.Generator, factors: Factors, settings: SearchConfig, most: float, taken: set[Factors]
 ) -> Factors:
-    """A mutation that is not `taken`; after a number of tries whichever came last."""
+    """A mutation that is not `taken`; after `_TRIES` tries the last one, taken or not."""
     child = factors
     for _ in range(_TRIES):
         child = mutated(rng, child, most, settings.chance, settings.step)
@@ -95,7 +108,7 @@ def mutated(rng: np.random.Generator, factors: Factors, most: float, chance: flo
 
 
 def crossed(rng: np.random.Generator, one: Factors, other: Factors, chance: float) -> Factors | None:
-    """`one` with each factor taken from `other` with `chance`; None where no draw keeps the list from decreasing."""
+    """`one` with each factor replaced by that of `other` with `chance`; None if every such list decreases somewhere."""
     for _ in range(_TRIES):
         taken = rng.random(len(one)) < chance
         child = np.where(taken, other, one)

@@ -1,4 +1,4 @@
-"""What each field of a model's configuration may hold, and the one line for a value that it may not.
+"""What each field of a model's configuration may hold, and the error for a value that it may not.
 
 transformers checks some types, warns about others and divides by the rest. The checks here run on config.json before
 transformers sees it, and on the configuration object of a live model.

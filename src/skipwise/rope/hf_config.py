@@ -154,7 +154,7 @@ class Evidence(NamedTuple):
 
 
 def evidence(config: "PreTrainedConfig") -> Evidence | None:
-    """What tells the original window of a `linear` scaling, which does not state it.
+    """Find the original window of a `linear` scaling, which does not state it, through a second length in the file.
 
     `max_position_embeddings` is the window before the scaling in some files and the window after it in others. A second
     length that is the factor times larger or smaller tells which.
@@ -310,15 +310,15 @@ def carried(config: "PreTrainedConfig") -> Carried:
     elif kind == "llama3":
         scaling = Llama3(rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"])
     elif kind == "longrope":
-        scaling = _listed(config, rope, original, target)
+        scaling = _longrope(config, rope, original, target)
     else:
         name = f"{kind!r} with alpha" if kind == "dynamic" else repr(kind)
         raise SkipwiseError(f"RoPE type {name} is not known here: its frequencies cannot be computed or continued")
     return Carried(next(name for name, method in METHODS.items() if type(scaling) is method), scaling, original, target)
 
 
-def _listed(config: "PreTrainedConfig", rope: dict[str, Any], original: int, target: float) -> Longrope | YarnRevised:
-    """The lists of a configuration; `yarn_revised` where they are its own."""
+def _longrope(config: "PreTrainedConfig", rope: dict[str, Any], original: int, target: float) -> Longrope | YarnRevised:
+    """The lists of a configuration; `yarn_revised` if they are those that it computes."""
     check_lists(config)
     attention = rope.get("attention_factor") or rope.get("long_mscale")
     scaling = Longrope(tuple(rope["long_factor"]), tuple(rope["short_factor"]), attention)

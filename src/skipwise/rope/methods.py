@@ -1,4 +1,4 @@
-"""RoPE scaling methods, one frozen dataclass each.
+"""RoPE scaling methods, one frozen dataclass each. They all have the methods of `Unscaled`, documented there.
 
 `inv_freq` gives the frequencies of a method, `attention_scaling` the factor on cos and sin, and `to_hf` the
 `rope_parameters` that make transformers compute the same ones. In all of them `dim` is the rotary dimension, `theta` is
@@ -57,10 +57,17 @@ class Linear(Unscaled):
 
 @dataclass(frozen=True)
 class Ntk(Unscaled):
-    """NTK-aware: base theta·factor^(d/(d−2)), so that the slowest pair is interpolated by the factor and the fastest
-    not at all (arXiv 2309.00071, eq. 16). Written as a plain new base, which every loader understands."""
+    """NTK-aware: base theta·factor^(d/(d−2)), written as a plain new base, which every loader understands.
+
+    The slowest pair is interpolated by the factor and the fastest not at all (arXiv 2309.00071, eq. 16).
+    """
 
     def base(self, dim: int, theta: float, original: int, target: float) -> float:
+        """The new base.
+
+        Raises:
+            SkipwiseError: `dim` is 2, for which the formula divides by zero.
+        """
         if dim <= 2:
             raise SkipwiseError(f"ntk needs a rotary dimension above 2, not {dim}; use linear")
         return float(theta * (target / original) ** (dim / (dim - 2)))
@@ -74,8 +81,10 @@ class Ntk(Unscaled):
 
 @dataclass(frozen=True)
 class Dynamic(Ntk):
-    """Dynamic NTK (arXiv 2309.00071, appendix B.1, as transformers computes it): plain within the original window; an
-    input of n tokens beyond it gets the NTK base for factor·n/original − (factor − 1). For inference only."""
+    """Dynamic NTK, for inference only (arXiv 2309.00071, appendix B.1, as transformers computes it).
+
+    Plain within the original window. A longer input of n tokens gets the NTK base for factor·n/original − (factor − 1).
+    """
 
     def inv_freq(self, dim: int, theta: float, original: int, target: float) -> Frequencies:
         return self.inv_freq_at(dim, theta, original, target, target)
@@ -104,11 +113,14 @@ class Theta(Unscaled):
 
 @dataclass(frozen=True)
 class Yarn(Unscaled):
-    """YaRN: pairs that turn often inside the original window are kept, slow ones interpolated, the rest blended by
-    pair index; cos and sin scaled by 0.1·ln(factor) + 1 (arXiv 2309.00071, eq. 17–22, as transformers computes it)."""
+    """YaRN (arXiv 2309.00071, eq. 17–22, as transformers computes it).
+
+    Pairs that turn often inside the original window stay as they are, slow ones are interpolated, and the rest are
+    blended by pair index. Cos and sin are scaled by 0.1·ln(factor) + 1.
+    """
 
     beta_fast: float | None = None
-    """Turns in the original window above which a pair is kept; 32 when absent."""
+    """Turns in the original window above which a pair stays as it is; 32 when absent."""
     beta_slow: float | None = None
     """Turns below which a pair is interpolated fully; 1 when absent."""
     attention_factor: float | None = None
@@ -120,7 +132,7 @@ class Yarn(Unscaled):
     """Round the borders of the blend outwards to whole pairs; done when absent."""
 
     def interpolated(self, dim: int, theta: float, original: int) -> Frequencies:
-        """How far each pair is interpolated, 0 (kept) to 1 (fully); (dim/2,)."""
+        """How far each pair is interpolated, 0 (unchanged) to 1 (by the whole factor); (dim/2,)."""
         low, high = (self._pair(turns, dim, theta, original) for turns in (self.beta_fast or 32, self.beta_slow or 1))
         if self.truncate is not False:
             low, high = math.floor(low), math.ceil(high)
@@ -175,8 +187,10 @@ class Critical(Yarn):
 
 @dataclass(frozen=True)
 class YarnRevised(Yarn):
-    """YaRN that blends wavelengths instead of frequencies: λ·(1 + (factor − 1)·interpolated). What PoSE's authors
-    trained. No loader computes it, so it is written as a list of factors."""
+    """YaRN that blends wavelengths instead of frequencies: λ·(1 + (factor − 1)·interpolated).
+
+    This is what PoSE's authors trained. No loader computes it, so it is written as a list of factors.
+    """
 
     def inv_freq(self, dim: int, theta: float, original: int, target: float) -> Frequencies:
         return plain_inv_freq(dim, theta) / self.factors(dim, theta, original, target)
@@ -193,8 +207,11 @@ class YarnRevised(Yarn):
 
 @dataclass(frozen=True)
 class Llama3(Unscaled):
-    """Llama 3.1's: pairs with more than `high_freq_factor` turns in the original window are kept, those with fewer than
-    `low_freq_factor` interpolated, the rest blended by their number of turns (transformers' `llama3`)."""
+    """Llama 3.1's scaling (transformers' `llama3`).
+
+    Pairs with more than `high_freq_factor` turns in the original window stay as they are, those with fewer than
+    `low_freq_factor` are interpolated, and the rest are blended by their number of turns.
+    """
 
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
@@ -220,8 +237,10 @@ class Llama3(Unscaled):
 
 @dataclass(frozen=True)
 class Longrope(Unscaled):
-    """LongRoPE: each wavelength multiplied by its own factor (arXiv 2402.13753); one list for inputs beyond the
-    original window and, where a model carries one, another for those within it."""
+    """LongRoPE: each wavelength multiplied by a factor of its list (arXiv 2402.13753).
+
+    One list is for inputs beyond the original window. A model may carry another one for inputs within it.
+    """
 
     long: tuple[float, ...]
     """One factor a pair, the fastest first; (dim/2,)."""

@@ -104,7 +104,7 @@ _CONTINUES = {"critical": "yarn", **{name: name for name in ("linear", "yarn", "
 def _continued(
     scaling: Unscaled, wanted: ScalingConfig, config: "PreTrainedConfig", original_length: int | None, target: int
 ) -> Unscaled:
-    """`scaling` as it continues what `config` carries; refused where that would scale twice."""
+    """`scaling` as it continues what `config` carries. Raises SkipwiseError if that would scale twice."""
     has, name = carried(config), wanted.method
     if has.method in ("none", "dynamic"):
         return scaling
@@ -143,7 +143,7 @@ def _further(wanted: ScalingConfig, has: Carried, reached: int, target: int) -> 
 
 
 def _ask_for_attention(has: Carried, new: Unscaled) -> None:
-    """SkipwiseError where the model was made with an attention factor of its own and none is given for the next."""
+    """Raise SkipwiseError if the model carries an unusual attention factor and none is given for the new scaling."""
     old = has.scaling
     assert isinstance(old, Yarn | Longrope)
     if old.attention_factor is None or getattr(new, "attention_factor", None) is not None:
@@ -177,20 +177,20 @@ def _rewritten(
         text.head_dim = head_width(config)
     marked = hasattr(text, "original_max_position_embeddings")
     if method == "linear" or (marked and method != "none"):
-        # A new base (ntk, theta) is the model's own, so its window is whole. A factor is told apart.
+        # A new base (ntk, theta) is the model's own, so its window is whole. A factor is not.
         text.original_max_position_embeddings = int(target) if written["rope_type"] == "default" else original
     refused = f"model type {text.model_type!r} does not take {method!r} scaling"
     instead = "use ntk" if written["rope_type"] == "longrope" else "use ntk or yarn_revised"
     try:
         back = parameters(type(scaled).from_dict(scaled.to_dict()))
     except Exception as error:  # each family raises what it likes
-        raise SkipwiseError(f"{refused} ({_own_words(error)}); {instead}") from error
+        raise SkipwiseError(f"{refused} ({_reason(error)}); {instead}") from error
     if back != written:
         raise SkipwiseError(f"{refused}: it comes back as {back['rope_type']!r}; {instead}")
     return scaled
 
 
-def _own_words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Why a configuration class does not take RoPE parameters, without transformers' names for its checks."""
     text = " ".join(str(error).split())
     types = re.search(r"must be one of (\[.*?\])", text) or re.search(r"'rope_type'=('\w+')", text)

@@ -30,12 +30,12 @@ def environment(loaded: LoadedModel) -> dict[str, Any]:
         loaded: The model before its extension.
 
     Returns:
-        The content of environment.json. `commit` is Skipwise's own, or None where it runs from no checkout of it.
+        The content of environment.json. `commit` is that of Skipwise, or None if it does not run from a checkout.
     """
     device = loaded.model.device
     on_cpu = f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
     text = loaded.model.config.get_text_config()
-    commit = own_commit(PACKAGE)
+    commit = checkout_commit(PACKAGE)
     return {
         "skipwise": __version__,
         "torch": torch.__version__,
@@ -53,7 +53,7 @@ def environment(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def read_environment(path: Path) -> dict[str, Any] | None:
-    """Read environment.json; None, with a warning, for a file that holds no JSON object, and for none.
+    """Read environment.json; None if the file is missing or, with a warning, damaged.
 
     Raises:
         PathError: The file cannot be read.
@@ -72,7 +72,7 @@ def read_environment(path: Path) -> dict[str, Any] | None:
     return values
 
 
-def own_commit(package: Path) -> str | None:
+def checkout_commit(package: Path) -> str | None:
     """Return the commit of the checkout of Skipwise that holds `package`, its folder of modules.
 
     None for an installed package: the repository in which a user's environment happens to lie is not ours.
@@ -90,7 +90,7 @@ def own_commit(package: Path) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """Return what git prints about the repository around a folder; empty where there is no git or no repository."""
+    """Return what git prints about the repository around a folder; empty if there is no git or no repository."""
     # Within a hook, git's own variables name the repository that the hook runs for.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:

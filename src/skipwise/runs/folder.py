@@ -18,10 +18,16 @@ WITHOUT_EFFECT = {"out", "data.cache"}
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """Refuse a folder in which a run cannot begin or go on. Reads names only, so call it before anything slow.
+    """Refuse a folder in which a run cannot begin or be resumed.
+
+    It reads names only, so call it before anything slow.
+
+    Args:
+        folder: The folder of the run. It need not exist.
+        resume: Whether a run in the folder shall be resumed.
 
     Raises:
-        SkipwiseError: The folder holds a run and `resume` is off, holds other things, or is no folder.
+        SkipwiseError: The folder holds a run and `resume` is off, holds other things, or is not a folder.
     """
     try:
         names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
@@ -60,7 +66,7 @@ def held_folder(folder: Path) -> Iterator[None]:
 
 
 def model_of_run(path: str) -> Path | None:
-    """Return the folder of the model that a run made, or None where `path` is no run folder.
+    """Return the folder of the model that a run made, or None if `path` is not a run folder.
 
     Raises:
         SkipwiseError: The run has no model yet.

@@ -39,7 +39,7 @@ def temporary_prefix(path: Path) -> str:
 
 
 def _temporary_name(path: Path) -> Path:
-    """A hidden name beside `path` that nothing else has. (The tempfile module would make it private, mode 0600.)"""
+    """A hidden name beside `path` that nothing else has. The tempfile module would make it private (mode 0600)."""
     return path.with_name(temporary_prefix(path) + secrets.token_hex(4))
 
 
@@ -111,7 +111,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _share(folder: Path) -> None:
-    """Give everything in a folder that we made the permissions of that folder. (safetensors writes files as 0600.)"""
+    """Give everything in a folder that we made the permissions of that folder: safetensors writes files as 0600."""
     mode = folder.stat().st_mode & 0o777
     for path in folder.rglob("*"):
         if not path.is_symlink():
@@ -142,7 +142,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
     Raises:
         PathError: The file cannot be read.
-        SkipwiseError: A line is no JSON object. The message names the line.
+        SkipwiseError: A line is not a JSON object. The message names the line.
     """
     return [row for _, row in read_jsonl_lines(path)]
 
@@ -160,7 +160,7 @@ def read_jsonl_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     row = None
                 if not isinstance(row, dict):
                     raise SkipwiseError(
-                        f"{path} line {number} is no JSON object; give another file, or remove that line"
+                        f"{path} line {number} is not a JSON object; give another file, or remove that line"
                     )
                 yield f"{path} line {number}", row
     except FileNotFoundError:

@@ -93,15 +93,15 @@ def check_writable(path: Path) -> None:
         SkipwiseError: A part of the path is a file, or the user may not write there.
     """
     whole = path.absolute()
-    there = next(part for part in (whole, *whole.parents) if os.path.lexists(part))
-    if there != whole and not there.is_dir():
-        raise SkipwiseError(f"cannot write {path}: {there} is not a folder; give another place")
-    if not os.access(there, os.W_OK):
-        raise SkipwiseError(f"cannot write {path}: no permission to write to {there}; give another place")
+    existing = next(part for part in (whole, *whole.parents) if os.path.lexists(part))
+    if existing != whole and not existing.is_dir():
+        raise SkipwiseError(f"cannot write {path}: {existing} is not a folder; give another place")
+    if not os.access(existing, os.W_OK):
+        raise SkipwiseError(f"cannot write {path}: no permission to write to {existing}; give another place")
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Tell whether a write failed for want of room, in Python, NumPy, safetensors or torch."""
+    """Tell whether a write failed because the disk is full, in Python, NumPy, safetensors or torch."""
     text = str(error)
     codes = {getattr(error, "errno", None), *(int(code) for code in re.findall(r"os error (\d+)", text))}
     by_torch = ("PytorchStreamWriter failed", ". unexpected pos", "basic_ios::clear")  # it drops the error's number
@@ -118,5 +118,5 @@ def user_path(path: str) -> Path:
 
 
 def _file_on_the_way(path: Path) -> Path | None:
-    """The first part of `path` that exists but is no folder."""
+    """The first part of `path` that exists but is not a folder."""
     return next((part for part in reversed([path, *path.parents]) if os.path.lexists(part) and not part.is_dir()), None)

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 from skipwise.utils.text import duration, quantity
 
-PLAIN_INTERVAL = 10.0  # seconds between lines when stderr is no terminal
+PLAIN_INTERVAL = 10.0  # seconds between lines when stderr is not a terminal
 
 
 class Bar:
-    """Progress of one piece of long work, not shown: the shown ones are made of it.
+    """Progress of one long piece of work. This base class shows nothing; its subclasses do.
 
     Args:
         description: What is done.

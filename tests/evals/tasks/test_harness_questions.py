@@ -51,7 +51,7 @@ def test_fields_and_prompt_can_be_set(tmp_path: Path) -> None:
         ({"question": "q", "choices": ["x"], "answer": 0}, "must be a list of two or more texts"),
         ({"question": "q", "choices": "x", "answer": 0}, "must be a list of two or more texts"),
         ({"question": 1, "choices": ["x", "y"], "answer": 0}, "'question' holds int, expected text"),
-        (["no object"], "is no JSON object"),
+        (["no object"], "is not a JSON object"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(tmp_path: Path, row: Any, message: str) -> None:

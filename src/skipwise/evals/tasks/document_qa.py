@@ -47,10 +47,18 @@ def plain(text: str) -> str:
 
 
 def facts(name: str, text: str) -> dict[str, str]:
-    """What the start of a document says of it: `title` and `author` where they can be found, else its `first_line`.
+    r"""Read the title and the author of a document from its start, or its first line if it shows no title.
 
-    Looked at: lines `title:` and `author:` (front matter, Gutenberg's header), `\\title{}` and `\\author{}`, a Markdown
-    heading, an underlined line, a short line of its own at the very start, and a line "by …" soon after it.
+    Lines that are read: `title:` and `author:` (front matter, Gutenberg's header), `\title{}` and `\author{}`, a
+    Markdown heading, an underlined line, a short line that stands alone at the very start, and a line "by …" soon
+    after it.
+
+    Args:
+        name: Name of the document, whose suffix tells source code and Markdown.
+        text: The document.
+
+    Returns:
+        Any of `title`, `author` and `first_line`.
     """
     lines = [line.strip() for line in text[:HEAD].split("\n")[:200]]
     shown = [(i, line) for i, line in enumerate(lines) if line]

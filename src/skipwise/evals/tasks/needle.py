@@ -94,7 +94,8 @@ def check(settings: EvaluationConfig) -> None:
 
 def prompt_text(hay: Haystack, sentences: int, depth: float, city: str, number: str) -> str:
     """The prompt over so many sentences of prose, the share `depth` of its characters before the needle or nearly so,
-    without the words that lead the answer."""
+    without the words that lead the answer.
+    """
     text = hay.cut(sentences)
     i = hay.sentences(depth * len(text))
     if i < sentences and hay.end(i + 1) - depth * len(text) < depth * len(text) - hay.end(i):

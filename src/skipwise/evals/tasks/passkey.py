@@ -26,7 +26,8 @@ LEAD = " The pass key is"
 
 def prompt_text(key: str, sentences: int, depth: float) -> str:
     """The prompt with `sentences` sentences of filler, the share `depth` of them before the key (0: right after the
-    task description, 1: right before the question), without the words that lead the answer."""
+    task description, 1: right before the question), without the words that lead the answer.
+    """
     before = math.floor(depth * sentences + 0.5)
     lines = [DESCRIPTION, _filler(before), NEEDLE.format(key=key), _filler(sentences - before), ASK]
     return "\n".join(line for line in lines if line)

@@ -139,7 +139,8 @@ def _result(head: Row, value: float, stderr: Any, scores: list[Any]) -> Row:
 
 def _perplexity_interval(value: float, scores: list[Any]) -> Interval | None:
     """Interval of a perplexity, or of bits a byte, whose scores are (log-likelihood, words or bytes) of each text; None
-    for other scores."""
+    for other scores.
+    """
     if not scores or not all(isinstance(score, tuple | list) and len(score) == 2 for score in scores):
         return None
     losses, weights = -np.array(scores, dtype=np.float64).T[0], np.array(scores, dtype=np.float64).T[1]

@@ -85,7 +85,8 @@ def check(settings: EvaluationConfig) -> None:
 
 def cells(inputs: Inputs, length: int) -> list[Cell]:
     """A cell for each task. Of tasks that nobody named, those that the length cannot hold are left out, with a message:
-    `cwe` takes 4,102 tokens where every digit is one. Errors: TooShortError where a named task, or none, fits."""
+    `cwe` takes 4,102 tokens where every digit is one. Errors: TooShortError where a named task, or none, fits.
+    """
     settings = inputs.settings.ruler
     grid, left_out = [], []
     for name in names(settings):
