@@ -2,9 +2,9 @@
 
     python benchmarks/plan.py [--model bundled smollm2] [--rounds 3] [--steps 4]
 
-Each round predicts, trains a few steps with all weights and with adapters (LoRA), and reads one text. Each part runs in its own process, to measure its peak
-memory. The output is predicted / measured for time and memory: the median and the spread of the rounds. Run it on an
-idle machine, because the two sides of a ratio are measured one after the other.
+Each round predicts, trains a few steps with all weights and with adapters (LoRA), and reads one text. Each part runs
+in its own process, to measure its peak memory. The output is predicted / measured for time and memory: the median and
+the spread of the rounds. Run it on an idle machine, because the two sides of a ratio are measured one after the other.
 """
 
 import argparse
