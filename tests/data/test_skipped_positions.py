@@ -149,7 +149,7 @@ def test_a_sampler_made_once_is_taken_as_it_is() -> None:
     sampler = Sampler("pose", train_length=L, target_length=T, chunks=3, seed=5)
     made, named = SkippedPositions(DOCUMENTS, sampler=sampler), dataset(chunks=3, seed=5)
     assert all(torch.equal(made[i]["position_ids"], named[i]["position_ids"]) for i in range(len(made)))
-    with pytest.raises(SkipwiseError, match="target_length, seed: the Sampler holds its own"):
+    with pytest.raises(SkipwiseError, match="target_length, seed: the Sampler holds these already"):
         SkippedPositions(DOCUMENTS, sampler=sampler, target_length=T, seed=1)
     with pytest.raises(SkipwiseError, match="target_length missing: expected tokens, e"):
         SkippedPositions(DOCUMENTS, train_length=L)

@@ -118,7 +118,7 @@ def test_a_folder_is_walked_in_order_without_hidden_and_binary_files(
     found = read(tmp_path)
     assert [d.name for d in found] == ["a/b/c.md", "a/z.py", "b.txt", "data.jsonl.gz:1", "data.jsonl.gz:2"]
     assert found[0].text == "a/b/c.md"
-    assert "2 files are no UTF-8 text" in capsys.readouterr().err
+    assert "2 files are not UTF-8 text" in capsys.readouterr().err
 
 
 def folder_of(tmp_path: Path, **contents: str) -> Path:
@@ -326,7 +326,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     assert "a.jsonl:1 has no field 'body'; its fields: 'text', 'id'" in wrong("a.jsonl", jsonl(ROWS), field="body")
     assert "field 'id' holds int" in wrong("a.jsonl", jsonl(ROWS), field="id")
     assert "nothing but empty text" in wrong("a.jsonl", jsonl([{"text": ""}]))
-    assert "no readable parquet file" in wrong("a.parquet", b"PAR1 or so")
+    assert "not a readable parquet file" in wrong("a.parquet", b"PAR1 or so")
     pq.write_table(pa.table({"text": ["x"], "n": [1]}), tmp_path / "b.parquet")
     assert "no column 'body'; its columns: 'text', 'n'" in problem(tmp_path / "b.parquet", field="body")
     assert "field 'n' holds int" in problem(tmp_path / "b.parquet", field="n")

@@ -56,7 +56,7 @@ def test_layers_without_rope_or_attention_are_told():
     assert "1 of 4 layers have no RoPE" in found.notes[0]
     hybrid = families.architecture(Qwen3NextConfig(num_hidden_layers=4))
     assert hybrid.linear_layers == (0, 1, 2)
-    assert "3 of 4 layers are no softmax attention" in hybrid.notes[0]
+    assert "3 of 4 layers have no softmax attention" in hybrid.notes[0]
     assert "latent attention" in families.architecture(DeepseekV3Config()).notes[0]
 
 

@@ -71,7 +71,7 @@ def test_a_scaled_model_is_what_rope_computed_independently_makes(family):
         scaled.set_attn_implementation("eager")
     turns = {}
     for layer in range(facts.layers):
-        if layer in facts.sliding_layers and row.layers == "own":
+        if layer in facts.sliding_layers and row.layers == "separate":
             turns[layer] = torch.from_numpy(methods.plain_inv_freq(facts.rotary_dim, 500.0)), 1.0
         elif layer not in facts.nope_layers:
             turns[layer] = yarn(facts.rotary_dim, 10_000.0, revised="yarn" in row.refuses)
@@ -176,10 +176,10 @@ def test_layers_are_counted_as_the_table_says():
         facts, row = families.architecture(family_configs.config(family)), families.FAMILIES[family]
         some = (0, 2) if facts.layers == 4 else tuple(range(facts.layers))
         assert facts.row is row
-        assert facts.sliding_layers == (some if row.layers in ("window", "shared", "own") else ()), family
+        assert facts.sliding_layers == (some if row.layers in ("window", "shared", "separate") else ()), family
         assert facts.nope_layers == ((3,) if row.layers == "nope" else ()), family
         written = scale(family_configs.config(family), "ntk", target_length=TARGET).rope_parameters
-        assert hf_config.is_nested(written) == (row.layers == "own")
+        assert hf_config.is_nested(written) == (row.layers == "separate")
         assert ("partial_rotary_factor" in hf_config.parameters(family_configs.config(family))) >= (
             row.turns == "share"
         )

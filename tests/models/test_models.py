@@ -558,7 +558,7 @@ def test_broken_folders_give_one_line(folder, tmp_path, kind, reason):
         ("/no/such/place", "no such file or folder"),
         ("./nothing", "no such file or folder"),
         ("a/b/c", "no such file or folder"),
-        (__file__, "is no model: expected a folder, a hub id or a .gguf file"),
+        (__file__, "is not a model: expected a folder, a hub id or a .gguf file"),
     ],
 )
 def test_paths_that_are_no_model(path, reason):

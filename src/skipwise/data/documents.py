@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from skipwise.data.row_files import missing_field, opened, read_rows, reading
+from skipwise.data.row_files import missing_field, opened, read_rows, reading_errors
 from skipwise.data.text_sources import TextSource
 from skipwise.errors import SkipwiseError
 
@@ -64,7 +64,7 @@ def pieces(sources: Iterable[TextSource]) -> Iterator[Piece]:
     names = list[str]()
     for source in sources:
         names.append(source.name)
-        with reading(source.name, source.path):
+        with reading_errors(source.name, source.path):
             for piece in _file_pieces(source) if source.kind == "text" else _row_pieces(source):
                 read, empty = before + piece.read, False
                 yield piece._replace(read=read)
@@ -100,7 +100,7 @@ def _file_pieces(source: TextSource) -> Iterator[Piece]:
         first = True
         for part in split_text(io.TextIOWrapper(file, encoding="utf-8").read):
             if "\0" in part:
-                raise SkipwiseError(f"{source.name} holds NUL bytes: it is no text; exclude it")
+                raise SkipwiseError(f"{source.name} holds NUL bytes: it is not text; exclude it")
             text = part.replace("\ufeff", "")  # at the start, and where files were joined
             if text:
                 yield Piece(source.name, text, first, raw.tell())

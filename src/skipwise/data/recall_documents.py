@@ -29,7 +29,7 @@ WORDS = "river apple stone cloud horse lamp forest silver winter garden copper i
 WORDINGS = [
     ("The {k} is {v}. Remember it. {v} is the {k}.", "What is the {k}? The {k} is", "."),
     ("The {k} is {v}.", "What is the {k}? The {k} is", "."),
-    ("Please note that the {k} is {v}.", "Question: what is the {k}? Answer: the {k} is", "."),
+    ("Please note that the {k} is {v}.", "RecallQuestion: what is the {k}? Answer: the {k} is", "."),
     ("One of the facts: the {k} equals {v}.", "The {k} equals", "."),
     ("{k} = {v}", "assert {k} ==", ""),
     ("'{k}' = '{v}'", "'{k}' = '", "'"),
@@ -50,8 +50,8 @@ THINGS = "night snow river road house table winter morning garden kitchen horse 
 QUALITIES = "long white cold dark old round quiet early empty warm brown tall narrow deep bright short".split()
 
 
-class Question(NamedTuple):
-    """A question with its answer, as tokens, and their labels, which are -100 but for the answer."""
+class RecallQuestion(NamedTuple):
+    """A question and its answer as tokens, and their labels, which are -100 outside the answer."""
 
     tokens: list[int]
     labels: list[int]
@@ -72,7 +72,7 @@ class Recall:
         """Make one document.
 
         There are up to six facts for every 512 tokens; those that do not fit are left out, but at least one is always
-        there. Every fourth document holds no fact but ends with a passage of its own text once more, word for word;
+        there. Every fourth document holds no fact but ends with a passage of its text repeated word for word;
         all of its tokens are labels.
 
         Answers are a few tokens among thousands: with a loss on the others, which nobody wants to be written, they
@@ -141,13 +141,15 @@ class Recall:
         parts: list[Tokens | list[int]] = [filler[:before], fact, filler[before:room], question, answer]
         return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]), len(answer)
 
-    def _facts(self, rng: np.random.Generator, wanted: int, budget: int) -> tuple[list[list[int]], list[Question]]:
+    def _facts(
+        self, rng: np.random.Generator, wanted: int, budget: int
+    ) -> tuple[list[list[int]], list[RecallQuestion]]:
         """Draw at most `wanted` facts in their order of appearance, and questions about some of them.
 
         Together they are at most `budget` tokens long, but for the first fact and its question.
         """
         facts: list[list[int]] = []
-        questions: list[Question] = []
+        questions: list[RecallQuestion] = []
         used: set[str] = set()
         for _ in range(wanted):
             fact, ask, end = WORDINGS[rng.integers(len(WORDINGS))]
@@ -167,12 +169,12 @@ class Recall:
                 questions.insert(len(questions) if last else 0, question)
         return facts, questions
 
-    def _question(self, ask: str, value: str, end: str) -> Question:
+    def _question(self, ask: str, value: str, end: str) -> RecallQuestion:
         """A question whose labels begin at the first token in which its answer changes the tokens."""
         space = "" if ask.endswith("'") else " "
         tokens, lead = self.encode(ask + space + value + end), self.encode(ask)
         start = next((i for i, (a, b) in enumerate(zip(lead, tokens, strict=False)) if a != b), len(lead))
-        return Question(tokens, [IGNORED] * start + tokens[start:])
+        return RecallQuestion(tokens, [IGNORED] * start + tokens[start:])
 
 
 def _sentences(rng: np.random.Generator) -> str:

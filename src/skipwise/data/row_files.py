@@ -37,8 +37,8 @@ BLANK = codecs.BOM_UTF8 + b" \t\r\n"
 BETWEEN_VALUES = re.compile("[\\s\ufeff]*")
 
 
-class Row(NamedTuple):
-    """A row: its number (from 1; of .jsonl the line), its fields, and the bytes of the file read by then."""
+class FileRow(NamedTuple):
+    """A row of a file: its number (from 1; of .jsonl the line), its fields, and the bytes of the file read by then."""
 
     number: int
     values: dict[str, Any]
@@ -53,7 +53,11 @@ def suffix(path: Path) -> str:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Open a file twice in one: as it is, whose position tells the progress, and its unpacked content."""
+    """Open a file, perhaps packed.
+
+    Yields:
+        The file as it is, whose position shows the progress, and its unpacked content.
+    """
     with path.open("rb") as raw:
         if path.suffix.lower() == ".gz":
             yield raw, cast(IO[bytes], gzip.GzipFile(fileobj=raw))
@@ -66,8 +70,8 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
 
 
 @contextlib.contextmanager
-def reading(name: str, path: str | Path | None = None) -> Iterator[None]:
-    """Turn what goes wrong while a source is read into one line.
+def reading_errors(name: str, path: str | Path | None = None) -> Iterator[None]:
+    """Turn any error in reading a source into a SkipwiseError of one line.
 
     Args:
         name: What the messages call the source.
@@ -96,7 +100,7 @@ def missing_field(place: str, field: str, names: Iterable[str], what: str = "fie
     )
 
 
-def read_rows(path: Path, name: str | None = None, columns: list[str] | None = None) -> Generator[Row, None, None]:
+def read_rows(path: Path, name: str | None = None, columns: list[str] | None = None) -> Generator[FileRow, None, None]:
     """Read all rows of a file whose format its suffix tells.
 
     Args:
@@ -110,14 +114,14 @@ def read_rows(path: Path, name: str | None = None, columns: list[str] | None = N
     """
     name = path.name if name is None else name
     kind = ROW_KINDS[suffix(path)]
-    with reading(name, path):
+    with reading_errors(name, path):
         if kind == "parquet":
             yield from _parquet_rows(path, name, columns)
         else:
             yield from {"jsonl": _jsonl_rows, "json": _json_rows, "csv": _csv_rows}[kind](path, name)
 
 
-def _parquet_rows(path: Path, name: str, columns: list[str] | None) -> Iterator[Row]:
+def _parquet_rows(path: Path, name: str, columns: list[str] | None) -> Iterator[FileRow]:
     import pyarrow.parquet
 
     size = path.stat().st_size
@@ -131,12 +135,12 @@ def _parquet_rows(path: Path, name: str, columns: list[str] | None) -> Iterator[
                 for index in range(batch.num_rows):  # one by one: texts may be long
                     values = {key: batch.column(key)[index].as_py() for key in batch.schema.names}
                     number += 1
-                    yield Row(number, values, size * number // total)
+                    yield FileRow(number, values, size * number // total)
     except pyarrow.ArrowException as error:
-        raise SkipwiseError(f"{name} is no readable parquet file: {' '.join(str(error).split())}") from error
+        raise SkipwiseError(f"{name} is not a readable parquet file: {' '.join(str(error).split())}") from error
 
 
-def _jsonl_rows(path: Path, name: str) -> Iterator[Row]:
+def _jsonl_rows(path: Path, name: str) -> Iterator[FileRow]:
     with opened(path) as (raw, file):
         for number, line in enumerate(file, start=1):
             if not line.strip(BLANK):
@@ -147,15 +151,15 @@ def _jsonl_rows(path: Path, name: str) -> Iterator[Row]:
                 raise SkipwiseError(f"{name}:{number} is nested too deeply; remove that line") from error
             except ValueError as error:
                 raise SkipwiseError(f"{name}:{number} is not JSON ({' '.join(str(error).split())})") from error
-            yield Row(number, _object(value, name, number), raw.tell())
+            yield FileRow(number, _object(value, name, number), raw.tell())
 
 
-def _json_rows(path: Path, name: str) -> Iterator[Row]:
+def _json_rows(path: Path, name: str) -> Iterator[FileRow]:
     """The rows of a .json file: an array of objects, one object, or objects after each other such as lines."""
     with opened(path) as (raw, file):
         values = _json_values(io.TextIOWrapper(file, encoding="utf-8"), name)
         for number, value in enumerate(values, start=1):
-            yield Row(number, _object(value, name, number), raw.tell())
+            yield FileRow(number, _object(value, name, number), raw.tell())
 
 
 def _json_values(file: IO[str], name: str) -> Iterator[Any]:
@@ -203,7 +207,7 @@ def _object(value: Any, name: str, number: int) -> dict[str, Any]:
     return value
 
 
-def _csv_rows(path: Path, name: str) -> Iterator[Row]:
+def _csv_rows(path: Path, name: str) -> Iterator[FileRow]:
     """The rows of a .csv or .tsv file whose first line names the columns.
 
     The delimiter is the one of tab, comma, semicolon and bar that stands most often in the first line.
@@ -237,7 +241,7 @@ def _csv_rows(path: Path, name: str) -> Iterator[Row]:
                     f"{name}:{number} has {len(cells)} cells where the first line names {len(columns)} columns; "
                     f'put text that holds {delimiter!r} between "'
                 )
-            yield Row(number, dict(zip(columns, cells, strict=True)), raw.tell())
+            yield FileRow(number, dict(zip(columns, cells, strict=True)), raw.tell())
 
 
 def _after(first: str, lines: Iterator[str]) -> Iterator[str]:

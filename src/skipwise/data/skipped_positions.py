@@ -154,10 +154,12 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
 
 def _sampler(sampler: Sampler | SamplerName, layout: dict[str, Any]) -> Sampler:
-    """The sampler that was given, or one made of its name and the rest."""
+    """Return `sampler` if it is one; else make one of its name and `layout`."""
     if isinstance(sampler, Sampler):
         if layout:
-            raise SkipwiseError(f"{', '.join(layout)}: the Sampler holds its own; give them to it, or give its name")
+            raise SkipwiseError(
+                f"{', '.join(layout)}: the Sampler holds these already; give them to it, or give its name"
+            )
         return sampler
     lengths = ("target_length", "train_length")
     if missing := [name for name in lengths if name not in layout]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from skipwise.assets import catalogue
-from skipwise.data.row_files import ROW_KINDS, RowKind, missing_field, opened, read_rows, reading, suffix
+from skipwise.data.row_files import ROW_KINDS, RowKind, missing_field, opened, read_rows, reading_errors, suffix
 from skipwise.errors import SkipwiseError
 from skipwise.utils.os_errors import user_path
 from skipwise.utils.progress import say
@@ -84,7 +84,7 @@ def sources(
     matches = dict.fromkeys(exclude, 0)
     chosen: dict[tuple[str, str | None, str], TextSource] = {}
     for spec in paths:
-        with reading(spec):
+        with reading_errors(spec):
             path, named = split_field(spec)
             folder = _resolve(path, named or field, split)
         if named and all(source.kind == "text" for source in folder.sources):
@@ -138,7 +138,7 @@ def _say_unread(folder: str, files: list[UnreadFile], field: str) -> None:
     for file in files:
         names[file.why].append(file.name)
     if broken := names["not UTF-8"]:
-        parts.append(f"{_files_are(broken)} no UTF-8 text, e.g. {broken[0]}")
+        parts.append(f"{_files_are(broken)} not UTF-8 text, e.g. {broken[0]}")
     if without := names["field"]:
         parts.append(f"{_files_are(without)} without rows with a field {field!r}, e.g. {without[0]}")
     if others := names["kind"]:
@@ -188,7 +188,7 @@ def _problem(path: Path) -> str | None:
         return "is empty"
     if suffix(path) == ".parquet":
         return None
-    with reading(str(path)), opened(path) as (_, file):
+    with reading_errors(str(path)), opened(path) as (_, file):
         head = file.read(HEAD)
     if b"\0" in head:
         return "holds NUL bytes: it is binary, or text in another encoding than UTF-8"
@@ -285,7 +285,7 @@ def _only_table(files: list[Path]) -> str | None:
 
 
 def _is_about(file: Path) -> bool:
-    """Whether a file tells about a dataset and is no part of it."""
+    """Whether a file describes a dataset and does not belong to its content."""
     return file.stem.upper() in ("README", "LICENSE") or file.name in ("dataset_info.json", "dataset_infos.json")
 
 
@@ -306,7 +306,7 @@ def _hub(path: str, field: str, split: str) -> TextSource:
 
     name, _, config = path.partition(":")
     near = difflib.get_close_matches(path, catalogue.names("text"), n=1)
-    local = f"{path!r} is no file, folder or packaged text" + (f" (did you mean {near[0]!r}?)" if near else "")
+    local = f"{path!r} is not a file, folder or packaged text" + (f" (did you mean {near[0]!r}?)" if near else "")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise SkipwiseError(f"{local}, and no datasets id, which looks like owner/name or owner/name:configuration")
     try:

@@ -143,6 +143,11 @@ def open_store(data: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, progre
 
     Processes that want the same store at once wait for the first of them.
 
+    Args:
+        data: Paths, field, split and cache of the corpus.
+        tokenizer: Makes the token ids.
+        progress: Show a bar while a new store is made.
+
     Raises:
         SkipwiseError: The corpus cannot be read, or the cache folder cannot be written.
     """
@@ -181,6 +186,10 @@ def open_store(data: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, progre
 def usable(store: TokenStore, minimum_tokens: int) -> Indices:
     """Find the documents with at least `minimum_tokens` tokens. See `left_out` for the others.
 
+    Args:
+        store: The store.
+        minimum_tokens: Tokens that an example needs.
+
     Returns:
         Their indices, (n,).
 
@@ -210,6 +219,12 @@ def split(store: TokenStore, usable: Indices, share: float, minimum_tokens: int)
     The last `share` of the tokens of the `usable` documents is held out, never less than `minimum_tokens`: whole
     documents from the end while they fit, then the tail of the next one unless half is held already. Every span has
     at least `minimum_tokens` tokens and no token is in two.
+
+    Args:
+        store: The store.
+        usable: Indices of the documents, (n,), from `usable`.
+        share: Share of the tokens to hold out, below one half.
+        minimum_tokens: Tokens that an example needs.
 
     Returns:
         Training and validation, each (n, 3) int64: document, first token, one past the last token.

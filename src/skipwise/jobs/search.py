@@ -2,15 +2,15 @@
 
 This is LongRoPE's evolutionary search (arXiv 2402.13753). The fitness of a list of factors is the untrained model's
 perplexity on long text or, after LongRoPE2 (arXiv 2502.20082), on the answers to questions about facts hidden in it.
-`scaling.method=longrope scaling.factors=FILE` takes the file that it writes. Beside it, `FILE.search.jsonl` keeps every
-scored candidate, so that an interrupted search goes on where it was and ends with the same factors.
+`scaling.method=longrope scaling.factors=FILE` takes the file that it writes. `FILE.search.jsonl` beside it holds every
+scored candidate, so that an interrupted search can be resumed and ends with the same factors.
 """
 
 import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from skipwise.models.load import LoadedModel, apply, load
 from skipwise.models.memory import check_memory
 from skipwise.models.reach import reach
 from skipwise.rope import evolution, hf_config, methods
-from skipwise.rope.evolution import Factors
+from skipwise.rope.evolution import Factors, Tried
 from skipwise.utils import progress
 from skipwise.utils.atomic_files import append_jsonl, read_jsonl, write_text
 from skipwise.utils.os_errors import check_writable
@@ -51,7 +51,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Judge:
-    """Scores lists of factors: one model and the examples that they are judged by."""
+    """Score lists of factors with one model on some examples."""
 
     loaded: LoadedModel
     target: int
@@ -61,7 +61,11 @@ class Judge:
     examples: Sequence[Example] = ()
 
     def apply(self, factors: Factors) -> None:
-        """Give the model these factors, in place of those it has. Raises as `rope.scale`."""
+        """Give the model these factors, in place of those it has.
+
+        Raises:
+            SkipwiseError: As `rope.scale`.
+        """
         scaling = ScalingConfig(method="longrope", factors=list(factors), attention_factor=self.attention_factor)
         apply(self.loaded.model, scaling, target_length=self.target, original_length=self.original_length)
 
@@ -86,7 +90,7 @@ def search(
         settings: Size of the search, fitness and seed.
         target_length: Window that the factors are for, tokens.
         data: Files, folders, `datasets` ids or packaged names with at least one document of the target length.
-        out: File for the factors. A search that was begun there goes on.
+        out: File for the factors. A search that was begun there is resumed.
 
     Returns:
         What the file holds: the factors, their perplexity and that of the known methods, and all that they depend on.
@@ -97,47 +101,65 @@ def search(
     """
     state = _check_out(out)
     check_texts(data)
-    read = configuration.read(sources.find(model))
-    known_methods = seeds(read, target_length, model.original_length)
-    refusal = reach(read, model.original_length or hf_config.true_original_length(read), target_length).refusal
-    if refusal:
-        raise SkipwiseError(refusal)
-    loaded = load(model)
-    judge = Judge(loaded, target_length, settings.attention_factor, model.original_length)
-    judge.apply(known_methods["yarn"])  # whatever cannot work fails here
-    check_memory(loaded.model, target_length)
-    documents = load_documents(data, loaded.tokenizer, minimum=target_length, limit=settings.documents)
-    examples = make_examples(loaded.tokenizer, documents, settings, target_length)
-    judge = Judge(loaded, target_length, settings.attention_factor, model.original_length, examples)
-    header = _header(loaded, settings, target_length, examples, documents)
-    known = _known(state, header)
-    total = evolution.count(settings)
-    with progress.bar("searching", total=total, unit="candidate", initial=min(len(known), total)) as bar:
-
-        def score(factors: Factors) -> float:
-            if factors not in known:
-                value = judge.loss(factors)
-                append_jsonl(state, {"factors": factors, "loss": value if math.isfinite(value) else None})
-                known[factors] = value
-                bar.note(f"best perplexity {math.exp(min(known.values())):.3f}")
-                bar.advance()
-            return known[factors]
-
-        most = MOST * target_length / loaded.original_length
-        tried = evolution.evolve(list(known_methods.values()), settings, most, score)
+    starts = _starts(model, target_length)
+    judge, documents = _judge(model, settings, starts["yarn"], target_length, data)
+    header = _header(judge, settings, documents)
+    losses = _earlier_losses(state, header)
+    tried = _evolve(judge, settings, list(starts.values()), losses, state)
     if not math.isfinite(tried[0].value):
-        raise SkipwiseError("no candidate has a finite loss; check that the model works within its own window")
+        raise SkipwiseError("no candidate has a finite loss; check that the model works within its original window")
     result = {
         "factors": list(tried[0].factors),
         "perplexity": math.exp(tried[0].value),
-        "perplexity_of_seeds": {name: math.exp(known[factors]) for name, factors in known_methods.items()},
-        "attention_factor": hf_config.attention_factor(loaded.model.config),
-        "original_length": loaded.original_length,
+        "perplexity_of_seeds": {name: math.exp(losses[factors]) for name, factors in starts.items()},
+        "attention_factor": hf_config.attention_factor(judge.loaded.model.config),
+        "original_length": judge.loaded.original_length,
         "candidates": len(tried),
         **header,
     }
     write_text(out, json.dumps(result, indent=1) + "\n")
     return result
+
+
+def _starts(model: ModelConfig, target_length: int) -> dict[str, Factors]:
+    """`seeds` of a model that is not loaded yet. Raises SkipwiseError if an extension would reach no layer."""
+    config = configuration.read(sources.find(model))
+    starts = seeds(config, target_length, model.original_length)
+    original = model.original_length or hf_config.true_original_length(config)
+    if refusal := reach(config, original, target_length).refusal:
+        raise SkipwiseError(refusal)
+    return starts
+
+
+def _judge(
+    model: ModelConfig, settings: SearchConfig, start: Factors, target_length: int, data: list[str]
+) -> tuple[Judge, Sequence[Document]]:
+    """Load the model, then read the documents and make the examples. `start` is any list of factors, tried at once."""
+    judge = Judge(load(model), target_length, settings.attention_factor, model.original_length)
+    judge.apply(start)  # what cannot work fails here, before the documents are read
+    tokenizer = judge.loaded.tokenizer
+    check_memory(judge.loaded.model, target_length)
+    documents = load_documents(data, tokenizer, minimum=target_length, limit=settings.documents)
+    return replace(judge, examples=make_examples(tokenizer, documents, settings, target_length)), documents
+
+
+def _evolve(
+    judge: Judge, settings: SearchConfig, starts: list[Factors], losses: dict[Factors, float], state: Path
+) -> list[Tried]:
+    """Run the search. New scores are added to `losses` and appended to the file `state`."""
+    total = evolution.count(settings)
+    with progress.bar("searching", total=total, unit="candidate", initial=min(len(losses), total)) as bar:
+
+        def score(factors: Factors) -> float:
+            if factors not in losses:
+                value = judge.loss(factors)
+                append_jsonl(state, {"factors": factors, "loss": value if math.isfinite(value) else None})
+                losses[factors] = value
+                bar.note(f"best perplexity {math.exp(min(losses.values())):.3f}")
+                bar.advance()
+            return losses[factors]
+
+        return evolution.evolve(starts, settings, MOST * judge.target / judge.loaded.original_length, score)
 
 
 def _check_out(out: Path) -> Path:
@@ -185,6 +207,12 @@ def make_examples(tokenizer: Any, documents: Sequence[Document], settings: Searc
 
     For `perplexity` these are the starts of the documents, with all tokens scored. For `answers` each document hides a
     fact at one of `settings.depths` evenly spread places and ends with a question about it; the answer alone is scored.
+
+    Args:
+        tokenizer: Of the model.
+        documents: (name, tokens), each of at least `length` tokens.
+        settings: Fitness, depths and seed.
+        length: Tokens of an example.
     """
     bos = bos_id(tokenizer, True)
     start = [] if bos is None else [bos]
@@ -201,24 +229,22 @@ def make_examples(tokenizer: Any, documents: Sequence[Document], settings: Searc
     return examples
 
 
-def _header(
-    loaded: LoadedModel, settings: SearchConfig, target: int, examples: list[Example], documents: Sequence[Document]
-) -> dict[str, Any]:
+def _header(judge: Judge, settings: SearchConfig, documents: Sequence[Document]) -> dict[str, Any]:
     """Return all that the scores depend on: two searches with equal headers score a candidate alike."""
-    digest = hashlib.sha256(b"".join(example.ids.tobytes() for example in examples)).hexdigest()[:16]
+    digest = hashlib.sha256(b"".join(example.ids.tobytes() for example in judge.examples)).hexdigest()[:16]
     return {
-        "model": loaded.name,
-        "fingerprint": loaded.fingerprint,
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "target_length": target,
+        "model": judge.loaded.name,
+        "fingerprint": judge.loaded.fingerprint,
+        "dtype": str(judge.loaded.model.dtype).removeprefix("torch."),
+        "target_length": judge.target,
         "documents": [name for name, _ in documents],
         "data": digest,
         "search": settings.model_dump(),
     }
 
 
-def _known(state: Path, header: dict[str, Any]) -> dict[Factors, float]:
-    """Return the losses that an interrupted search left. Raises SkipwiseError when it was another search.
+def _earlier_losses(state: Path, header: dict[str, Any]) -> dict[Factors, float]:
+    """Return the losses that an interrupted search left. Raises SkipwiseError for another search.
 
     More generations than before continue the same search.
     """

@@ -83,7 +83,7 @@ def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: tor
 
         def load_equivalent(*_: Any, **__: Any) -> Any:
             tensors = _Tensors(source)
-            model, report = equivalents.load(values, tensors, **options)
+            model, report = equivalents.load_equivalent(values, tensors, **options)
             return model, report | {"unexpected_keys": tensors.unread}
 
         model, report = call(source, "weights", load_equivalent)

@@ -73,7 +73,7 @@ class KeyValues(Cache):  # type: ignore[misc]
             layer.length = min(layer.length, length)
 
     def repeated(self, rows: int, capacity: int) -> "KeyValues":
-        """A new cache that holds the first row of this one `rows` times."""
+        """Make a new cache that holds the first row of this one `rows` times."""
         new = KeyValues(len(self.layers), rows, capacity)
         for mine, other in zip(self.layers, new.layers, strict=True):
             if mine.length:
@@ -81,7 +81,7 @@ class KeyValues(Cache):  # type: ignore[misc]
         return new
 
     def selected(self, rows: list[int], capacity: int) -> "KeyValues":
-        """A new cache with some rows of this one."""
+        """Make a new cache with some rows of this one."""
         new = KeyValues(len(self.layers), len(rows), capacity)
         for mine, other in zip(self.layers, new.layers, strict=True):
             if mine.length:
@@ -90,29 +90,40 @@ class KeyValues(Cache):  # type: ignore[misc]
 
 
 class Reader:
-    """One model as a reader of long texts. Nothing is kept from one call to the next but what the caches hold."""
+    """One model as a reader of long texts. Only the caches hold anything from one call to the next.
+
+    Args:
+        model: The model.
+        chunk: Tokens in one forward pass, all rows together; as many as are fast and fit when absent.
+    """
 
     def __init__(self, model: PreTrainedModel, *, chunk: int | None = None) -> None:
-        """`chunk`: tokens in one forward pass, all rows together; what is fast and fits when absent."""
         self.model = model
         self.layers = ModelShape.of(model.config).layers
         self.chunk = chunk or chunk_tokens(model)
-        self.own = model.config._attn_implementation
-        self.whole = hf_config.changes_with_length(model.config) or not self._agrees(self.own)
+        self.implementation: str = model.config._attn_implementation
+        """Name of the attention that the model was loaded with."""
+        self.whole: bool = hf_config.changes_with_length(model.config) or not self._agrees(self.implementation)
         seen = families.architecture(model.config)
         self.batches = not (self.whole or seen.sliding_layers or seen.linear_layers)
         """Whether rows of different lengths can be decoded together: sliding windows count places, padding included."""
-        self.maskless = self.batches and self.own == "sdpa" and self._agrees(causal_attention.register())
+        self.maskless = self.batches and self.implementation == "sdpa" and self._agrees(causal_attention.register())
 
     def cache(self, rows: int, capacity: int) -> KeyValues:
+        """Make an empty cache for `rows` texts of at most `capacity` tokens each."""
         return KeyValues(self.layers, rows, capacity)
 
     @torch.no_grad()
     def read(self, tokens: Tensor, cache: KeyValues | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Hidden states that the head reads, a chunk at a time: tokens (B, T) → pairs (start, (B, t, H)).
+        """Compute the hidden states that the head reads, a chunk at a time.
 
-        They follow what `cache` holds and are added to it. All rows have the same length; what stands behind the end
-        of a shorter one changes nothing before it. Without a cache nothing is kept for a caller.
+        Args:
+            tokens: Token ids, (B, T). All rows have the same length; padding at the end of a row changes nothing before
+                it.
+            cache: The tokens follow what it holds and are added to it. None reads them as the start of a text.
+
+        Yields:
+            (place of the chunk's first token, states (B, t, H)).
         """
         rows, count = tokens.shape
         if self.whole:
@@ -124,14 +135,19 @@ class Reader:
         if cache is None and count <= size:
             yield 0, self._states(tokens, None)
             return
-        kept = cache if cache is not None else self.cache(rows, count)
+        key_values = cache if cache is not None else self.cache(rows, count)
         with self.reading():
             for start in range(0, count, size):
-                yield start, self._states(tokens[:, start : start + size], kept)
+                yield start, self._states(tokens[:, start : start + size], key_values)
 
     def shrink(self, error: BaseException) -> None:
-        """Halve the chunk after `error` reported that memory ran out, with a message. Errors: any other error again;
-        SkipwiseError where the chunk is small already.
+        """Halve the chunk, with a message, because memory ran out.
+
+        Args:
+            error: What was raised. Anything but a lack of memory is raised again.
+
+        Raises:
+            SkipwiseError: The chunk is small already.
         """
         if not is_out_of_memory(error):
             raise error
@@ -144,15 +160,24 @@ class Reader:
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Make the model forget the lengths it has seen: dynamic RoPE keeps those of its longest input until it meets a
-        short one.
+        """Make the model forget the lengths it has seen.
+
+        Dynamic RoPE holds the frequencies of its longest input until it reads a short one.
         """
         self._states(torch.zeros(1, 1, dtype=torch.long, device=self.model.device), None)
 
     @torch.no_grad()
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: KeyValues) -> Tensor:
-        """One more token for each row, of a cache whose rows have gaps, under `stepping`: (B,), (B,), mask (B, S + 1) →
-        (B, H).
+        """Read one more token for each row of a cache whose rows have gaps. Call it inside `stepping`.
+
+        Args:
+            tokens: Token ids, (B,).
+            positions: Their positions, (B,).
+            mask: 1 for each token of a row's text, 0 for gaps, the new token included; (B, S + 1).
+            cache: Holds S tokens a row; the new ones are added.
+
+        Returns:
+            Hidden states of the new tokens, (B, H).
         """
         decoder = self.model.get_decoder()
         at = {"input_ids": tokens[:, None], "attention_mask": mask, "position_ids": positions[:, None]}
@@ -162,10 +187,15 @@ class Reader:
 
     @torch.no_grad()
     def token_nll(self, tokens: Tensor, scored: Sequence[int] | None = None) -> Iterator[Tensor]:
-        """-log p of tokens (B, T) given those before them, fp32, a chunk at a time: (B, t) each, T - 1 in all.
+        """Compute -log p of each token given those before it, a chunk at a time, in bounded memory.
 
-        `scored`: for each row, how many of its last tokens are wanted; the others come as 0 and their logits are not
-        computed. Bounded memory in tokens and vocabulary.
+        Args:
+            tokens: Token ids, (B, T).
+            scored: For each row, how many of its last tokens are wanted; all when absent. The others come as 0 and
+                their logits are not computed.
+
+        Yields:
+            Losses in nats, fp32, (B, t); T - 1 tokens in all.
         """
         rows, count = tokens.shape
         first = torch.tensor([count - 1 - n for n in scored]) if scored is not None else torch.zeros(rows)
@@ -176,10 +206,10 @@ class Reader:
             stop = min(start + hidden.shape[1], count - 1)
             wanted = labels[:, start:stop]
             hidden = hidden[:, : stop - start]
-            kept = wanted != sliced_loss.IGNORED
+            counted = wanted != sliced_loss.IGNORED
             losses = torch.zeros(wanted.shape, device=tokens.device)
-            if kept.any():
-                losses[kept] = sliced_loss.nll(self.model, hidden[kept], wanted[kept])
+            if counted.any():
+                losses[counted] = sliced_loss.nll(self.model, hidden[counted], wanted[counted])
             yield losses
 
     def _states(self, tokens: Tensor, cache: KeyValues | None) -> Tensor:
@@ -189,14 +219,15 @@ class Reader:
         return states
 
     def reading(self) -> AbstractContextManager[None]:
-        """The model with the attention of `read`. Every call of `read` sees to it; around many short ones it is set
-        once.
+        """Give the model the attention of `read` until the block ends.
+
+        `read` does so by itself. Around many short calls it is faster to do it once.
         """
-        return _Implementation(self.model, causal_attention.NAME if self.maskless else self.own)
+        return _Implementation(self.model, causal_attention.NAME if self.maskless else self.implementation)
 
     def stepping(self) -> AbstractContextManager[None]:
-        """The model with the attention of `step`: its own, which takes a mask."""
-        return _Implementation(self.model, self.own)
+        """Give the model the attention of `step` until the block ends: the loaded one, which takes a mask."""
+        return _Implementation(self.model, self.implementation)
 
     @torch.no_grad()
     def _agrees(self, implementation: str) -> bool:
@@ -238,7 +269,7 @@ class _Implementation(AbstractContextManager[None]):
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two texts share at their start."""
+    """Count the tokens that two texts share at their start."""
     low, high = 0, min(len(first), len(second))
     while low < high:  # comparing slices is much faster than tokens
         middle = math.ceil((low + high) / 2)

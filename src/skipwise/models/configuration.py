@@ -20,7 +20,7 @@ def values_of(source: Source) -> dict[str, Any]:
     """config.json of a folder, file or hub id, with what older tools wrote in today's form.
 
     Raises:
-        SkipwiseError: The file is no JSON mapping, or a field holds what it cannot; the error names file and field.
+        SkipwiseError: The file is not a JSON mapping, or a field has a wrong value. The error names file and field.
     """
     file = _file(source)
     if file is None:
@@ -94,7 +94,7 @@ def read(source: Source) -> PreTrainedConfig:
 
 
 def _from_values(source: Source, values: dict[str, Any]) -> PreTrainedConfig:
-    if source.options.get("trust_remote_code"):  # code of the repository reads its own file
+    if source.options.get("trust_remote_code"):  # code of the repository reads the file itself
         config: PreTrainedConfig = call(source, "configuration", AutoConfig.from_pretrained)
         return config
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Read a checkpoint whose own code cannot be extended as another model type that computes the same function.
+"""Read a checkpoint as another model type that computes the same function and that can be extended.
 
 - GPT-J's code fixes the base of RoPE and a table of n_positions rows. Phi computes the same function with a
   configurable RoPE, once each head's rotated rows are reordered (GPT-J pairs neighbours, Phi halves).
@@ -35,8 +35,8 @@ def configuration(values: dict[str, Any]) -> PreTrainedConfig:
     return _phi_configuration(values) if values["model_type"] == "gptj" else _llama_configuration(values)
 
 
-def load(values: dict[str, Any], read: Read, **options: Any) -> Any:
-    """What `from_pretrained(**options)` of the equivalent class returns.
+def load_equivalent(values: dict[str, Any], read: Read, **options: Any) -> Any:
+    """Call `from_pretrained(**options)` of the equivalent class and return its result.
 
     Args:
         values: config.json of the checkpoint.
@@ -106,7 +106,7 @@ def _phi_weights(values: dict[str, Any], read: Read) -> dict[str, Tensor]:
         except SkipwiseError:
             if kind == "bias" or not gptj.tie_word_embeddings:
                 raise
-            weights[f"lm_head.{kind}"] = read("transformer.wte.weight")  # tied, and the file has no head of its own
+            weights[f"lm_head.{kind}"] = read("transformer.wte.weight")  # tied, and the file has no head
     return weights
 
 

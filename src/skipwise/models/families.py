@@ -26,9 +26,9 @@ class Family:
     """The rotated part of a head: all, the share `partial_rotary_factor`, or `qk_rope_head_dim` of latent attention."""
     pairs: Literal["halves", "neighbours"] = "halves"
     """Which dimensions turn together: i and i + d/2, or 2i and 2i + 1."""
-    layers: Literal["full", "window", "shared", "own", "nope", "local"] = "full"
+    layers: Literal["full", "window", "shared", "separate", "nope", "local"] = "full"
     """full: all see everything. window: all slide when `sliding_window` is set. Some slide and share the RoPE of the
-    others (shared), or have one of their own (own). nope: some have no RoPE. local: only sliding ones have RoPE."""
+    others (shared), or have another one (separate). nope: some have no RoPE. local: only sliding ones have RoPE."""
     refuses: tuple[str, ...] = ()
     """Scaling methods that its configuration cannot express."""
     sdpa: bool = True
@@ -52,14 +52,14 @@ FAMILIES = {
     "qwen3_moe": Family("Qwen 3 MoE", layers="window"),
     "gemma": Family("Gemma 1"),
     "gemma2": Family("Gemma 2", layers="shared", sdpa=False),
-    "gemma3_text": Family("Gemma 3", layers="own"),
+    "gemma3_text": Family("Gemma 3", layers="separate"),
     "phi": Family("Phi 1, 1.5, 2", turns="share"),
     "phi3": Family("Phi 3, Phi 3.5, Phi 4", turns="share", layers="window", refuses=_ONLY_LISTS),
     "gpt_neox": Family("GPT-NeoX, Pythia", turns="share"),
     "gptj": Family("GPT-J", turns="share", pairs="neighbours", twin="phi"),
     "baichuan": Family("Baichuan 7B, Baichuan 2 7B", twin="llama"),
     "olmo2": Family("OLMo 2"),
-    "olmo3": Family("OLMo 3", layers="own"),
+    "olmo3": Family("OLMo 3", layers="separate"),
     "smollm3": Family("SmolLM 3", layers="nope"),
     "stablelm": Family("StableLM", turns="share"),
     "falcon": Family("Falcon 7B, 40B, 180B"),
@@ -180,7 +180,7 @@ def _notes(
     if nope:
         notes.append(f"{len(nope)} of {count} layers have no RoPE and see no positions; skipping does not reach them")
     if linear:
-        notes.append(f"{len(linear)} of {count} layers are no softmax attention and see no positions")
+        notes.append(f"{len(linear)} of {count} layers have no softmax attention and see no positions")
     family = hf_config.language_model(config).model_type
     if family not in FAMILIES:
         notes.append(f"model type {family!r} is not among the tested ones; it is probed when it is loaded")
@@ -190,14 +190,14 @@ def _notes(
 
 
 def _not_causal(config: "PreTrainedConfig") -> str | None:
-    """Why transformers has no causal language model for this configuration; None where it has one, or its own code."""
+    """Why transformers has no causal language model for a configuration; None if it has, or the model brings code."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     text, family = hf_config.language_model(config), config.model_type
     if family in CAUSAL or not type(config).__module__.startswith("transformers."):
         return None
     if text is config:
-        return f"model type {family!r} is no causal language model in transformers, so its window cannot be extended"
+        return f"model type {family!r} is not a causal language model in transformers, so its window cannot be extended"
     hint = (
         f"save its text part, of model type {text.model_type!r}, as a checkpoint of its own and extend that"
         if text.model_type in CAUSAL
@@ -264,7 +264,7 @@ _LAYERS = {
     "full": "all see everything",
     "window": "all slide where `sliding_window` is set",
     "shared": "some may slide, with the same RoPE",
-    "own": "some slide, with a RoPE of their own that stays",
+    "separate": "some slide, with a RoPE of their own that stays",
     "nope": "some have no RoPE",
     "local": "where some slide, only those have RoPE",
 }
@@ -277,7 +277,7 @@ def table() -> str:
         "|---" * 7 + "|",
     ]
     for family, row in FAMILIES.items():
-        written = "not read" if row.twin else "by layer type" if row.layers == "own" else "flat"
+        written = "not read" if row.twin else "by layer type" if row.layers == "separate" else "flat"
         does = "extends" if row.layers != "local" else "refuses" + (" hybrids" if family == "exaone4" else "")
         cells = [
             f"`{family}`",

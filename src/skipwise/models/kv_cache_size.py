@@ -53,7 +53,7 @@ def values_per_token(config: "PreTrainedConfig") -> int:
 
 
 def kv_cache(config: "PreTrainedConfig", architecture: Architecture, itemsize: int) -> KvCache:
-    """The cache of a model.
+    """Work out the cache of a model.
 
     Args:
         config: Of the model.

@@ -1,4 +1,4 @@
-"""Ways beside the scaling of RoPE in which models reach their window, recognised by their configuration."""
+"""Find in a configuration what extends or limits a model's window beside the scaling of RoPE, as notes for the user."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ NOTES = {
 
 
 def notes(config: "PreTrainedConfig", layer_kinds: Sequence[str]) -> list[str]:
-    """A sentence for each such way that a configuration names.
+    """Describe each one that a configuration names, in a sentence.
 
     Args:
         config: The model's configuration.

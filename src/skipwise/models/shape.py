@@ -26,7 +26,7 @@ class ModelShape:
     value_width: int
     """Width of one value."""
     latent: int | None
-    """Numbers that multi-head latent attention keeps for a token in place of keys and values (arXiv 2405.04434,
+    """Numbers that multi-head latent attention stores for a token in place of keys and values (arXiv 2405.04434,
     eq. 9-13); None for other attention."""
     feed_forward: int
     """Width inside the widest feed-forward layer."""
@@ -50,7 +50,7 @@ class ModelShape:
         heads, width = int(text.num_attention_heads), hf_config.head_width(config)
         key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
         if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
-            key_heads = 1  # Falcon-7B; Falcon-40B repeats its keys for every head before they are kept
+            key_heads = 1  # Falcon-7B; Falcon-40B repeats its keys for every head before they are cached
         rank = getattr(text, "kv_lora_rank", None) if hasattr(text, "qk_nope_head_dim") else None
         if rank:
             key_heads = heads  # each head makes its own keys from the latent; the field is not read

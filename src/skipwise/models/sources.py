@@ -44,7 +44,7 @@ def find(config: ModelConfig, *, weights: bool = True) -> Source:
         weights: Whether weights are needed; without them a folder that has none and a bare config.json will do.
 
     Raises:
-        SkipwiseError: The path is no model.
+        SkipwiseError: The path is not a model.
     """
     path = Path(catalogue.get(config.path) if config.path in PACKAGED else config.path).expanduser()
     options = {"trust_remote_code": config.trust_remote_code}
@@ -53,7 +53,7 @@ def find(config: ModelConfig, *, weights: bool = True) -> Source:
             return Source(path.resolve().parent.name, str(path), None, options)
         if path.suffix != ".gguf":
             hint = f"; give its folder, {path.parent}" if (path.parent / "config.json").is_file() else ""
-            raise SkipwiseError(f"{config.path} is no model: expected a folder, a hub id or a .gguf file{hint}")
+            raise SkipwiseError(f"{config.path} is not a model: expected a folder, a hub id or a .gguf file{hint}")
         return Source(config.path if config.path in PACKAGED else path.stem, str(path.parent), path.name, options)
     if path.is_dir():
         name = config.path if config.path in PACKAGED else path.resolve().name
@@ -67,7 +67,7 @@ def find(config: ModelConfig, *, weights: bool = True) -> Source:
             return Source(name, str(path), files[0].name, options)
         models = files or sorted(each.parent for each in path.glob("*/config.json"))
         choice = f"; give one of {', '.join(each.name for each in models[:5])} in it" if models else ""
-        raise SkipwiseError(f"{config.path} is no model folder: no config.json and {len(files)} .gguf files{choice}")
+        raise SkipwiseError(f"{config.path} is not a model folder: no config.json and {len(files)} .gguf files{choice}")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", config.path):
         raise SkipwiseError(f"model {config.path!r}: no such file or folder")
     return Source(config.path, config.path, None, {**options, "revision": config.revision or "main"})
@@ -80,7 +80,13 @@ def _check_files(folder: Path) -> None:
 
 
 def call(source: Source, what: str, from_pretrained: Callable[..., Any], **options: Any) -> Any:
-    """`from_pretrained` of a source.
+    """Call a `from_pretrained` for a source.
+
+    Args:
+        source: Where to read from.
+        what: What is read, for the error, e.g. `configuration`.
+        from_pretrained: Of a class of transformers.
+        options: Further arguments of it.
 
     Raises:
         SkipwiseError: In one line, whatever the library raised.
