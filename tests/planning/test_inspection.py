@@ -207,7 +207,7 @@ def test_the_text_starts_with_window_recommendation_and_command(capsys: pytest.C
     [command] = [line for line in lines if line.startswith("command")]
     assert command.endswith("--set positions.chunks=3")
     assert max(len(line) for line in lines if line != command) <= 120
-    assert any("12.6 MB at 4,096" in line for line in lines)
+    assert any("12.6 MB at 4k" in line for line in lines)
     table = lines[lines.index("") :]
     table = table[table.index("", 1) + 1 :]
     assert table[0].split()[:5] == ["pair", "wavelength", "turns", "linear", "ntk"]
@@ -341,6 +341,11 @@ def test_the_page_holds_the_facts_and_nothing_from_outside() -> None:
     charts = data["sections"][1]["charts"]
     assert [line["name"] for line in charts[1]["series"]] == [m.name for m in found.methods if m.stretch]
     assert charts[0]["series"][1]["points"][3][1] == pytest.approx(found.pairs[3].wavelength * 4)
+    styles = [(line["colour"], line["dash"]) for line in charts[1]["series"]]
+    assert len({colour for colour, _ in styles}) == len(styles) >= 7
+    assert found.recommendation is not None
+    marked = [line["name"] for line in charts[1]["series"] if line.get("note") == "recommended" and line.get("wide")]
+    assert marked == [found.recommendation.scaling]
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
@@ -360,6 +365,14 @@ def test_the_page_opens_in_a_browser(tmp_path: Path) -> None:
         known = [m.name for m in inspect(MODEL).methods if m.stretch]
         stretched = page.locator("#pairs .chart").nth(1).locator(".series")
         assert [line.get_attribute("data-series") for line in stretched.all()] == known
+        # Each method has a colour of its own that the style sheet knows, and the recommended one is named.
+        strokes = stretched.locator(".line").evaluate_all("all => all.map((line) => getComputedStyle(line).stroke)")
+        assert len(set(strokes)) == len(known)
+        assert page.locator("#pairs .key", has_text="(recommended)").count() == 2
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.locator("#advice .copy").click()
+        page.get_by_role("button", name="Copied").wait_for()
+        assert page.evaluate("navigator.clipboard.readText()").startswith("skipwise extend --model bundled")
         page.locator("#pairs .key", has_text="ntk").last.click()
         assert stretched.count() == len(known) - 1
         assert page.locator("#numbers tbody tr").count() == 16
@@ -370,5 +383,7 @@ def test_the_page_opens_in_a_browser(tmp_path: Path) -> None:
         assert colours[0] != colours[1]
         page.set_viewport_size({"width": 360, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") == 360
+        command = page.locator("#advice pre")
+        assert command.evaluate("pre => pre.scrollWidth <= pre.clientWidth")
         assert problems == []
         browser.close()

@@ -206,8 +206,20 @@ def test_the_page_opens_in_a_browser(printed: tuple[Plan, Path]) -> None:
             line.get_attribute("data-series") for line in page.locator("#window .chart").first.locator(".series").all()
         ]
         assert names == ["PoSE", "full length", "evaluation", "memory of the device"]
+        # A device far larger than the model does not flatten the curves: which here differ by a few percent.
+        memory = page.locator("#window .chart").first
+        paths = memory.locator(".series:not([data-series='memory of the device']) .line").all()
+        boxes = [box for path in paths if (box := path.bounding_box())]
+        height = max(box["y"] + box["height"] for box in boxes) - min(box["y"] for box in boxes)
+        assert height > 0.1 * memory.locator(".plot > svg").bounding_box()["height"]
+        assert memory.locator(".above text").count() > 0
         assert page.locator("#costs tbody tr").count() == 6
         page.set_viewport_size({"width": 360, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") == 360
+        for table in page.locator(".scroll").all():
+            assert table.evaluate("box => box.scrollWidth <= box.clientWidth")
+        cells = page.locator("#costs tbody tr").first.locator("td")
+        titles = cells.evaluate_all("all => all.map((cell) => getComputedStyle(cell, '::before').content)")
+        assert [title.strip('"') for title in titles[:5]] == ["tokens", "trained", "memory", "fits", "a step"]
         assert problems == []
         browser.close()

@@ -18,8 +18,9 @@ from skipwise.errors import SkipwiseError
 from skipwise.evals.paired_change import change
 from skipwise.evals.rows import Row
 from skipwise.report.build import _chunks, page_data, write_report
+from skipwise.report.headline import headline
 from skipwise.report.run_files import read_run
-from skipwise.report.wording import commands, headline
+from skipwise.report.wording import commands
 from skipwise.utils.atomic_files import append_jsonl, read_jsonl
 from skipwise.utils.text import TOKEN_METRICS
 from support.sample_run import LENGTHS, TARGET, write_sample_rows, write_sample_run
@@ -300,11 +301,14 @@ def test_scattered_positions_are_drawn_as_shares_of_cells() -> None:
 
 def test_what_to_type_can_be_typed(tmp_path: Path) -> None:
     run = write_sample_run(tmp_path / 'a run\'s "folder"')
-    transformers, vllm, skipwise = commands(read_run(run, "run"))
+    transformers, vllm, llama, skipwise = commands(read_run(run, "run"))
     compile(transformers["text"], "snippet", "exec")
     assert "max_length=32768 - 200" in transformers["text"]
     assert vllm["text"].endswith("--max-model-len 32768")
     assert "a run'\"'\"'s" in vllm["text"]
+    assert "--format gguf" in llama["text"]
+    assert "llama-server -m" in llama["text"]
+    assert llama["text"].endswith("-c 32768")
     assert "--target 64k" in skipwise["text"]
 
 
@@ -319,6 +323,18 @@ BROKEN = {
         "results.jsonl",
         '{"model": "m", "window": 1, "original_length": 1, "task": "t", "length": 1}\n',
         "results.jsonl line 1: 'metric' is missing",
+    ),
+    "a negative perplexity": (
+        "results.jsonl",
+        '{"model": "m", "window": 1, "original_length": 1, "task": "perplexity", "length": 8, "metric": "perplexity", '
+        '"value": -3.0, "n": 1}\n',
+        "results.jsonl line 1: value = -3",
+    ),
+    "a negative length": (
+        "results.jsonl",
+        '{"model": "m", "window": 1, "original_length": 1, "task": "perplexity", "length": -8, "metric": "perplexity", '
+        '"value": 3.0, "n": 1}\n',
+        "results.jsonl line 1: length = -8",
     ),
     "a log line with a text for a number": (
         "log.jsonl",
@@ -382,23 +398,31 @@ def test_rows_without_a_run_are_compared_with_the_first_model(tmp_path: Path) ->
         else:
             expected = change(Row(**before), Row(**after))
             assert expected is not None
-            assert shown["change"] == pytest.approx({"before": before["value"], **expected._asdict()})
+            repeated = before["task"] == "perplexity_by_position" or before["variant"] == "average"
+            fields = {"before": before["value"], **expected._asdict(), **({"repeated": True} if repeated else {})}
+            assert shown["change"] == pytest.approx(fields)
         assert "scores" not in shown
     assert out.stat().st_size < 400_000
 
 
 def test_two_models_are_counted_in_the_headline(tmp_path: Path) -> None:
     data = embedded(write_report([write_sample_rows(tmp_path / "rows.jsonl", ("a", "b"))], tmp_path / "report.html"))
-    told = [
-        row["change"]["verdict"]
-        for row in data["results"]
-        if row["depth"] is None and "verdict" in (row["change"] or {})
-    ]
-    better, worse = told.count("better"), told.count("worse")
-    assert (
-        data["headline"]
-        == f"b against a on 10 tasks: better in {better} and worse in {worse} of {len(told)} paired comparisons."
-    )
+    parts = []
+    for where, inside in (("at and below 8k tokens", True), ("beyond", False)):
+        verdicts = [
+            row["change"]["verdict"]
+            for row in data["results"]
+            if row["depth"] is None
+            and "verdict" in (row["change"] or {})
+            # Perplexity between lengths is in that of the longer length, RULER's average in its tasks.
+            and row["task"] != "perplexity_by_position"
+            and (row["task"], row["variant"]) != ("ruler", "average")
+            and ((row["length"] or 0) <= 8192) == inside
+        ]
+        counts = ", ".join(f"{verdict} in {verdicts.count(verdict)}" for verdict in ("better", "worse", "undecided"))
+        parts.append(f"{where} {counts}")
+    assert data["headline"] == f"b against a on 10 tasks: {'; '.join(parts)}."
+    assert [row["task"] for row in data["results"] if (row["change"] or {}).get("repeated")].count("ruler") == 4
 
 
 def test_rows_of_another_seed_or_model_are_never_mixed(tmp_path: Path) -> None:

@@ -46,8 +46,22 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         with (markup / "results.jsonl").open("a") as file:
             file.write(json.dumps(row | {"model": bad, "value": float("inf"), "high": float("inf")}) + "\n")
     runs = {"one": [one], "many": many, "partial": [partial], "markup": [markup]}
+    runs["paired"] = [write_sample_run(folder / "paired", paired=True)]
+    runs["single"] = [one_document(folder / "single")]
     runs |= {"rows": [write_sample_rows(folder / "rows.jsonl")]}
     return {name: write_report(folders, folder / f"{name}.html") for name, folders in runs.items()}
+
+
+def one_document(folder: Path) -> Path:
+    """A run with pairs whose perplexity is of one document, and whose extended model is far off at every length."""
+    write_sample_run(folder, paired=True)
+    rows = read_jsonl(folder / "results.jsonl")
+    for row in rows:
+        if row["task"] == "perplexity":
+            worse = 200.0 if row["model"] == "extended" else 1.0
+            row |= {"n": 1, "value": worse * row["value"], "low": worse * row["low"], "high": worse * row["high"]}
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
 class Recorder:
@@ -110,7 +124,9 @@ SETTLED = """[...document.querySelectorAll('.plot > svg')]
 
 
 @pytest.mark.parametrize(
-    "opened", [(name, PHONE) for name in ("one", "many", "partial", "markup", "rows")], indirect=True
+    "opened",
+    [(name, PHONE) for name in ("one", "many", "partial", "markup", "rows", "paired", "single")],
+    indirect=True,
 )
 def test_every_page_fits_every_screen(opened: "api.Page") -> None:
     assert opened.evaluate("window.hacked") is None
@@ -206,11 +222,11 @@ def test_the_heat_map_tells_value_n_and_interval(opened: "api.Page") -> None:
     cells, tip = opened.locator("#retrieval .panel").first.locator(".cell"), opened.locator("#retrieval .tip").first
     assert cells.count() == 6 * 6
     cells.nth(3).dispatch_event("pointerdown", {"pointerType": "touch"})
-    assert tip.inner_text().split("\n") == ["16k tokens, depth 0%", "0%", "4 trials, interval 0–49%"]
+    assert tip.inner_text().split("\n") == ["16k tokens, depth 0%", "0%", "4 prompts, interval 0–49%"]
     cells.nth(3).focus()
     opened.keyboard.press("ArrowDown")
     assert "depth 25%" in tip.inner_text()
-    assert "4 trials" in opened.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert "4 prompts" in opened.evaluate("document.activeElement.getAttribute('aria-label')")
     colours = [cells.nth(i).locator("rect").evaluate("rect => getComputedStyle(rect).fill") for i in (0, 3)]
     assert colours[0] != colours[1]
 
@@ -234,6 +250,8 @@ def test_tabs_show_one_panel_and_obey_arrow_keys(opened: "api.Page") -> None:
     assert "from_pretrained" in opened.locator("#use [role=tabpanel]:visible").inner_text()
     opened.get_by_role("tab", name="vLLM").click()
     assert "vllm serve" in opened.locator("#use [role=tabpanel]:visible").inner_text()
+    opened.keyboard.press("ArrowRight")
+    assert "llama-server" in opened.locator("#use [role=tabpanel]:visible").inner_text()
     opened.keyboard.press("ArrowRight")
     assert "skipwise extend" in opened.locator("#use [role=tabpanel]:visible").inner_text()
     assert opened.get_by_role("tab", name="Skipwise").get_attribute("aria-selected") == "true"
@@ -296,7 +314,7 @@ def test_without_scripts_the_result_is_still_said(browser: "api.Browser", pages:
 
 def test_paper_shows_every_command_and_no_buttons(opened: "api.Page") -> None:
     opened.emulate_media(media="print", color_scheme="dark")
-    assert opened.locator("#use [role=tabpanel]:visible").count() == 3
+    assert opened.locator("#use [role=tabpanel]:visible").count() == 4
     assert opened.locator("#use .copy:visible").count() == 0
     assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
@@ -306,7 +324,9 @@ def test_rows_of_all_tasks_are_compared_without_a_run(opened: "api.Page") -> Non
     assert opened.locator("h1").inner_text() == "3 models compared on 10 tasks."
     lead, rows = opened.locator("#summary .lead"), opened.locator("#summary tbody tr")
     assert rows.count() == 22
-    assert "after against before: better in" in lead.inner_text()
+    text = lead.inner_text()
+    assert "after against before: at and below 8k tokens better in" in text
+    assert "; beyond better in" in text
     passkey = rows.filter(has_text="passkey").first
     assert [cell.split("\n")[0] for cell in passkey.locator("td").all_inner_texts()] == ["5%*", "95%", "85%"]
     assert "+90 points [+61.4, +100] better" in passkey.inner_text()
@@ -339,3 +359,60 @@ def test_every_task_has_its_curve_and_its_map(opened: "api.Page") -> None:
     drawn_prefix = drawn(opened, "perplexity")
     opened.get_by_role("radio", name="between lengths").check()
     assert drawn(opened, "perplexity") != drawn_prefix
+
+
+@pytest.mark.parametrize("opened", [("paired", DESKTOP)], indirect=True)
+def test_three_questions_are_answered_before_anything_else(opened: "api.Page") -> None:
+    cards = opened.locator(".answers .answer")
+    assert cards.locator("h2").all_inner_texts() == [
+        "Did it work?",
+        "What did it cost inside the old window?",
+        "Can I use it?",
+    ]
+    worked, cost, usable = cards.all_inner_texts()
+    assert "Perplexity at 32k fell from 612 to 31.0 (−94.9% [" in worked
+    assert "4 documents)" in worked
+    assert "Perplexity at 8k rose from 29.0 to 30.1 (+3.9% [" in cost
+    assert "skipwise extend --resume" in usable  # the sample has no model folder
+    first = opened.locator("h1 ~ div").first
+    assert first.get_attribute("class") == "answers"
+    tones = cards.locator(".label").evaluate_all("all => all.map((label) => getComputedStyle(label).color)")
+    assert len(set(tones)) == 3
+
+
+@pytest.mark.parametrize("opened", [("paired", PHONE)], indirect=True)
+def test_the_page_shows_what_both_models_say(opened: "api.Page") -> None:
+    text = opened.locator("#example").inner_text()
+    for part in ("32k tokens, depth 50%", "What is the pass key?", "10001", "7 7 7", "wrong", "10001.", "right"):
+        assert part in text, part
+
+
+@pytest.mark.parametrize("opened", [("single", DESKTOP)], indirect=True)
+def test_one_document_is_never_coloured_as_a_verdict(opened: "api.Page") -> None:
+    row = opened.locator("#summary tbody tr").filter(has_text="perplexity").first
+    assert "one document decides nothing" in row.inner_text()
+    colours = row.locator("small").evaluate_all("all => all.map((text) => getComputedStyle(text).color)")
+    soft = opened.locator("#summary .lead").evaluate("lead => getComputedStyle(lead).color")
+    assert set(colours) == {soft}
+    assert "one document, which decides nothing" in opened.locator(".answers .answer").first.inner_text()
+
+
+@pytest.mark.parametrize("opened", [("single", DESKTOP)], indirect=True)
+def test_a_model_far_above_the_others_still_has_a_curve(opened: "api.Page") -> None:
+    figure = opened.locator("#perplexity .plot > svg").bounding_box()
+    marks = opened.locator("#perplexity .series[data-series=extended] .mark")
+    assert marks.count() == 7
+    for mark in marks.all():
+        box = mark.bounding_box()
+        assert figure["y"] <= box["y"] <= figure["y"] + figure["height"]
+    opened.get_by_role("radio", name="linear").first.check()
+    assert opened.locator("#perplexity .series[data-series=extended] .faint").count() == 1
+
+
+@pytest.mark.parametrize("opened", [("paired", DESKTOP)], indirect=True)
+def test_a_measurement_that_two_rows_show_is_counted_once(opened: "api.Page", pages: dict[str, Path]) -> None:
+    rows = read_jsonl(pages["paired"].parent / "paired" / "results.jsonl")
+    whole = [row for row in rows if row["depth"] is None and row["model"] == "extended"]
+    lead = opened.locator("#summary .lead").inner_text()
+    assert f"of {sum(row['length'] <= 8192 for row in whole)}; beyond" in lead
+    assert lead.endswith(f"of {sum(row['length'] > 8192 for row in whole)}.")

@@ -47,7 +47,13 @@ def write_log(folder: Path, steps: int, shift: float, seed: int) -> None:
             append_jsonl(folder / "log.jsonl", row | {"seconds": seconds + 1})
 
 
-def write_results(folder: Path, shift: float, seed: int) -> None:
+def paired_columns(value: float, label: str) -> dict[str, Any]:
+    """Losses of four documents of 1,000 tokens each, whose differences between two models vary a little."""
+    spread = [0.0, 0.01, -0.01, 0.005] if label == "extended" else [0.0] * 4
+    return {"sums": [1000 * (math.log(value) + s) for s in spread], "counts": [1000] * 4, "data": "texts"}
+
+
+def write_results(folder: Path, shift: float, seed: int, paired: bool) -> None:
     for label in ("original", "extended"):
         rng = np.random.default_rng(0 if label == "original" else seed)
         worse = 0.0 if label == "original" else 6 * shift
@@ -62,9 +68,9 @@ def write_results(folder: Path, shift: float, seed: int) -> None:
             row = {"task": "perplexity", "variant": "prefix", "length": length, "depth": None, "metric": "perplexity"}
             row |= {"value": value, "low": value * 0.91, "high": value * 1.12, "interval": "bootstrap 95%", "n": 4}
             row |= {"documents": DOCUMENTS, "bos": True, "tokens": 4 * (length - 1)}
-            append_jsonl(folder / "results.jsonl", base | row)
+            append_jsonl(folder / "results.jsonl", base | row | (paired_columns(value, label) if paired else {}))
         for length in PASSKEY_LENGTHS:
-            hits = []
+            hits, every = [], list[float]()
             for depth in [*DEPTHS, None]:
                 n = 4 if depth is not None else 4 * len(DEPTHS)
                 share = max(0.0, 0.96 - worse * length / TARGET) if length <= window else 0.0
@@ -72,6 +78,16 @@ def write_results(folder: Path, shift: float, seed: int) -> None:
                 low, high = wilson(hits[-1], n)
                 row = {"task": "passkey", "variant": None, "length": length, "depth": depth, "metric": "accuracy"}
                 row |= {"value": hits[-1] / n, "low": low, "high": high, "interval": "wilson 95%", "n": n}
+                if paired and depth is None:
+                    row |= {"scores": every, "data": f"all at {length}"}
+                elif paired:
+                    scores = [1.0] * hits[-1] + [0.0] * (n - hits[-1])
+                    every += scores
+                    answers = [
+                        [[str(number)], f" {number}." if right else " 7 7 7"]
+                        for number, right in enumerate(scores, 10_001)
+                    ]
+                    row |= {"scores": scores, "answers": answers, "data": f"{depth} at {length}"}
                 append_jsonl(folder / "results.jsonl", base | row | {"tokens": length - 40})
 
 
@@ -83,8 +99,12 @@ def write_sample_run(
     settings: dict[str, Any] | None = None,
     shift: float = 0.0,
     seed: int = 0,
+    paired: bool = False,
 ) -> Path:
-    """Write a run of which `done` of 60 steps have happened; `shift` makes its losses worse; returns `folder`."""
+    """Write a run of which `done` of 60 steps have happened; returns `folder`.
+
+    `shift` makes its losses worse. `paired` adds what changes are counted from: losses, scores and answers.
+    """
     config = validate(RunConfig, merge(CONFIG, settings or {}))
     dump_yaml(config, folder / "config.yaml")
     environment: dict[str, Any] = {
@@ -105,7 +125,7 @@ def write_sample_run(
     write_text(folder / "environment.json", json.dumps(environment))
     write_log(folder, done, shift, seed)
     if results:
-        write_results(folder, shift, seed)
+        write_results(folder, shift, seed, paired)
     return folder
 
 

@@ -17,14 +17,18 @@ from numpy.typing import NDArray
 from skipwise import __version__
 from skipwise.errors import SkipwiseError
 from skipwise.report import series as series_module
+from skipwise.report import three_questions
+from skipwise.report.headline import headline, rows_headline
+from skipwise.report.model_answers import example
 from skipwise.report.render import render
 from skipwise.report.run_files import Rows, Run, TrainRow, read_rows, read_run
-from skipwise.report.wording import commands, headline, missing, rows_headline, settings
+from skipwise.report.wording import commands, missing, settings
 from skipwise.utils.atomic_files import write_text
 
 SCRIPTS = [
     "base.js",
     "chart.js",
+    "answers.js",
     "tasks.js",
     "retrieval.js",
     "perplexity.js",
@@ -75,10 +79,11 @@ def page_data(runs: list[Run], files: Sequence[Rows] = ()) -> dict[str, Any]:
     paired `change` from its series' base to it."""
     series, results = series_module.series(runs, files)
     return {
-        "headline": headline(runs) if runs else rows_headline(series, results),
+        "headline": headline(runs) if runs else rows_headline(series, results, files),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "skipwise": __version__,
         "runs": [_run_data(run) for run in runs],
+        "questions": [] if runs else three_questions.of_rows([row for file in files for row in file.results]),
         "files": [{"name": file.name, "outdated": file.outdated} for file in files],
         "series": series,
         "results": results,
@@ -94,6 +99,10 @@ def _run_data(run: Run) -> dict[str, Any]:
         "train_length": run.train_length,
         "finished": run.finished,
         "missing": missing(run),
+        "questions": three_questions.of_run(run),
+        "example": example(
+            run.latest("original"), run.latest("extended"), run.original_length or 0, run.config.target_length
+        ),
         "cost": run.cost,
         "at_target": {
             task: [row and row.model_dump(include=series_module.SHOWN) for row in pair]

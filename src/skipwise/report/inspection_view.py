@@ -6,7 +6,7 @@ from typing import Any
 
 from skipwise import __version__
 from skipwise.planning.inspection import Facts
-from skipwise.utils.text import length_text
+from skipwise.utils.text import bytes_text, length_text
 
 WIDTH = 96
 """Characters of a line of text beside its label."""
@@ -19,12 +19,13 @@ def text(facts: Facts, *, table: bool = False) -> str:
         facts: Of one model.
         table: Whether the table of all pairs follows.
     """
+    window, original = length_text(facts.window), length_text(facts.original_length)
     rows = [
         ("model", f"{facts.model} ({facts.family}, {facts.layers} layers)"),
-        ("window", f"{facts.window:,} tokens"),
-        *([("original window", f"{facts.original_length:,} tokens")] if facts.original_length != facts.window else []),
+        ("window", f"{window} tokens"),
+        *([("original window", f"{original} tokens")] if original != window else []),
         *(("read from", line) for line in facts.reading),
-        ("target", f"{facts.target_length:,} tokens, ×{facts.factor:.4g}"),
+        ("target", f"{length_text(facts.target_length)} tokens, ×{facts.factor:.4g}"),
         *_advice_rows(facts),
         ("", ""),
         ("RoPE", _rotation(facts)),
@@ -32,8 +33,9 @@ def text(facts: Facts, *, table: bool = False) -> str:
         *(("layers", note) for note in facts.notes),
         (
             "KV cache",
-            f"{facts.kv_bytes_per_token:,} bytes a token ({facts.dtype}): {_bytes(facts.kv_bytes_at_window)} at "
-            f"{facts.window:,} tokens, {_bytes(facts.kv_bytes_at_target)} at {facts.target_length:,}",
+            f"{facts.kv_bytes_per_token:,} bytes a token ({facts.dtype}): {bytes_text(facts.kv_bytes_at_window)} at "
+            f"{window} tokens, {bytes_text(facts.kv_bytes_at_target)} at "
+            f"{length_text(facts.target_length)}",
         ),
         *((f"not {method.name}", method.refused) for method in facts.methods if method.refused),
     ]
@@ -56,7 +58,8 @@ def _advice_rows(facts: Facts) -> list[tuple[str, str]]:
         return [("not possible", facts.refusal)]
     if advice is None:
         return [("not possible", "no scaling method fits this model; the reasons are below")]
-    chosen = f"{advice.scaling}, {advice.sampler} with {advice.chunks} chunks of {advice.train_length:,} tokens"
+    chunks = f"{advice.chunks} chunks of {length_text(advice.train_length)} tokens"
+    chosen = f"{advice.scaling}, {advice.sampler} with {chunks}"
     command = ("command", advice.command)
     return [("recommended", chosen), command, *(("because", reason) for reason in advice.reasons)]
 
@@ -75,13 +78,6 @@ def _critical(facts: Facts) -> str:
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} bytes"
 
 
 def _cells(facts: Facts) -> tuple[list[str], list[list[str]]]:
@@ -103,7 +99,7 @@ def _pair_table(facts: Facts) -> list[str]:
     titles, rows = _cells(facts)
     widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
     lines = ["  ".join(map(str.rjust, row, widths)) for row in [titles, *rows]]
-    border = f"--- no full turn in {facts.original_length:,} tokens "
+    border = f"--- no full turn in {length_text(facts.original_length)} tokens "
     lines.insert(1 + facts.critical_pair, border.ljust(len(lines[0]), "-"))
     return lines
 
@@ -147,7 +143,7 @@ def page(facts: Facts) -> dict[str, Any]:
             ["Critical dimension", f"{facts.critical_dimension} of {facts.rotary_dim}", f"θ {facts.theta:,.0f}"],
             [
                 "KV cache at target",
-                _bytes(facts.kv_bytes_at_target),
+                bytes_text(facts.kv_bytes_at_target),
                 f"{facts.kv_bytes_per_token:,} bytes a token, {facts.dtype}",
             ],
             ["Recommended", advice.scaling if advice else "none", f"pose, {advice.chunks} chunks" if advice else ""],
@@ -157,15 +153,23 @@ def page(facts: Facts) -> dict[str, Any]:
     }
 
 
+DASHES = (None, "9 3", "2 3", "9 3 2 3", "5 4", "14 3", "2 6", "9 3 2 3 2 3", "4 2")
+"""Of the lines of methods, in turn: where two methods agree, the one beneath shows through the gaps."""
+COLOURS = 9
+"""Colours of methods on the page, `--c1` to `--c9` in page.css."""
+
+
 def _charts(facts: Facts) -> list[dict[str, Any]]:
-    """Wavelengths and stretches by pair, a line a method."""
+    """Wavelengths and stretches by pair: a line a method, the recommended one wide and named."""
     waves = [pair.wavelength for pair in facts.pairs]
+    advised = facts.recommendation.scaling if facts.recommendation else None
     known = [(method.name, method.stretch) for method in facts.methods if method.stretch]
     after: list[dict[str, Any]] = []
     stretched: list[dict[str, Any]] = []
     for i, (name, stretch) in enumerate(known):
-        # Colours come again after six methods; dashes then tell them apart.
-        style = {"name": name, "colour": 1 + i % 6, "dash": "6 4" if i >= 6 else None}
+        style: dict[str, Any] = {"name": name, "colour": 1 + i % COLOURS, "dash": DASHES[i % len(DASHES)]}
+        if name == advised:
+            style |= {"note": "recommended", "wide": True, "dash": None}
         stretched.append(style | {"points": list(enumerate(stretch))})
         after.append(style | {"points": [(pair, waves[pair] * s) for pair, s in enumerate(stretch)]})
     windows = [("original window", facts.original_length), ("target window", facts.target_length)]

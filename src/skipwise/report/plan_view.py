@@ -6,18 +6,10 @@ from typing import Any
 
 from skipwise import __version__
 from skipwise.planning.plan import SHARE, Cost, Plan
-from skipwise.utils.text import length_text
+from skipwise.utils.text import bytes_text, length_text, parameters_text
 
 WIDTH = 110
 """Characters of a line of text."""
-
-
-def bytes_text(count: float) -> str:
-    """`1.23 GB`."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"
 
 
 def seconds_text(seconds: float) -> str:
@@ -40,8 +32,8 @@ def _row(cost: Cost) -> list[str]:
     training = cost.trained_parameters > 0
     return [
         cost.name,
-        f"{cost.sequences} × {cost.tokens:,}",
-        f"{cost.trained_parameters / 1e6:,.3g} M" if training else "–",
+        f"{cost.sequences} × {length_text(cost.tokens)}",
+        parameters_text(cost.trained_parameters) if training else "–",
         bytes_text(cost.memory),
         {True: "yes", False: "no", None: "?"}[cost.fits],
         seconds_text(cost.step_seconds) + (" (link)" if cost.bound == "link" else ""),
@@ -73,13 +65,13 @@ def text(plan: Plan) -> str:
     """The plan for a terminal."""
     titles, rows = _columns(plan)
     seen_titles, seen = _coverage_rows(plan)
-    size = f"{plan.parameters / 1e6:,.4g} M parameters"
+    size = f"{parameters_text(plan.parameters)} parameters"
     memory, name, origin = _device_parts(plan)
-    window = f"{plan.original_length:,} → {plan.target_length:,} tokens"
+    window = f"{length_text(plan.original_length)} → {length_text(plan.target_length)} tokens"
     notes = [f"LoRA rank {plan.options.rank}: {LORA[len('LoRA is a ') :]}", *plan.notes]
     return "\n".join(
         [
-            f"{plan.model} ({plan.family}, {size}), {window}, trained on {plan.train_length:,} at a time",
+            f"{plan.model} ({plan.family}, {size}), {window}, trained on {length_text(plan.train_length)} at a time",
             f"device: {name}, memory {memory}; {origin}",
             "",
             *_aligned([titles, *rows]),
@@ -96,13 +88,15 @@ def page(plan: Plan) -> dict[str, Any]:
     """Data of the HTML page, for the scripts `page.render.SHEET`."""
     titles, rows = _columns(plan)
     seen_titles, seen = _coverage_rows(plan)
+    seen = [[f"{chunks} chunks", *examples] for chunks, *examples in seen]
     pose, full = plan.costs[0], plan.costs[2]
-    span = f"{length_text(plan.original_length)} to {length_text(plan.target_length)} tokens"
+    target = length_text(plan.target_length)
+    span = f"{length_text(plan.original_length)} to {target} tokens"
     return {
         "runs": [],
         "series": [],
         "headline": f"What it costs to extend {plan.model} from {span}",
-        "kicker": f"{plan.model}, {plan.parameters / 1e6:,.4g} M parameters",
+        "kicker": f"{plan.model}, {parameters_text(plan.parameters)} parameters",
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "skipwise": __version__,
         "tiles": [
@@ -118,7 +112,7 @@ def page(plan: Plan) -> dict[str, Any]:
                 "nav": "Costs",
                 "title": "Memory and time",
                 "lead": f"For {plan.options.examples:,} examples in training; one text in evaluation.",
-                "tables": [{"title": "Costs", "columns": titles, "rows": rows}],
+                "tables": [{"title": "Costs", "columns": titles, "rows": rows, "stack": True}],
                 "notes": [LORA],
             },
             {
@@ -132,11 +126,21 @@ def page(plan: Plan) -> dict[str, Any]:
                 "id": "distances",
                 "nav": "Distances",
                 "title": "Examples until distances have been seen",
-                "lead": f"Of {plan.train_length:,} tokens each, over a window of {plan.target_length:,}.",
-                "tables": [{"title": "Distances", "columns": seen_titles, "rows": seen}],
+                "lead": f"Each has {length_text(plan.train_length)} tokens, over a window of {target}.",
+                "tables": [{"title": "Distances", "columns": seen_titles, "rows": seen, "stack": True}],
             },
         ],
     }
+
+
+def _far_above(plan: Plan) -> bool:
+    """Whether the device's memory lies so far above the curves that an axis up to it would flatten them."""
+    most = max(point[1] for points in plan.curves.values() for point in points)
+    return plan.device.memory is not None and plan.device.memory > FAR * most
+
+
+FAR = 2
+"""The axis reaches up to the memory of the device where that is at most so many times the largest need."""
 
 
 def _chart(plan: Plan, value: int) -> dict[str, Any]:
@@ -149,7 +153,8 @@ def _chart(plan: Plan, value: int) -> dict[str, Any]:
     last = max(point[0] for points in plan.curves.values() for point in points)
     if value == 1 and plan.device.memory is not None:
         limit = [(plan.train_length, plan.device.memory), (last, plan.device.memory)]
-        series.append({"name": "memory of the device", "colour": 0, "faint": True, "dash": "4 4", "points": limit})
+        line = {"name": "memory of the device", "colour": 0, "faint": True, "dash": "4 4", "points": limit}
+        series.append(line | {"outside": _far_above(plan)})
     return {
         "title": title,
         "label": f"{title} by window",

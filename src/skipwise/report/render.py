@@ -9,7 +9,7 @@ import string
 from importlib import resources
 from typing import Any
 
-STYLES = ["page.css", "charts.css", "tables.css", "media.css"]
+STYLES = ["page.css", "answers.css", "charts.css", "tables.css", "media.css"]
 """Style sheets of every page, in order: later rules win."""
 
 

@@ -35,6 +35,7 @@ class Environment(_Read):
     train_tokens: int | None = None
     peak_memory_bytes: int | None = None
     parameters: int | None = None
+    trained_parameters: int | None = None
     original_length: int | None = None
     quantised_from: str | None = None
     rope: dict[str, Any] = {}
@@ -107,6 +108,11 @@ class Run:
             "seconds": environment.train_seconds or (last.seconds if last else None),
             "peak_memory_bytes": environment.peak_memory_bytes,
         }
+
+    def latest(self, model: str) -> list[Row]:
+        """Rows of one model in the state in which it was measured last."""
+        rows = [row for row in self.results if row.model == model]
+        return [row for row in rows if row.fingerprint == rows[-1].fingerprint]
 
     def totals(self, task: str, model: str) -> dict[int, Row]:
         """Rows over all depths by length, of the last measured fingerprint and variant of that model."""

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from skipwise.evals.paired_change import change, pairs, unpaired
+from skipwise.evals.paired_change import unpaired
 from skipwise.evals.rows import Row
+from skipwise.report.comparisons import comparisons, counted
 from skipwise.report.run_files import Rows, Run
 
 SHOWN = {
@@ -31,15 +32,16 @@ def series(runs: Sequence[Run], files: Sequence[Rows]) -> tuple[list[dict[str, A
     rows: dict[tuple[Any, ...], Row] = {}
     for owner, name, row in [*_of_runs(runs), *_of_files(files)]:
         key = (owner, row.model, row.fingerprint)
-        entry = {"name": name, "model": row.model, "run": owner, "window": row.window, "scaling": row.scaling}
+        entry: dict[str, Any] = {"name": name, "model": row.model, "run": owner, "window": row.window}
+        entry |= {"original_length": row.original_length, "fingerprint": row.fingerprint, "scaling": row.scaling}
         entries.setdefault(key, {"id": len(entries), **entry})
         rows[(key, *row.key)] = row
     measured: dict[int, list[Row]] = {entry["id"]: [] for entry in entries.values()}
     for (key, *_), row in rows.items():
         measured[entries[key]["id"]].append(row)
-    for entry in entries.values():
-        entry["base"] = _base(entry, list(entries.values()))
-    changes = {entry["id"]: _changes(measured, entry) for entry in entries.values()}
+    for one in entries.values():
+        one["base"] = _base(one, list(entries.values()))
+    changes = {one["id"]: _changes(measured, one) for one in entries.values()}
     shown = [
         {
             "series": entries[key]["id"],
@@ -70,13 +72,25 @@ def _of_runs(runs: Sequence[Run]) -> list[tuple[int | None, str, Row]]:
 
 
 def _of_files(files: Sequence[Rows]) -> list[tuple[str, str, Row]]:
-    """("rows", name, row) of every row; models of one name are told apart by their fingerprint."""
+    """("rows", name, row) of every row."""
     rows = [row for file in files for row in file.results]
-    labels = [label for label, _ in dict.fromkeys((row.model, row.fingerprint) for row in rows)]
-    return [
-        ("rows", row.model if labels.count(row.model) == 1 else f"{row.model} {row.fingerprint[:6]}", row)
-        for row in rows
-    ]
+    names = _distinct_names(list(dict.fromkeys((row.model, row.path, row.fingerprint) for row in rows)))
+    return [("rows", names[row.model, row.path, row.fingerprint], row) for row in rows]
+
+
+def _distinct_names(models: list[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
+    """A name for each (label, path, fingerprint): the label, the end of the path where labels are alike or say no
+    more than `model`, and the fingerprint where that does not tell them apart either."""
+    labels = [label for label, _, _ in {(label, "", fingerprint): 0 for label, _, fingerprint in models}]
+    names = {}
+    for model in models:
+        label, path, _ = model
+        parts = path.replace("\\", "/").rstrip("/").split("/")
+        vague = label == "model" or (labels.count(label) > 1 and len(parts) > 1)
+        names[model] = "/".join(parts[-2:]) if vague and len(parts) > 1 else label
+    fingerprints = {(name, model[2]) for model, name in names.items()}
+    alike = [name for name, _ in fingerprints]
+    return {m: name if alike.count(name) == 1 else f"{name} {m[2][:6]}" for m, name in names.items()}
 
 
 def _base(entry: dict[str, Any], entries: list[dict[str, Any]]) -> int | None:
@@ -90,14 +104,20 @@ def _base(entry: dict[str, Any], entries: list[dict[str, Any]]) -> int | None:
 
 
 def _changes(measured: dict[int, list[Row]], entry: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The paired change of each row by its key: fields of `Change`, or {"other": True} for other prompts."""
+    """The paired change of each row by its key: fields of `Change`, or {"other": True} for other prompts.
+
+    `few` says on what a change rests that decides nothing, `repeated` that another row counts the same measurement.
+    """
     if entry["base"] is None:
         return {}
     first, later = measured[entry["base"]], measured[entry["id"]]
     changes: dict[tuple[Any, ...], dict[str, Any]] = {}
     for before, after in unpaired(first, later):
         changes[after.key] = {"other": True, "before": before.value}
-    for before, after in pairs(first, later):
-        paired = change(before, after)
-        changes[after.key] = {"before": before.value, **(paired._asdict() if paired else {})}
+    known = comparisons(first, later)
+    once = {c.after.key for c in counted(known)}
+    for before, after, paired, few in known:
+        fields = {**(paired._asdict() if paired else {}), **({"few": few} if few else {})}
+        repeated = {} if after.key in once or after.depth is not None or not paired else {"repeated": True}
+        changes[after.key] = {"before": before.value, **fields, **repeated}
     return changes

@@ -1,13 +1,15 @@
-"""What a report says of a run in words: its headline, settings, what is missing, what to type."""
+"""What a report says of a run in words: changes, settings, what is missing, what to type."""
 
 import json
 import math
 import shlex
 from typing import Any
 
+from skipwise.evals.paired_change import Change
 from skipwise.evals.rows import Row
+from skipwise.report.comparisons import Comparison, unit_name
 from skipwise.report.run_files import Environment, Run
-from skipwise.utils.text import length_text, short_value_text
+from skipwise.utils.text import count_text, length_text, parameters_text, short_value_text
 
 
 def value_text(row: Row) -> str:
@@ -15,65 +17,58 @@ def value_text(row: Row) -> str:
     return short_value_text(row.metric, row.value)
 
 
-def headline(runs: list[Run]) -> str:
-    """The result in one sentence."""
-    if len(runs) > 1:
-        return _comparison(runs)
-    run = runs[0]
-    window = f"{length_text(run.original_length)} to {length_text(run.config.target_length)} tokens"
-    if run.original_length is None:
-        window = f"an unknown length to {length_text(run.config.target_length)} tokens"
-    tasks = {"perplexity": "perplexity", "passkey retrieval": "passkey"}
-    parts = [_change(subject, *pair) for subject, task in tasks.items() if (pair := run.at_target(task))]
-    if parts:
-        return f"Window extended from {window}: {' and '.join(parts)}."
-    if not run.finished:
-        return f"Extending the window from {window}: step {run.steps_done:,} of {run.config.training.steps:,}."
-    return f"Window extended from {window}; not evaluated{' yet' if run.config.evaluation.tasks else ''}."
+def measure_name(row: Row) -> str:
+    """What a row measures: `perplexity`, `passkey retrieval`, `key value: lines`."""
+    if row.task in ("perplexity", "passkey"):
+        return {"perplexity": "perplexity", "passkey": "passkey retrieval"}[row.task]
+    name = row.task.replace("_", " ")
+    return f"{name}: {row.variant.replace('_', ' ')}" if row.variant else name
 
 
-def _change(subject: str, before: Row | None, after: Row) -> str:
-    """`perplexity at 32k fell from 612 to 31.0`; a neutral verb where the two intervals overlap."""
-    subject = f"{subject} at {length_text(after.length)}"
-    if before is None:
-        return f"{subject} is {value_text(after)}"
-    if value_text(before) == value_text(after):
-        return f"{subject} stayed at {value_text(after)}"
-    ends = (before.low, before.high, after.low, after.high)
-    low, high, after_low, after_high = (math.nan if end is None else end for end in ends)
-    apart = high < after_low or after_high < low
-    verb = ("fell" if after.value < before.value else "rose") if apart else "went"
-    return f"{subject} {verb} from {value_text(before)} to {value_text(after)}"
+def change_text(change: Change, metric: str) -> str:
+    """A change with its interval: `−12% [−15%, −9.1%]` for a perplexity, else `+90 points [+61, +100]`."""
+    value, low, high = (_difference(end, metric) for end in (change.value, change.low, change.high))
+    if not math.isfinite(change.low) or not math.isfinite(change.high):
+        return f"{value}{'' if metric == 'perplexity' else ' points'}, no interval"
+    return f"{value} [{low}, {high}]" if metric == "perplexity" else f"{value} points [{low}, {high}]"
 
 
-def _comparison(runs: list[Run]) -> str:
-    """The run of lowest perplexity at the longest length that all runs were measured at."""
-    tables = [run.totals("perplexity", "extended") for run in runs]
-    shared = set.intersection(*(set(table) for table in tables))
-    if not shared:
-        return f"{len(runs)} runs, with no length at which the perplexity of all was measured."
-    rows = [table[max(shared)] for table in tables]
-    best = min(range(len(runs)), key=lambda i: rows[i].value)
-    tokens, value = length_text(max(shared)), value_text(rows[best])
-    return f"Of {len(runs)} runs, {runs[best].name} has the lowest perplexity at {tokens} tokens: {value}."
+def _difference(value: float, metric: str) -> str:
+    """A ratio of perplexities as percent, or as a factor from 10 on; a difference of scores as points."""
+    if metric == "perplexity" and not value <= 10:
+        return f"×{value:.3g}" if math.isfinite(value) else "×∞"
+    percent = 100 * (value - 1 if metric == "perplexity" else value)
+    digits = 2 if abs(percent) < 10 else 3
+    return f"{'−' if percent < 0 else '+'}{abs(percent):.{digits}g}{'%' if metric == 'perplexity' else ''}"
 
 
-def rows_headline(series: list[dict[str, Any]], results: list[dict[str, Any]]) -> str:
-    """The result of comparing models without runs, or what was measured."""
-    tasks = list(dict.fromkeys(row["task"] for row in results))
-    over = f"{len(tasks)} tasks" if len(tasks) > 1 else tasks[0]
-    if len(series) == 1:
-        return f"{series[0]['name']} on {over}."
-    changes = [
-        row["change"] for row in results if row["depth"] is None and row["change"] and "verdict" in row["change"]
-    ]
-    if len(series) > 2 or not changes:
-        return f"{len(series)} models compared on {over}."
-    counts = {verdict: sum(change["verdict"] == verdict for change in changes) for verdict in ("better", "worse")}
-    return (
-        f"{series[1]['name']} against {series[0]['name']} on {over}: better in {counts['better']} and worse in "
-        f"{counts['worse']} of {len(changes)} paired comparisons."
-    )
+def change_clause(c: Comparison, *, interval: bool = True) -> str:
+    """`perplexity at 32k fell from 612 to 31.0 (−95% [−96%, −94%], 4 documents)`.
+
+    The verb is neutral where the paired interval holds no change; without one, where the two intervals overlap.
+    """
+    before, after = value_text(c.before), value_text(c.after)
+    length = f" at {length_text(c.after.length)}" if c.after.length else ""
+    moved = f"from {before} to {after}"
+    verb = f"stayed at {after}" if before == after else f"{_verb(c)} {moved}"
+    text = f"{measure_name(c.after)}{length} {verb}"
+    if not interval:
+        return text
+    if c.change is None:
+        return f"{text} ({count_text(c.after.n, unit_name(c.after))})"
+    basis = f"{c.few}, which decides nothing" if c.few else count_text(c.after.n, unit_name(c.after))
+    unsure = ", undecided" if c.change.verdict == "undecided" and not c.few else ""
+    return f"{text} ({change_text(c.change, c.after.metric)}, {basis}{unsure})"
+
+
+def _verb(c: Comparison) -> str:
+    if c.change:
+        certain = c.change.verdict != "undecided"
+    else:
+        ends = (c.before.low, c.before.high, c.after.low, c.after.high)
+        low, high, after_low, after_high = (math.nan if end is None else end for end in ends)
+        certain = high < after_low or after_high < low
+    return ("fell" if c.after.value < c.before.value else "rose") if certain else "went"
 
 
 def missing(run: Run) -> list[str]:
@@ -112,7 +107,7 @@ def settings(run: Run) -> list[dict[str, Any]]:
     groups = {
         "Model": {
             "Base": config.model.path + (f", dequantised from {quantised} GGUF" if quantised else ""),
-            "Parameters": f"{environment.parameters / 1e6:,.0f} million" if environment.parameters else "unknown",
+            "Parameters": parameters_text(environment.parameters) if environment.parameters else "unknown",
             "Original window": length_text(run.original_length),
             "Target window": length_text(config.target_length),
         },
@@ -120,11 +115,12 @@ def settings(run: Run) -> list[dict[str, Any]]:
             "Sampler": positions.sampler + pose,
             "RoPE scaling": _scaling(run),
             "RoPE base θ": f"{theta:,.0f}" if theta else "unknown",
-            "Train length": f"{run.train_length:,} tokens",
+            "Train length": f"{length_text(run.train_length)} tokens",
         },
         "Training": {
             "Steps": f"{training.steps:,}",
-            "Batch": f"{training.batch_size * training.gradient_accumulation} × {run.train_length:,} tokens",
+            "Batch": f"{training.batch_size * training.gradient_accumulation} × {length_text(run.train_length)} tokens",
+            "Trained": _trained(run, environment),
             "Learning rate": f"{rate}, {training.schedule}, {training.warmup_steps} warm-up",
             "Arithmetic": f"{config.model.precision}, seed {training.seed}",
         },
@@ -148,6 +144,23 @@ def settings(run: Run) -> list[dict[str, Any]]:
         },
     }
     return [{"title": title, "rows": list(rows.items())} for title, rows in groups.items()]
+
+
+def _trained(run: Run, environment: Environment) -> str:
+    """What was trained: all weights, or adapters and how many parameters they have."""
+    adapter, trained = run.config.adapter, environment.trained_parameters
+    if not run.config.training.steps:
+        return "nothing"
+    if adapter.method == "none":
+        return "all weights"
+    share = ""
+    if trained:
+        share = f", {parameters_text(trained)} parameters"
+        if environment.parameters:
+            share += f" ({100 * trained / environment.parameters:.2g}%)"
+    also = f", {' and '.join(adapter.also_train)} whole" if adapter.also_train else ""
+    name = {"lora": "LoRA", "qlora": "QLoRA"}[adapter.method]
+    return f"{name} of rank {adapter.rank}{also}{share}; merged into the model"
 
 
 def _documents(run: Run) -> str:
@@ -182,6 +195,13 @@ inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length={targe
 output = model.generate(**inputs.to(model.device), max_new_tokens=200)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:]))"""
     path, folder = shlex.quote(model), shlex.quote(run.folder.as_posix())
+    gguf = shlex.quote(f"{run.folder.as_posix()}/model.gguf")
+    llama = f"""# one file for llama.cpp, with its window and scaling inside
+skipwise export {folder} --format gguf --dtype q8_0 --out {gguf}
+
+# chat in the terminal, or serve an API; -c is the window to reserve memory for
+llama-cli -m {gguf} -c {target} -f PROMPT.txt
+llama-server -m {gguf} -c {target}"""
     skipwise = f"""# measure more, on other documents
 skipwise eval {path} --lengths {length_text(target // 2)},{length_text(target)} --data BOOK.txt --out more.jsonl
 
@@ -193,5 +213,6 @@ skipwise extend --model {path} --target {length_text(2 * target)} --data TEXTS -
     return [
         {"title": "transformers", "text": transformers},
         {"title": "vLLM", "text": f"vllm serve {path} --max-model-len {target}"},
+        {"title": "llama.cpp", "text": llama},
         {"title": "Skipwise", "text": skipwise},
     ]

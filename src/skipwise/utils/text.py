@@ -13,6 +13,11 @@ def length_text(tokens: int | None) -> str:
     return "unknown" if tokens is None else f"{tokens:,}"
 
 
+def count_text(n: int, unit: str) -> str:
+    """`1, "prompt"` → `1 prompt`, `1200, "prompt"` → `1,200 prompts`."""
+    return f"{n:,} {unit}{'' if n == 1 else 's'}"
+
+
 def quantity(value: float, unit: str) -> str:
     """`1234567, "tok"` → `1.2M tok`; bytes likewise."""
     for threshold, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
@@ -20,6 +25,19 @@ def quantity(value: float, unit: str) -> str:
             shown = value / (1e3 if suffix == "k" else threshold)
             return f"{shown:.1f}{suffix} {unit}"
     return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"
+
+
+def parameters_text(count: int) -> str:
+    """`598000` → `0.598 M`, `134515008` → `135 M`, `8030261248` → `8.03 B`."""
+    return f"{count / 1e9:.3g} B" if count >= 1e9 else f"{float(f'{count / 1e6:.3g}'):,.6g} M"
+
+
+def bytes_text(count: float) -> str:
+    """`1234567` → `1.23 MB`; units are powers of 1,000."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} bytes"
 
 
 def duration(seconds: float) -> str:

@@ -50,17 +50,20 @@ const perplexity = (value) => {
 const percent = (share) => (Number.isNaN(share) ? "not a number" : `${significant(100 * share)}%`);
 const inTokens = (row) => ["k_max", "effective_length", "tokens"].includes(row.metric);
 const valueText = (row, value = row.value) =>
-  row.metric === "perplexity" ? perplexity(value) : inTokens(row) ? number(value) : percent(value);
+  row.metric === "perplexity" ? perplexity(value) : inTokens(row) ? tokens(Math.round(value)) : percent(value);
 const intervalText = (row) =>
   row.low === null ? "no interval" : `${valueText(row, row.low).replace("%", "")}–${valueText(row, row.high)}`;
-const countText = (row) =>
-  `${number(row.n)} ${row.metric === "perplexity" ? "document" : "trial"}${row.n === 1 ? "" : "s"}`;
+const unitName = (row) => {
+  if (row.task === "harness") return "question";
+  return row.metric === "perplexity" ? "document" : "prompt";
+};
+const countText = (row) => `${number(row.n)} ${unitName(row)}${row.n === 1 ? "" : "s"}`;
 const large = (value) => (value >= 1e6 ? `${significant(value / 1e6)} M` : number(value));
 const duration = (seconds) => {
   if (seconds < 90) return `${significant(seconds, 2)} s`;
   return seconds < 5400 ? `${significant(seconds / 60, 2)} min` : `${significant(seconds / 3600, 2)} h`;
 };
-const memory = (bytes) => `${significant(bytes / 1e9)} GB`;
+const memory = (bytes) => (bytes < 1e9 ? `${significant(bytes / 1e6)} MB` : `${significant(bytes / 1e9)} GB`);
 const list = (texts) => (texts.length < 2 ? texts.join("") : `${texts.slice(0, -1).join(", ")} and ${texts.at(-1)}`);
 
 // Colours and markers: one of each a model, the same in every figure. 0 is the original model, 1 + r is run r.
@@ -144,11 +147,13 @@ function legend(items, change) {
           },
         },
         swatch(item),
-        item.name,
+        item.note ? `${item.name} (${item.note})` : item.name,
       ),
     ),
   );
 }
+
+const lineClass = (item) => `line${item.faint ? " faint" : ""}${item.wide ? " wide" : ""}`;
 
 function swatch(item) {
   const mark =
@@ -158,7 +163,7 @@ function swatch(item) {
   return s(
     "svg",
     { class: `swatch c${item.colour}`, width: 26, height: 12, "aria-hidden": "true" },
-    s("path", { d: "M1,6H25", class: `line${item.faint ? " faint" : ""}`, "stroke-dasharray": item.dash }),
+    s("path", { d: "M1,6H25", class: lineClass(item), "stroke-dasharray": item.dash }),
     mark,
   );
 }
@@ -246,6 +251,36 @@ function tile(label, value, ...details) {
     details.filter(Boolean).map((text) => h("p", { class: "detail" }, text)),
   );
 }
+
+function copyButton(text) {
+  return h(
+    "button",
+    {
+      type: "button",
+      class: "copy",
+      onclick: async (event) => {
+        const button = event.currentTarget,
+          code = button.parentElement.querySelector("code");
+        let done = true;
+        try {
+          await navigator.clipboard.writeText(text);
+        } catch {
+          getSelection().selectAllChildren(code);
+          done = document.execCommand("copy");
+        }
+        button.textContent = done ? "Copied" : "Selected: press Ctrl+C";
+        say(button.textContent);
+        setTimeout(() => {
+          button.textContent = "Copy";
+        }, 2000);
+      },
+    },
+    "Copy",
+  );
+}
+
+const codeBlock = (text) =>
+  h("div", { class: "code" }, h("pre", { tabindex: 0 }, h("code", {}, text)), copyButton(text));
 
 const scrolled = (label, ...children) =>
   h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, children);

@@ -38,16 +38,24 @@ function lengthTicks(low, high, scale, count) {
   return Array.from({ length: Math.floor(high / step) + 1 }, (_, i) => i * step);
 }
 
-/** [low, high] of y: all that is shown, except what lies more than `clip` times above the least point. */
+/** [low, high] of y: all that is shown, except what lies more than `clip` times above the least point, and series that
+ * are marked `outside`, such as a limit far above the others. */
 function rangeY(spec) {
   if (spec.y.range) return spec.y.range;
   const values = spec.series
+    .filter((series) => !series.outside)
     .flatMap((series) => series.points.flatMap((p) => [p.y, p.low, p.high]))
     .filter((v) => Number.isFinite(v) && (spec.y.scale !== "log" || v > 0));
   if (!values.length) return [0.9, 1.1];
   const least = values.reduce((a, b) => Math.min(a, b));
   const usual = Math.min(...spec.series.flatMap((series) => series.points.map((p) => p.y)).filter(Number.isFinite));
-  const most = values.filter((v) => !spec.y.clip || v <= usual * spec.y.clip).reduce((a, b) => Math.max(a, b));
+  // On a log axis every model has at least its best point inside, so that none is without a curve.
+  const best = spec.series
+    .map((series) => series.points.map((p) => p.y).filter((v) => Number.isFinite(v) && v > 0))
+    .filter((own) => own.length)
+    .map((own) => own.reduce((a, b) => Math.min(a, b)));
+  const limit = Math.max(usual * spec.y.clip, spec.y.scale === "log" ? 1.5 * Math.max(...best) : 0);
+  const most = values.filter((v) => !spec.y.clip || v <= limit).reduce((a, b) => Math.max(a, b));
   if (spec.y.scale === "log") return [least / 1.08, Math.max(most * 1.08, least * 1.2)];
   const room = (most - least || Math.abs(most) * 0.1 || 1) * 0.06;
   return [spec.y.zero ? 0 : least - room, most + room];
@@ -71,7 +79,9 @@ function frame(spec, width) {
   const xs = spec.series.flatMap((series) => series.points.map((p) => p.x));
   let [x0, x1] = spec.x.range ?? [Math.min(...xs), Math.max(...xs)];
   if (!(x1 > x0)) [x0, x1] = spec.x.scale === "log" ? [(x0 || 1) / 2, (x0 || 1) * 2] : [(x0 || 0) - 1, (x0 || 0) + 1];
-  const off = spec.y.clip ? spec.series.filter((series) => series.points.some((p) => p.y > y1)).length : 0;
+  const off = spec.series.filter(
+    (series) => (spec.y.clip || series.outside) && series.points.some((p) => p.y > y1),
+  ).length;
   const strip = off ? 4 + 17 * Math.min(2, off) : 0; // room above the plot for values off the axis
   const height = strip + Math.round(Math.min(400, Math.max(270, width * 0.42)));
   const ticksY = scales[spec.y.scale].ticks(y0, y1, 6);
@@ -153,7 +163,7 @@ function lines(spec, { box, x, y }) {
   const drawn = spec.series.map((series) => {
     const points = series.points.filter((p) => !Number.isNaN(p.y));
     const band = points.filter((p) => p.low !== undefined);
-    const out = points.filter((p) => spec.y.clip && y(p.y) < box.top - 0.5);
+    const out = points.filter((p) => (spec.y.clip || series.outside) && y(p.y) < box.top - 0.5);
     above.push(...out.map((p) => ({ p, series })));
     const outline = band.length > 1 && [
       ...band.map((p) => ({ x: p.x, y: p.high })),
@@ -172,11 +182,17 @@ function lines(spec, { box, x, y }) {
             d: `${pathOf(points, x, y)}L${x(points.at(-1).x)},${box.bottom}L${x(points[0].x)},${box.bottom}z`,
           }),
         s("path", {
-          class: `line${series.faint ? " faint" : ""}`,
+          class: lineClass(series),
           d: pathOf(points, x, y),
           "stroke-dasharray": series.dash,
         }),
       ),
+      out.length > 1 &&
+        s("path", {
+          class: "line faint",
+          d: out.map((p, i) => `${i ? "L" : "M"}${x(p.x)},${box.top - 9}`).join(""),
+          "stroke-dasharray": "1 4",
+        }),
       series.marker !== undefined &&
         points
           .filter((p) => !out.includes(p))

@@ -43,7 +43,7 @@ function tiles(run) {
   return h(
     "div",
     { class: "tiles" },
-    tile("Window", window, factor && `${significant(factor)} times longer`, `${number(run.target_length)} tokens`),
+    tile("Window", window, factor ? `tokens, ${significant(factor)} times longer` : "tokens"),
     evaluated("Perplexity", ppl),
     evaluated("Passkey found", passkey),
     run.cost.planned_steps
@@ -63,7 +63,8 @@ function comparison() {
     if (!rows) return "–";
     return `${rows[0] ? `${valueText(rows[0])} → ` : ""}${valueText(rows[1])} (${tokens(rows[1].length)})`;
   };
-  const columns = ["Run", "Window", "Perplexity", "Passkey", "Steps", "Tokens", "Time", "Memory"];
+  const columns = ["Run", "Window", "Did it work?", "Inside the old window", "Perplexity", "Passkey"];
+  const costs = ["Steps", "Tokens", "Time", "Memory"];
   return scrolled(
     "Runs",
     h(
@@ -75,7 +76,8 @@ function comparison() {
         h(
           "tr",
           {},
-          columns.map((text, i) => h("th", { scope: "col", class: i > 3 && "num" }, text)),
+          columns.map((text) => h("th", { scope: "col" }, text)),
+          costs.map((text) => h("th", { scope: "col", class: "num" }, text)),
         ),
       ),
       h(
@@ -87,6 +89,7 @@ function comparison() {
             {},
             h("th", { scope: "row" }, swatch({ colour: runColour(i), marker: runColour(i) }), run.name),
             h("td", {}, `${tokens(run.original_length)} → ${tokens(run.target_length)}`),
+            answerWords(run),
             h("td", {}, pair(run, "perplexity")),
             h("td", {}, pair(run, "passkey")),
             [
@@ -189,7 +192,7 @@ function settingsSection() {
         "p",
         { class: "lead" },
         single
-          ? `Each row is one training example of ${number(first.positions.example_length)} tokens. Bars are runs of consecutive positions, the gaps between them are skipped: short examples reach across the whole window. The grey bar is plain training.`
+          ? `Each row is one training example of ${tokens(first.positions.example_length)} tokens. Bars are runs of consecutive positions, the gaps between them are skipped: short examples reach across the whole window. The grey bar is plain training.`
           : "Each row is one training example; bars are runs of consecutive positions, gaps are skipped. Grey bars are plain training.",
       ),
     pictures,
@@ -201,41 +204,11 @@ function settingsSection() {
 function useSection() {
   if (!data.runs.length) return null;
   const run = data.runs[0];
-  const panels = run.commands.map(({ title, text }) => [
-    title,
-    h("div", { class: "code" }, h("pre", { tabindex: 0 }, h("code", {}, text)), copyButton(text)),
-  ]);
+  const panels = run.commands.map(({ title, text }) => [title, codeBlock(text)]);
   const lead =
     `${run.finished ? "The result is" : "Once training has finished, the result is"} an ordinary Hugging Face checkpoint; ` +
     `nothing of Skipwise is needed to run it.${single ? "" : ` Shown for ${run.name}.`}`;
   return section("use", "Use the model", lead, [], tabs("Tool", panels));
-}
-
-function copyButton(text) {
-  return h(
-    "button",
-    {
-      type: "button",
-      class: "copy",
-      onclick: async (event) => {
-        const button = event.currentTarget,
-          code = button.parentElement.querySelector("code");
-        let done = true;
-        try {
-          await navigator.clipboard.writeText(text);
-        } catch {
-          getSelection().selectAllChildren(code);
-          done = document.execCommand("copy");
-        }
-        button.textContent = done ? "Copied" : "Selected: press Ctrl+C";
-        say(button.textContent);
-        setTimeout(() => {
-          button.textContent = "Copy";
-        }, 2000);
-      },
-    },
-    "Copy",
-  );
 }
 
 // The page
@@ -246,6 +219,7 @@ document.getElementById("kicker").textContent = list([
   ...data.files.map((file) => file.name),
 ]);
 const sections = [
+  exampleSection(),
   summaryFigure(),
   settingsSection(),
   perplexityFigure(),
@@ -257,8 +231,10 @@ const sections = [
   numbersSection(),
 ].filter(Boolean);
 const summary = single ? tiles(data.runs[0]) : data.runs.length ? comparison() : null;
-document.getElementById("top").append(...[summary, notices(), ...sections].filter(Boolean));
+const answers = answerCards(single ? data.runs[0].questions : data.questions);
+document.getElementById("top").append(...[answers, summary, notices(), ...sections].filter(Boolean));
 const names = {
+  example: "Answers",
   setup: "Setup",
   summary: "Tasks",
   perplexity: "Perplexity",

@@ -42,12 +42,13 @@ function lineChart(spec) {
   ];
 }
 
-const table = ({ title, columns, rows }) =>
+/** `stack`: on a narrow screen each row becomes a block of labelled values. */
+const table = ({ title, columns, rows, stack }) =>
   scrolled(
     title,
     h(
       "table",
-      {},
+      stack ? { class: "stack", role: "table" } : {},
       h(
         "thead",
         {},
@@ -63,8 +64,12 @@ const table = ({ title, columns, rows }) =>
         rows.map((cells) =>
           h(
             "tr",
-            {},
-            cells.map((text, i) => (i ? h("td", { class: "num" }, text) : h("th", { scope: "row" }, text))),
+            { role: stack && "row" },
+            cells.map((text, i) =>
+              i
+                ? h("td", { class: "num", role: stack && "cell", "data-label": columns[i] }, text)
+                : h("th", { scope: "row", role: stack && "rowheader" }, text),
+            ),
           ),
         ),
       ),
@@ -81,7 +86,7 @@ const sections = data.sections.map((part) =>
     [],
     (part.charts ?? []).map((spec) => [spec.title && h("h3", { class: "c0" }, spec.title), lineChart(spec)]),
     (part.tables ?? []).map(table),
-    part.code && h("div", { class: "code" }, h("pre", { tabindex: 0 }, h("code", {}, part.code))),
+    part.code && codeBlock(part.code),
     (part.notes ?? []).map((text) => h("p", { class: "note" }, text)),
   ),
 );

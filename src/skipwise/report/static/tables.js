@@ -15,7 +15,7 @@ function tables() {
       columns: [
         ["model", named],
         ["task", (row) => row.task],
-        ["length", (row) => row.length, whole],
+        ["length", (row) => row.length, (value) => (value === null ? "–" : tokens(value))],
         ["depth", (row) => row.depth, (value) => (value === null ? "all" : percent(value))],
         ["metric", (row) => row.metric, hidden],
         ["value", ...metric("value")],

@@ -50,7 +50,7 @@ function changeText(row) {
 
 function summaryCell(row) {
   if (!row) return h("td", { class: "num" }, "–");
-  const verdict = row.change?.verdict,
+  const { few, repeated, verdict } = row.change ?? {},
     told = changeText(row);
   return h(
     "td",
@@ -60,18 +60,30 @@ function summaryCell(row) {
     },
     h("b", {}, valueText(row)),
     row.beyond_window && !sizeless(row) && "*",
-    told && h("small", { class: `change ${verdict ?? ""}` }, told, verdict && ` ${verdict}`),
+    told && h("small", { class: `change ${repeated ? "" : (verdict ?? "")}` }, told, verdict && ` ${verdict}`),
+    few && h("small", {}, `${few} decides nothing`),
+    repeated && h("small", {}, "counted in another row"),
   );
 }
 
+/** Verdicts at all lengths, inside and beyond the old window; a measurement that two rows show counts once. */
 function summaryLead(rows) {
   const parts = data.series
     .filter((series) => series.base !== null)
     .map((series) => {
-      const told = rows.filter((row) => row.series === series.id && row.change?.verdict);
-      const count = (verdict) => told.filter((row) => row.change.verdict === verdict).length;
-      return told.length
-        ? `${series.name} against ${data.series[series.base].name}: better in ${count("better")}, worse in ${count("worse")}, undecided in ${count("undecided")} of ${told.length}.`
+      const base = data.series[series.base],
+        old = data.runs[series.run]?.original_length ?? base.window;
+      const judged = rows.filter((row) => row.series === series.id && row.change?.verdict && !row.change.repeated);
+      const counts = (part) => {
+        const shown = ["better", "worse", "undecided"].map(
+          (verdict) => `${verdict} in ${part.filter((row) => row.change.verdict === verdict).length}`,
+        );
+        return part.length ? `${shown.join(", ")} of ${part.length}` : "nothing paired";
+      };
+      const within = judged.filter((row) => !row.length || row.length <= old),
+        beyond = judged.filter((row) => row.length > old);
+      return judged.length
+        ? `${series.name} against ${base.name}: at and below ${tokens(old)} tokens ${counts(within)}; beyond ${counts(beyond)}.`
         : "";
     })
     .filter(Boolean);
@@ -83,11 +95,9 @@ function summaryFigure() {
   if (!rows.length) return null;
   const lengths = unique(rows.filter((row) => !sizeless(row)).map((row) => row.length)).sort((a, b) => a - b);
   const shown = data.series.filter((series) => rows.some((row) => row.series === series.id));
-  const lead = h("span"),
-    body = h("tbody");
+  const body = h("tbody");
   function draw(length) {
     const chosen = rows.filter((row) => sizeless(row) || row.length === length);
-    lead.textContent = summaryLead(chosen);
     body.replaceChildren(
       ...unique(chosen.map((row) => `${variant(row)}|${row.metric}`)).map((key) => {
         const [name] = key.split("|"),
@@ -112,7 +122,7 @@ function summaryFigure() {
   return section(
     "summary",
     "All tasks",
-    lead,
+    summaryLead(rows),
     [
       lengths.length > 1 &&
         menu(

@@ -1,0 +1,75 @@
+"""Paired comparisons that a page shows: which count, in which part of the window, and where too little decides."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from skipwise.evals.paired_change import Change, change, pairs
+from skipwise.evals.rows import Row
+from skipwise.utils.text import TOKEN_METRICS
+
+VERDICTS = ("better", "worse", "undecided")
+
+
+class Comparison(NamedTuple):
+    """One measurement of a model and of the model that it is compared with."""
+
+    before: Row
+    after: Row
+    change: Change | None
+    """None where the rows hold nothing to pair. The verdict of a change on one unit is `undecided`."""
+    few: str | None
+    """What the change rests on where that is too little for a verdict, such as `one document`."""
+
+
+def compare(before: Row, after: Row) -> Comparison:
+    """Pair two rows that measured the same thing.
+
+    One document or one prompt gives no verdict. The blocks of one document have an interval, but it says nothing of
+    other documents.
+    """
+    paired, few = change(before, after), None
+    if paired and min(after.n, paired.n) < 2:
+        few = f"one {unit_name(after)}"
+        paired = paired._replace(verdict="undecided")
+    return Comparison(before, after, paired, few)
+
+
+def comparisons(first: Sequence[Row], later: Sequence[Row]) -> list[Comparison]:
+    """Every pair of two models' rows, in the order of the later ones."""
+    return [compare(before, after) for before, after in pairs(first, later)]
+
+
+def counted(every: Iterable[Comparison]) -> list[Comparison]:
+    """The comparisons that a count of verdicts is made of: those over all depths, and no measurement twice.
+
+    Perplexity between two lengths reads the same documents as perplexity at the longer one. An average is made of
+    tasks that count by themselves. A benchmark with several metrics counts by its first.
+    """
+    whole = [c for c in every if c.after.depth is None and c.after.metric not in TOKEN_METRICS]
+    perplexities = {(c.after.variant, c.after.length) for c in whole if c.after.task == "perplexity"}
+    one_each: dict[tuple[object, ...], Comparison] = {}
+    for c in whole:
+        row = c.after
+        between = row.task == "perplexity_by_position" and (row.variant, row.length) in perplexities
+        if between or row.tasks or (row.task == "ruler" and row.variant == "average"):
+            continue
+        one_each.setdefault((row.task, row.variant, row.start, row.length), c)
+    return list(one_each.values())
+
+
+def inside(row: Row, original: int) -> bool:
+    """Whether a row lies inside the original window; a row of no length, such as a short benchmark, does."""
+    return row.length is None or row.length <= original
+
+
+def verdict_counts(every: Iterable[Comparison]) -> dict[str, int]:
+    """How many comparisons have each verdict; those without a paired change have none."""
+    verdicts = [c.change.verdict for c in every if c.change]
+    return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+
+
+def unit_name(row: Row) -> str:
+    """What `n` of a row counts, in the singular."""
+    if row.task == "harness":
+        return "question"
+    return "document" if row.metric == "perplexity" else "prompt"

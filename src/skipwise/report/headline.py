@@ -1,0 +1,79 @@
+"""The headline of a page: the result in one sentence, or what was measured."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from skipwise.report.comparisons import Comparison, compare, comparisons, counted, inside, verdict_counts
+from skipwise.report.run_files import Rows, Run
+from skipwise.report.three_questions import cost_clause
+from skipwise.report.wording import change_clause, measure_name, value_text
+from skipwise.utils.text import length_text
+
+
+def headline(runs: list[Run]) -> str:
+    """The result in one sentence: the change at the target, and the perplexity inside the old window beside it."""
+    if len(runs) > 1:
+        return _comparison(runs)
+    run = runs[0]
+    window = f"{length_text(run.original_length)} to {length_text(run.config.target_length)} tokens"
+    if run.original_length is None:
+        window = f"an unknown length to {length_text(run.config.target_length)} tokens"
+    parts = [_at_target(run, task) for task in ("perplexity", "passkey") if run.at_target(task)]
+    if parts:
+        inside_clause = cost_clause(run)
+        cost = f"; inside the old window, {inside_clause}" if inside_clause else ""
+        return f"Window extended from {window}: {' and '.join(parts)}{cost}."
+    if not run.finished:
+        return f"Extending the window from {window}: step {run.steps_done:,} of {run.config.training.steps:,}."
+    return f"Window extended from {window}; not evaluated{' yet' if run.config.evaluation.tasks else ''}."
+
+
+def _at_target(run: Run, task: str) -> str:
+    """`perplexity at 32k fell from 612 to 31.0`."""
+    pair = run.at_target(task)
+    assert pair
+    before, after = pair
+    if before is None:
+        return f"{measure_name(after)} at {length_text(after.length)} is {value_text(after)}"
+    return change_clause(compare(before, after), interval=False)
+
+
+def _comparison(runs: list[Run]) -> str:
+    """The run of lowest perplexity at the longest length that all runs were measured at."""
+    tables = [run.totals("perplexity", "extended") for run in runs]
+    shared = set.intersection(*(set(table) for table in tables))
+    if not shared:
+        return f"{len(runs)} runs, with no length at which the perplexity of all was measured."
+    rows = [table[max(shared)] for table in tables]
+    best = min(range(len(runs)), key=lambda i: rows[i].value)
+    tokens, value = length_text(max(shared)), value_text(rows[best])
+    return f"Of {len(runs)} runs, {runs[best].name} has the lowest perplexity at {tokens} tokens: {value}."
+
+
+def rows_headline(series: list[dict[str, Any]], results: list[dict[str, Any]], files: Sequence[Rows]) -> str:
+    """The result of comparing models without runs, or what was measured."""
+    tasks = list(dict.fromkeys(row["task"] for row in results))
+    over = f"{len(tasks)} tasks" if len(tasks) > 1 else tasks[0]
+    if len(series) == 1:
+        return f"{series[0]['name']} on {over}."
+    rows = [row for file in files for row in file.results]
+    first, later = ([row for row in rows if (row.model, row.fingerprint) == _model(s)] for s in series[:2])
+    known = counted(comparisons(first, later))
+    if len(series) > 2 or not any(verdict_counts(known).values()):
+        return f"{len(series)} models compared on {over}."
+    window = first[0].window
+    parts = {
+        f"at and below {length_text(window)} tokens": [c for c in known if inside(c.after, window)],
+        "beyond": [c for c in known if not inside(c.after, window)],
+    }
+    shown = [f"{where} {_counts(part)}" for where, part in parts.items() if any(verdict_counts(part).values())]
+    return f"{series[1]['name']} against {series[0]['name']} on {over}: {'; '.join(shown)}."
+
+
+def _model(series: dict[str, Any]) -> tuple[str, str]:
+    return series["model"], series["fingerprint"]
+
+
+def _counts(known: Sequence[Comparison]) -> str:
+    counts = verdict_counts(known)
+    return f"better in {counts['better']}, worse in {counts['worse']}, undecided in {counts['undecided']}"
