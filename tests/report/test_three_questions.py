@@ -63,11 +63,11 @@ def test_both_sides_of_the_old_window_have_their_figure_and_interval() -> None:
     worked, cost = answers(EXTENDED)
     assert worked is not None
     assert cost is not None
-    assert (worked.label, worked.verdict) == ("Better", "better")
+    assert (worked.label, worked.verdict) == ("Better in 2 of 2", "better")
     assert "erplexity at 32k fell from 424 to 23.3 (−94.5% [" in worked.text
     assert "passkey retrieval at 32k rose from 0% to 95% (+95 points [" in worked.text
     # 0.11 nats a token more are e^0.11 = 1.116 times the perplexity.
-    assert (cost.label, cost.verdict) == ("A loss", "worse")
+    assert (cost.label, cost.verdict) == ("Worse in 1 of 2", "worse")
     assert "erplexity at 8k rose from 21.1 to 23.6 (+11.6% [" in cost.text
     assert "passkey retrieval at 8k stayed at 100% (+0 points" in cost.text
 
@@ -89,6 +89,29 @@ def test_one_document_decides_nothing_whatever_its_blocks(blocks: int) -> None:
     assert worked is not None
     assert (worked.label, worked.verdict) == ("Undecided", "undecided")
     assert "one document, which decides nothing" in worked.text
+
+
+@pytest.mark.parametrize(
+    ("others", "lost", "verdict"),
+    [(5, 6, "worse"), (30, 6, "undecided"), (30, 20, "worse")],  # 6 of 20 lost: 2.4 standard errors; 20: 12.8
+)
+def test_one_verdict_among_many_is_what_chance_gives(others: int, lost: int, verdict: str) -> None:
+    def rows(model: str, lost: int) -> list[Row]:
+        alike = [passkey(model, 4096, [1.0] * 20, task="harness", variant=f"{i}", data=f"{i}") for i in range(others)]
+        return [*alike, passkey(model, 8192, [0.0] * lost + [1.0] * (20 - lost))]
+
+    _, cost = answers(rows("extended", lost), rows("original", 0))
+    assert cost is not None
+    assert (cost.label, cost.verdict) == (f"Worse in 1 of {others + 1}", verdict)
+    assert f"asskey retrieval at 8k fell from 100% to {100 - 5 * lost}%" in cost.text
+    assert ("chance alone" in cost.text) == (verdict == "undecided")
+
+
+def test_other_tasks_alone_are_named_in_the_headline(tmp_path: Path) -> None:
+    folder = write_sample_run(tmp_path / "run")
+    rows = [row | {"task": "key_value", "variant": "lines"} for row in read_jsonl(folder / "results.jsonl")]
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[-40:]))
+    assert headline([read_run(folder, "run")]) == "Window extended from 8k to 32k tokens; measured: key value."
 
 
 def test_a_loss_in_a_task_is_named_before_gains() -> None:

@@ -23,6 +23,9 @@ def headline(runs: list[Run]) -> str:
         inside_clause = cost_clause(run)
         cost = f"; inside the old window, {inside_clause}" if inside_clause else ""
         return f"Window extended from {window}: {' and '.join(parts)}{cost}."
+    tasks = list(dict.fromkeys(row.task for row in run.latest("extended")))
+    if tasks:
+        return f"Window extended from {window}; measured: {', '.join(task.replace('_', ' ') for task in tasks)}."
     if not run.finished:
         return f"Extending the window from {window}: step {run.steps_done:,} of {run.config.training.steps:,}."
     return f"Window extended from {window}; not evaluated{' yet' if run.config.evaluation.tasks else ''}."

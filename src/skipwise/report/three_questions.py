@@ -4,11 +4,13 @@ Each answer is one sentence with its figure and paired interval. A figure that d
 """
 
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from skipwise.evals.paired_change import Change
 from skipwise.evals.rows import Row
 from skipwise.report.comparisons import Comparison, comparisons, counted, inside, verdict_counts
 from skipwise.report.run_files import Run
@@ -32,6 +34,8 @@ class Answer(NamedTuple):
 WORKED = "Did it work?"
 COST = "What did it cost inside the old window?"
 USABLE = "Can I use it?"
+CHANCE = 1 / 20
+"""Share of verdicts that 95% intervals give where nothing changed."""
 
 
 def of_run(run: Run) -> list[dict[str, Any]]:
@@ -75,7 +79,7 @@ def worked(known: Sequence[Comparison], original: int, target: int) -> Answer | 
     perplexity = [c for c in longest.values() if c.after.metric == "perplexity"]
     tasks = [c for c in longest.values() if c.after.metric != "perplexity"]
     figures = [*perplexity[:1], *([_telling(tasks)] if tasks else [])]
-    return _judged(WORKED, figures, beyond, f"beyond {length_text(original)} tokens", lost="Worse")
+    return _judged(WORKED, figures, beyond, f"beyond {length_text(original)} tokens")
 
 
 def cost(known: Sequence[Comparison], original: int) -> Answer | None:
@@ -86,7 +90,7 @@ def cost(known: Sequence[Comparison], original: int) -> Answer | None:
     perplexity = [c for c in within if c.after.metric == "perplexity"]
     tasks = [c for c in within if c.after.metric != "perplexity"]
     figures = [_telling(part) for part in (perplexity, tasks) if part]
-    return _judged(COST, figures, within, f"at and below {length_text(original)} tokens", lost="A loss")
+    return _judged(COST, figures, within, f"at and below {length_text(original)} tokens")
 
 
 def cost_clause(run: Run) -> str | None:
@@ -98,24 +102,39 @@ def cost_clause(run: Run) -> str | None:
     return change_clause(_telling(within), interval=False) if within else None
 
 
-def _judged(question: str, figures: list[Comparison], every: list[Comparison], where: str, lost: str) -> Answer:
+def _judged(question: str, figures: list[Comparison], every: list[Comparison], where: str) -> Answer:
+    """The answer from the figures to name and the verdicts of all comparisons.
+
+    A verdict that is said no more often than once in twenty comparisons, and of a change that is not far from none,
+    is what chance gives; it is not coloured.
+    """
     counts = verdict_counts(every)
-    text = " and ".join(change_clause(c) for c in figures)
     paired = sum(counts.values())
+    text = " and ".join(change_clause(c) for c in figures)
     if not paired:
         return Answer(question, "Not paired", "unknown", _sentence(f"{text}; no prompts or texts could be paired"))
-    if counts["better"] and counts["worse"]:
-        label, verdict = "Mixed", "worse" if question == COST else "undecided"
-    elif counts["worse"]:
-        label, verdict = lost, "worse"
-    elif counts["better"]:
-        label, verdict = "Better", "better"
-    else:
-        label, verdict = "Undecided", "undecided"
+    certain = {verdict: n for verdict, n in counts.items() if verdict != "undecided" and n}
+    far = {c.change.verdict for c in every if c.change and _far_from_none(c.change, c.after.metric)}
+    beyond_chance = [verdict for verdict, n in certain.items() if n > paired * CHANCE or verdict in far]
+    verdict = beyond_chance[0] if len(beyond_chance) == 1 else "undecided"
+    label = ", ".join(f"{verdict} in {n}" for verdict, n in certain.items()) or "undecided"
+    label = f"{label} of {paired}" if certain and paired > 1 else label.removesuffix(" in 1")
     if paired > len(figures):
-        shown = ", ".join(f"{verdict} in {counts[verdict]}" for verdict in counts if counts[verdict])
-        text += f"; of {paired} comparisons {where}: {shown}"
-    return Answer(question, label, verdict, _sentence(text))
+        text += f"; {paired} comparisons {where}, of which {counts['undecided']} are undecided"
+    if certain and not beyond_chance:
+        text += "; chance alone gives one verdict in twenty"
+    return Answer(question, label.capitalize(), verdict, _sentence(text))
+
+
+def _far_from_none(change: Change, metric: str) -> bool:
+    """Whether "no change" lies more than 1.6 half widths from the middle of the interval, about 3.1 standard errors:
+    chance gives that once in 500 comparisons."""
+    low, high = (change.low, change.high) if metric != "perplexity" else (_log(change.low), _log(change.high))
+    return change.verdict != "undecided" and abs(low + high) > 1.6 * (high - low)
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
 
 
 def _telling(every: Sequence[Comparison]) -> Comparison:

@@ -52,8 +52,8 @@ function rangeY(spec) {
   // On a log axis every model has at least its best point inside, so that none is without a curve.
   const best = spec.series
     .map((series) => series.points.map((p) => p.y).filter((v) => Number.isFinite(v) && v > 0))
-    .filter((own) => own.length)
-    .map((own) => own.reduce((a, b) => Math.min(a, b)));
+    .filter((values) => values.length)
+    .map((values) => values.reduce((a, b) => Math.min(a, b)));
   const limit = Math.max(usual * spec.y.clip, spec.y.scale === "log" ? 1.5 * Math.max(...best) : 0);
   const most = values.filter((v) => !spec.y.clip || v <= limit).reduce((a, b) => Math.max(a, b));
   if (spec.y.scale === "log") return [least / 1.08, Math.max(most * 1.08, least * 1.2)];

@@ -150,7 +150,7 @@ function distanceFigure() {
   const { positions, train_length: plain } = runs[0].run;
   const lead = single
     ? `${percent(positions.share)} of the ${number(target)} relative distances were seen in ${number(positions.counted)} examples of ` +
-      `${number(positions.example_length)} tokens. Plain training at ${number(plain)} tokens sees ${percent(positions.plain_share)} of them.`
+      `${tokens(positions.example_length)} tokens. Plain training at ${tokens(plain)} tokens sees ${percent(positions.plain_share)} of them.`
     : `${list(runs.map(({ run }) => `${run.name} saw ${percent(run.positions.share)}`))} of the relative distances.`;
   const capped = runs.filter(({ run }) => run.positions.counted < run.positions.examples);
   const planned = runs.filter(({ run }) => !run.positions.examples);

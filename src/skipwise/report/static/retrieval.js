@@ -9,12 +9,12 @@ function retrievalFigure() {
   const host = h("div", { class: "heat" }),
     lead = h("span");
   const redraw = onWidth(host, (width) => {
-    const own = rows.filter((row) => variant(row) === task);
+    const shownRows = rows.filter((row) => variant(row) === task);
     lead.textContent = retrievalLead(task);
     const columns = width >= 760 && data.series.length > 1 ? 2 : 1;
     host.style.setProperty("grid-template-columns", `repeat(${columns}, minmax(0, 1fr))`);
-    const panels = data.series.filter((series) => own.some((row) => row.series === series.id));
-    host.replaceChildren(...panels.map((series) => heatMap(series, own, (width - 28 * (columns - 1)) / columns)));
+    const panels = data.series.filter((series) => shownRows.some((row) => row.series === series.id));
+    host.replaceChildren(...panels.map((series) => heatMap(series, shownRows, (width - 28 * (columns - 1)) / columns)));
   });
   const scale = h("div", { class: "heat-scale", "aria-hidden": "true" }, "0%", h("i"), "100%");
   return section(
@@ -38,8 +38,8 @@ function retrievalFigure() {
     h(
       "p",
       { class: "note" },
-      "Cells hold the share found, or the mean score, in percent. Point at a cell, tap it or move with the arrow keys to see trials and interval: " +
-        "a few trials leave a wide one.",
+      "Cells hold the share found, or the mean score, in percent. Point at a cell, tap it or move with the arrow keys to see prompts and interval: " +
+        "a few prompts leave a wide one.",
     ),
   );
 }
@@ -54,14 +54,14 @@ function retrievalLead(task) {
 }
 
 function heatMap(series, allRows, width) {
-  const own = allRows.filter((row) => row.series === series.id);
+  const shownRows = allRows.filter((row) => row.series === series.id);
   const lengths = unique(allRows.map((row) => row.length)).sort((a, b) => a - b);
   const depths = unique(allRows.map((row) => row.depth))
     .filter((depth) => depth !== null)
     .sort((a, b) => a - b);
   const total = allRows.some((row) => row.depth === null);
   const rowsShown = [...depths, ...(total ? [null] : [])];
-  const border = shared(data.runs.map((run) => run.original_length)) ?? own[0].original_length;
+  const border = shared(data.runs.map((run) => run.original_length)) ?? shownRows[0].original_length;
   const inside = lengths.filter((n) => n <= border).length,
     gap = inside && inside < lengths.length ? 8 : 0;
   const left = 44,
@@ -76,7 +76,7 @@ function heatMap(series, allRows, width) {
     tip.hidden = true;
   };
   const cell = (depth, i, column) => {
-    const row = own.findLast((r) => r.depth === depth && r.length === lengths[column]);
+    const row = shownRows.findLast((r) => r.depth === depth && r.length === lengths[column]);
     const where = `${tokens(lengths[column])} tokens, ${depth === null ? "all depths" : `depth ${percent(depth)}`}`;
     const text = row
       ? `${percent(row.value)} of ${countText(row)}, ${row.interval} interval ${intervalText(row)}`

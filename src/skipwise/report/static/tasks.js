@@ -51,7 +51,7 @@ function changeText(row) {
 function summaryCell(row) {
   if (!row) return h("td", { class: "num" }, "–");
   const { few, repeated, verdict } = row.change ?? {},
-    told = changeText(row);
+    text = changeText(row);
   return h(
     "td",
     {
@@ -60,7 +60,7 @@ function summaryCell(row) {
     },
     h("b", {}, valueText(row)),
     row.beyond_window && !sizeless(row) && "*",
-    told && h("small", { class: `change ${repeated ? "" : (verdict ?? "")}` }, told, verdict && ` ${verdict}`),
+    text && h("small", { class: `change ${repeated ? "" : (verdict ?? "")}` }, text, verdict && ` ${verdict}`),
     few && h("small", {}, `${few} decides nothing`),
     repeated && h("small", {}, "counted in another row"),
   );
@@ -87,7 +87,8 @@ function summaryLead(rows) {
         : "";
     })
     .filter(Boolean);
-  return parts.join(" ") || "Every task, models side by side.";
+  if (!parts.length) return "Every task, models side by side.";
+  return parts.map((text, i) => [i > 0 && h("br"), text]);
 }
 
 function summaryFigure() {
@@ -101,7 +102,7 @@ function summaryFigure() {
     body.replaceChildren(
       ...unique(chosen.map((row) => `${variant(row)}|${row.metric}`)).map((key) => {
         const [name] = key.split("|"),
-          own = chosen.filter((row) => `${variant(row)}|${row.metric}` === key);
+          shownRows = chosen.filter((row) => `${variant(row)}|${row.metric}` === key);
         return h(
           "tr",
           {},
@@ -109,9 +110,9 @@ function summaryFigure() {
             "th",
             { scope: "row", title: aboutTask(name) },
             variantName(name),
-            h("small", {}, sizeless(own[0]) && inTokens(own[0]) ? "tokens" : own[0].metric),
+            h("small", {}, sizeless(shownRows[0]) && inTokens(shownRows[0]) ? "tokens" : shownRows[0].metric),
           ),
-          shown.map((series) => summaryCell(own.findLast((row) => row.series === series.id))),
+          shown.map((series) => summaryCell(shownRows.findLast((row) => row.series === series.id))),
         );
       }),
     );
@@ -186,7 +187,7 @@ function lengthFigure() {
     .filter((series) => rows.some((row) => row.series === series.id))
     .map((series) => ({ id: series.id, name: series.name, colour: series.colour, marker: series.colour, on: true }));
   const redraw = chart(host, () => {
-    const own = rows.filter((row) => variant(row) === name),
+    const shownRows = rows.filter((row) => variant(row) === name),
       reach = name === "k_max" ? "tokens between key and question (log)" : "tokens read (log)";
     lead.textContent = aboutTask(name);
     return {
@@ -198,13 +199,13 @@ function lengthFigure() {
         range: [0, 1.02],
         format: percent,
         tick: percent,
-        label: own[0].metric === "accuracy" ? "found" : own[0].metric,
+        label: shownRows[0].metric === "accuracy" ? "found" : shownRows[0].metric,
       },
       series: items
         .filter((item) => item.on)
         .map((item) => ({
           ...item,
-          points: own
+          points: shownRows
             .filter((row) => row.series === item.id)
             .sort((a, b) => at(a) - at(b))
             .map((row) => ({
