@@ -120,7 +120,7 @@ def _judged(question: str, figures: list[Comparison], every: list[Comparison], w
     label = ", ".join(f"{verdict} in {n}" for verdict, n in certain.items()) or "undecided"
     label = f"{label} of {paired}" if certain and paired > 1 else label.removesuffix(" in 1")
     if paired > len(figures):
-        text += f"; {paired} comparisons {where}, of which {counts['undecided']} are undecided"
+        text += f"; {paired} comparisons {where}, {counts['undecided']} undecided"
     if certain and not beyond_chance:
         text += "; chance alone gives one verdict in twenty"
     return Answer(question, label.capitalize(), verdict, _sentence(text))

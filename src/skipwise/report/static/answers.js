@@ -29,7 +29,9 @@ function answerCards(questions) {
 const answerWords = (run) =>
   run.questions
     .slice(0, 2)
-    .map(({ label, verdict, text }) => h("td", {}, h("span", { class: `change ${verdict}`, title: text }, label)));
+    .map(({ label, verdict, text }) =>
+      h("td", { class: "word" }, h("span", { class: `change ${verdict}`, title: text }, label)),
+    );
 
 function exampleSection() {
   const shown = data.runs.filter((run) => run.example);
