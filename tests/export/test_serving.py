@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import skipwise
 from skipwise.cli import main
+from skipwise.config import ModelConfig, ServerConfig
 from skipwise.evals.tasks import passkey
 from skipwise.utils.atomic_files import read_jsonl
 from support import ROOT
@@ -91,6 +93,23 @@ def test_a_value_hidden_beyond_the_original_window(
     assert len(right) >= 3
     before = [row for row in read_jsonl(run / "results.jsonl") if row["model"] == "original" and row["depth"] is None]
     assert {row["length"]: row["value"] for row in before}[TARGET] == 0, "the original model finds none"
+
+
+def test_served_verdicts_are_those_in_process(
+    exported: Path, server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"tasks": ["passkey"], "lengths": [ORIGINAL, 512, TARGET], "depths": [0.0, 0.25, 0.5, 1.0], "trials": 5}
+    out = tmp_path / "rows.jsonl"
+    asked = ServerConfig(url=f"{server}/v1", model=str(exported), tokenizer=str(exported), concurrency=2)
+    served = skipwise.evaluate(asked, settings, out)
+    local = skipwise.evaluate(ModelConfig(path=str(exported), precision="float32"), settings, out)
+    prompts = [score for row in served if row.depth is not None for score in row.scores]
+    with capsys.disabled():
+        print(f"\n{sum(prompts):.0f} of {len(prompts)} prompts right, served and in process")
+    assert len(prompts) == 60
+    assert [(row.data, row.scores) for row in served] == [(row.data, row.scores) for row in local]
+    assert not any(row.cut for row in served)
+    assert main.main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
 
 
 def test_the_export_passes_verify(run: Path, exported: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from skipwise.cli.options import check_sections, mapping
-from skipwise.cli.parsing import add_command, add_model, add_set, items
+from skipwise.cli.options import check_sections, check_server_options, mapping, server_config
+from skipwise.cli.parsing import add_command, add_model, add_server, add_set, items
 
 
 def add(commands: Any) -> None:
@@ -15,15 +15,17 @@ def add(commands: Any) -> None:
         "evaluate models at several lengths, and compare them",
         examples=[
             "skipwise eval bundled --tasks passkey --lengths 256,512",
+            "skipwise eval runs/first http://localhost:8000/v1 --tokenizer runs/first/model --tasks passkey",
             "skipwise eval smollm2 runs/smollm2 --lengths 4k,16k --data book.txt --set evaluation.trials=5",
         ],
     )
     add_model(
         parser,
-        "run folder, model folder, hub id, .gguf file or packaged name",
+        "run folder, model folder, hub id, .gguf file, packaged name or URL of a server",
         metavar="MODEL_OR_RUN",
-        nargs="+",
+        nargs="*",
     )
+    add_server(parser)
     parser.add_argument(
         "--tasks",
         type=items,
@@ -58,7 +60,16 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from skipwise.config import EvaluationConfig, ModelConfig, merge, parse_settings, read_yaml, validate
+    from skipwise.config import (
+        EvaluationConfig,
+        ModelConfig,
+        ServerConfig,
+        is_url,
+        merge,
+        parse_settings,
+        read_yaml,
+        validate,
+    )
 
     recipe = read_yaml(args.config) if args.config else {}
     values = merge({key: recipe[key] for key in ("model", "evaluation") if key in recipe}, parse_settings(args.set))
@@ -67,7 +78,12 @@ def run(args: argparse.Namespace) -> None:
     options |= {"tasks": args.tasks} if args.tasks else {}
     options |= {"lengths": args.lengths} if args.lengths else {}
     config = validate(EvaluationConfig, merge(mapping(values, "evaluation"), options), "evaluation")
-    models = [validate(ModelConfig, {**mapping(values, "model"), "path": path}, "model") for path in args.model]
+    shared = mapping(values, "model")
+    models = [
+        server_config(args, path) if is_url(path) else validate(ModelConfig, {**shared, "path": path}, "model")
+        for path in [*args.model, *([args.server] if args.server else [])]
+    ]
+    check_server_options(args, any(isinstance(model, ServerConfig) for model in models))
 
     from skipwise.evals.tables import change_table, summary_table
     from skipwise.jobs.evaluate import evaluate

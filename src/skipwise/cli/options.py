@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from skipwise.errors import SkipwiseError
 
 if TYPE_CHECKING:
-    from skipwise.config import ModelConfig
+    from skipwise.config import ModelConfig, ServerConfig
 
 
 def mapping(values: dict[str, Any], name: str) -> dict[str, Any]:
@@ -46,3 +46,29 @@ def model_config(args: argparse.Namespace) -> "ModelConfig":
     values = parse_settings(args.set)
     check_sections(values, "model")
     return validate(ModelConfig, {**mapping(values, "model"), "path": args.model}, "model")
+
+
+SERVER_OPTIONS = {
+    "model": "name",
+    "api_key_env": "api_key_env",
+    "tokenizer": "tokenizer",
+    "concurrency": "concurrency",
+    "timeout": "timeout",
+}
+"""Settings of `ServerConfig`, and the options that give them."""
+
+
+def server_config(args: argparse.Namespace, url: str) -> "ServerConfig":
+    """The server at a URL with the options of `add_server`. Raises SkipwiseError for what cannot be used."""
+    from skipwise.config import ServerConfig, validate
+
+    values = {key: getattr(args, option) for key, option in SERVER_OPTIONS.items()}
+    return validate(ServerConfig, {"url": url} | {k: v for k, v in values.items() if v is not None}, "server")
+
+
+def check_server_options(args: argparse.Namespace, served: bool) -> None:
+    """Reject options of a server where none is named. Raises SkipwiseError."""
+    given = [option for key, option in SERVER_OPTIONS.items() if getattr(args, option) is not None]
+    if given and not served:
+        flag = {"name": "--model"}.get(given[0], f"--{given[0].replace('_', '-')}")
+        raise SkipwiseError(f"{flag} is for a server and none is named; give --server URL")

@@ -157,6 +157,21 @@ def add_model(
     parser.add_argument("model", nargs=nargs, metavar=metavar, completes="file", help=text)
 
 
+def add_server(parser: Command) -> None:
+    """Add the options of a server; `options.server_config` reads them."""
+    group = parser.add_argument_group("a model behind an OpenAI-compatible server")
+
+    def add(*flags: str, kind: Callable[[str], Any] = str, **options: Any) -> None:
+        group.add_argument(*flags, type=_filled(kind), **options)
+
+    add("--server", metavar="URL", help="base address of its API, such as http://localhost:8000/v1")
+    add("--model", dest="name", metavar="NAME", help="name that the server has for it; when absent its only one")
+    add("--api-key-env", metavar="VAR", help="environment variable that holds the key; none is sent when absent")
+    add("--tokenizer", metavar="PATH_OR_ID", help="model folder or hub id with the tokenizer of the served model")
+    add("--concurrency", kind=count, metavar="N", help="requests that are under way at once (default: 8)")
+    add("--timeout", kind=float, metavar="SECONDS", help="time that one request may take (default: 600)")
+
+
 def add_set(parser: Command, example: str) -> None:
     """Add `--set`."""
     parser.add_argument(

@@ -26,6 +26,7 @@ from skipwise.config.sections import (
     SummarizeConfig,
     TrainingConfig,
 )
+from skipwise.config.server import ServerConfig, is_url
 from skipwise.config.values import Length, as_length, parse_length, read_factors, read_length
 
 __all__ = [
@@ -46,11 +47,13 @@ __all__ = [
     "RunConfig",
     "ScalingConfig",
     "SearchConfig",
+    "ServerConfig",
     "Stage",
     "SummarizeConfig",
     "TrainingConfig",
     "as_length",
     "dump_yaml",
+    "is_url",
     "merge",
     "parse_length",
     "parse_settings",

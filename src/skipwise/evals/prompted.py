@@ -3,10 +3,8 @@
 import itertools
 from collections.abc import Sequence
 
-from skipwise.evals import speculative_decoding
 from skipwise.evals.rows import Row
-from skipwise.evals.session import Session
-from skipwise.evals.speculative_decoding import Prompt
+from skipwise.evals.session import AnswerSession
 from skipwise.evals.task import Cell, Inputs, Task, TooShortError, header, measure, overall
 from skipwise.utils import progress
 from skipwise.utils.text import length_text, value_text
@@ -22,7 +20,7 @@ class PromptedPlan:
         SkipwiseError: when made, for a length or a setting that cannot work.
     """
 
-    def __init__(self, task: Task, session: Session, lengths: Sequence[int]) -> None:
+    def __init__(self, task: Task, session: AnswerSession, lengths: Sequence[int]) -> None:
         self._task = task
         self._session = session
         self._grid = grid(task, session.inputs, lengths)
@@ -52,16 +50,15 @@ class PromptedPlan:
             if rows[-1] is None:
                 missing.append((place, (cell, head, questions)))
         if missing:
-            prompts = [Prompt(q.ids, q.draft) for _, (_, _, questions) in missing for q in questions]
-            total = speculative_decoding.tokens_to_read(session.reader, prompts)
+            total = session.tokens_to_read([q for _, (_, _, questions) in missing for q in questions])
             title = f"{session.label}: {task.name} at {length_text(cells[0].length)}"
             with progress.bar(title, total=total, unit="tok") as bar:
                 parts = [part for _, part in missing]
                 for i, row in measure(task, session.inputs, parts, session.answer, bar.advance):
                     cell, _, questions = missing[i][1]
                     needed = max(len(question.ids) for question in questions) + cell.answer_tokens
-                    beyond = needed > session.loaded.window
-                    rows[missing[i][0]] = session.append(row.replace(beyond_window=beyond))
+                    row = row.replace(beyond_window=needed > session.window, cut=session.cut(questions))
+                    rows[missing[i][0]] = session.append(row)
         return [row for row in rows if row is not None]
 
 

@@ -40,6 +40,8 @@ class Row(BaseModel):
     quantised_from: str | None = None
     """Type of the GGUF weights that the model was dequantised from."""
     dtype: str | None = None
+    served: str | None = None
+    """Name and version of the server that answered, as far as it tells; None for a model in this process."""
 
     # What was measured
     task: str
@@ -92,6 +94,8 @@ class Row(BaseModel):
     seconds: float | None = None
     beyond_window: bool = False
     """Whether more tokens were read than the model is configured for."""
+    cut: int = 0
+    """Prompts that a server did not read whole. They count as wrong."""
     scores: list[float] = []
     """Score of each prompt, which comparisons are paired on."""
     units: list[str] = []

@@ -17,6 +17,8 @@ from skipwise.errors import SkipwiseError
 from skipwise.evals import tasks
 from skipwise.evals.prompted import PromptedPlan
 from skipwise.evals.rows import Row
+from skipwise.evals.served.deployment import Deployment
+from skipwise.evals.served.session import ServedSession
 from skipwise.evals.session import Session
 from skipwise.evals.task import Inputs, Plan, Task
 from skipwise.models.load import LoadedModel
@@ -127,6 +129,65 @@ def evaluate(
     longest = max([0, *(plan.longest for plan in plans)])
     check_memory(loaded.model, longest, chunk=None if whole else chunk_tokens(loaded.model))
     return [row for plan in plans for row in plan.rows()]
+
+
+def evaluate_served(session: ServedSession, settings: EvaluationConfig, lengths: list[int]) -> list[Row]:
+    """Measure all tasks of `settings.tasks` for one served model.
+
+    Args:
+        session: The server and the file of rows. Finished rows are not asked again.
+        settings: Settings of the evaluation.
+        lengths: Tokens.
+
+    Returns:
+        All rows, the finished ones among them.
+
+    Raises:
+        SkipwiseError: For a task or a length that the server cannot do, before anything is measured; for requests that
+            fail in the end. Rows that were finished before are in the file.
+    """
+    lengths = sorted(set(lengths))
+    plans = [_served_plan(name, session, lengths) for name in dict.fromkeys(settings.tasks)]
+    check_admitted(session.deployment, max([0, *(plan.longest for plan in plans)]))
+    return [row for plan in plans for row in plan.rows()]
+
+
+def check_admitted(deployment: Deployment, longest: int) -> None:
+    """Refuse prompts that a server does not admit.
+
+    Args:
+        deployment: The served model.
+        longest: Tokens of the longest prompt with its answer.
+
+    Raises:
+        SkipwiseError: With what is admitted.
+    """
+    if deployment.admitted is not None and longest > deployment.admitted:
+        admitted = length_text(deployment.admitted)
+        raise SkipwiseError(
+            f"{deployment.address} admits {admitted} tokens and {length_text(longest)} are asked for; serve the model "
+            f"with a longer window (vLLM: --max-model-len {longest}, llama.cpp: -c {longest}), or give --lengths up to "
+            f"{admitted}"
+        )
+
+
+def check_served(name: str) -> None:
+    """Refuse a task that cannot be asked through a server.
+
+    Raises:
+        SkipwiseError: For one that needs the weights.
+    """
+    if not isinstance(tasks.task(name), Task):
+        raise SkipwiseError(
+            f"{name} needs the weights of the model, which a server does not give; leave it out of --tasks"
+        )
+
+
+def _served_plan(name: str, session: ServedSession, lengths: list[int]) -> Plan:
+    check_served(name)
+    task = tasks.task(name)
+    assert isinstance(task, Task)
+    return PromptedPlan(task, session, lengths)
 
 
 def _plan(name: str, session: Session, lengths: list[int]) -> Plan:

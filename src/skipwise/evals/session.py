@@ -1,6 +1,7 @@
-"""The evaluation of one model: the model, its settings and the rows that are already finished."""
+"""The evaluation of one model: who answers, its settings and the rows that are already finished."""
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,70 @@ from skipwise.models.chunked_reader import Reader
 from skipwise.models.load import LoadedModel
 
 
-class Session:
-    """What every task of one model's evaluation needs.
+class AnswerSession(ABC):
+    """What a task of prompts and answers needs of a model, wherever that runs.
+
+    Args:
+        inputs: What prompts are made from.
+        columns: The columns of the model in every row; `window` (tokens) among them.
+        label: Name of the model in the rows.
+        out: File that finished rows are read from and appended to; None keeps them in memory.
+        documents: (name, tokens without BOS) of the documents for perplexity, the best ones first.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        columns: dict[str, Any],
+        *,
+        label: str = "",
+        out: Path | None = None,
+        documents: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        self.inputs = inputs
+        self.label = label
+        self.documents = documents
+        self.window: int = columns["window"]
+        self._out = out
+        self._columns = {"model": label, **columns}
+        self._finished = {row.identity: row for row in rows.read(out)} if out else {}
+
+    def of_model(self, row: Row) -> Row:
+        """A row with the columns of the model."""
+        return row.replace(**self._columns)
+
+    def finished(self, row: Row) -> Row | None:
+        """The finished row that measures the same as `row`, which has the model's columns."""
+        return self._finished.get(row.identity)
+
+    def append(self, row: Row) -> Row:
+        """Write a row that is measured."""
+        if self._out:
+            rows.append(self._out, row)
+        self._finished[row.identity] = row
+        return row
+
+    def once(self, row: Row) -> Row:
+        """The finished row of this identity; `row` itself, written, where there is none."""
+        return self.finished(row) or self.append(row)
+
+    @abstractmethod
+    def tokens_to_read(self, questions: Sequence[Question]) -> int:
+        """Tokens that `answer` will report to `advance`, for its progress."""
+
+    @abstractmethod
+    def answer(
+        self, questions: Sequence[Question], limit: int, ended: Callable[[int, list[int]], bool], advance: Any
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Greedy answers as (index of the question, tokens), which end with the text at the latest."""
+
+    def cut(self, questions: Sequence[Question]) -> int:
+        """How many of these prompts were not read whole. Their answers are empty."""
+        return 0
+
+
+class Session(AnswerSession):
+    """What every task of one model in this process needs.
 
     Args:
         loaded: The model.
@@ -37,12 +100,7 @@ class Session:
         inputs: Inputs | None = None,
     ) -> None:
         self.loaded = loaded
-        self.inputs = inputs or Inputs(loaded.tokenizer, settings)
-        self.label = label
-        self.documents = documents
-        self._out = out
-        self._columns: dict[str, Any] = {
-            "model": label,
+        columns = {
             "path": loaded.path,
             "fingerprint": loaded.fingerprint,
             "window": loaded.window,
@@ -51,31 +109,17 @@ class Session:
             "quantised_from": loaded.quantised_from,
             "dtype": str(loaded.model.dtype).removeprefix("torch."),
         }
-        self._finished = {row.identity: row for row in rows.read(out)} if out else {}
+        inputs = inputs or Inputs(loaded.tokenizer, settings)
+        super().__init__(inputs, columns, label=label, out=out, documents=documents)
 
     @functools.cached_property
     def reader(self) -> Reader:
         """Reads long texts in chunks; made once, because it finds out what the model's code allows."""
         return Reader(self.loaded.model)
 
-    def of_model(self, row: Row) -> Row:
-        """A row with the columns of the model."""
-        return row.replace(**self._columns)
-
-    def finished(self, row: Row) -> Row | None:
-        """The finished row that measures the same as `row`, which has the model's columns."""
-        return self._finished.get(row.identity)
-
-    def append(self, row: Row) -> Row:
-        """Write a row that is measured."""
-        if self._out:
-            rows.append(self._out, row)
-        self._finished[row.identity] = row
-        return row
-
-    def once(self, row: Row) -> Row:
-        """The finished row of this identity; `row` itself, written, where there is none."""
-        return self.finished(row) or self.append(row)
+    def tokens_to_read(self, questions: Sequence[Question]) -> int:
+        """Tokens that `answer` will read at least, what prompts share once; see `speculative_decoding`."""
+        return speculative_decoding.tokens_to_read(self.reader, [Prompt(q.ids, q.draft) for q in questions])
 
     def answer(
         self, questions: Sequence[Question], limit: int, ended: Callable[[int, list[int]], bool], advance: Any

@@ -65,6 +65,8 @@ class Question(NamedTuple):
     unit: str | None = None
     """Text that other questions are about too, such as `list 0`; the interval is over these. None: a text of its
     own."""
+    answer_tokens: int = 0
+    """Most tokens of its answer; set when it is asked."""
 
 
 def special_prefix(tokenizer: Any) -> list[int]:
@@ -292,7 +294,7 @@ def measure(
             key = (cell.answer_tokens, tuple(question.ids), tuple(question.truth))
             same.setdefault(key, []).append((c, trial))
     places = list(same.values())
-    questions = [cells[c][2][trial] for (c, trial), *_ in places]
+    questions = [cells[c][2][trial]._replace(answer_tokens=cells[c][0].answer_tokens) for (c, trial), *_ in places]
     limits = {cell.answer_tokens for cell, _, _ in cells}
 
     def ended(i: int, tokens: list[int]) -> bool:
@@ -359,5 +361,6 @@ def _overall(rows: Sequence[Row]) -> Row:
         units=[unit for row in rows for unit in row.units],
         tokens=round(sum((row.tokens or 0) * row.n for row in rows) / n),
         seconds=round(sum(row.seconds or 0 for row in rows), 3),
+        cut=sum(row.cut for row in rows),
     )
     return scored(whole, [score for row in rows for score in row.scores])

@@ -3,18 +3,22 @@
 Everything that can be refused is refused before the first model is loaded.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from skipwise.config import EvaluationConfig, ModelConfig, validate
+from skipwise.config import EvaluationConfig, ModelConfig, ServerConfig, is_url, validate
 from skipwise.errors import SkipwiseError
 from skipwise.evals import prompted, rows, runner, tasks
 from skipwise.evals.rows import Row
+from skipwise.evals.served.client import Client
+from skipwise.evals.served.deployment import Deployment, explore
+from skipwise.evals.served.session import ServedSession
 from skipwise.evals.task import Inputs, Task
 from skipwise.evals.tasks import perplexity
 from skipwise.models import checkpoint, configuration, families, sources
@@ -25,24 +29,28 @@ from skipwise.rope import hf_config
 from skipwise.runs.folder import model_of_run
 from skipwise.utils.os_errors import check_writable
 
+Model = str | Path | ModelConfig | ServerConfig
+
 
 @dataclass
 class _Candidate:
-    """A model that is not loaded yet."""
+    """A model that is not loaded yet, or one that is served."""
 
-    config: ModelConfig
+    config: ModelConfig | ServerConfig
     given: str
     """As the user named it."""
     name: str
     window: int
     """Tokens."""
     inputs: Inputs
-    model: PreTrainedConfig
+    model: PreTrainedConfig | None
     documents: Sequence[runner.Document] = ()
+    client: Client | None = None
+    deployment: Deployment | None = None
 
 
 def evaluate(
-    models: str | Path | ModelConfig | Sequence[str | Path | ModelConfig],
+    models: Model | Sequence[Model],
     config: EvaluationConfig | Mapping[str, Any] | None = None,
     out: str | Path = "results.jsonl",
 ) -> list[Row]:
@@ -53,7 +61,7 @@ def evaluate(
 
     Args:
         models: One or several models: a run folder, a model folder, a hub id, a .gguf file, a packaged name, or a
-            `ModelConfig` with such a path.
+            `ModelConfig` with such a path; or the URL of an OpenAI-compatible server, or a `ServerConfig`.
         config: Settings of the evaluation, such as `{"tasks": ["passkey"], "lengths": ["4k", "8k"]}`; the defaults for
             what is absent. `lengths` are tokens; when absent, they double from a quarter of the smallest window to the
             largest.
@@ -63,10 +71,10 @@ def evaluate(
         The rows of all models, the finished ones among them.
 
     Raises:
-        SkipwiseError: before the first model is loaded, for a model, a setting, documents, a missing package or a file
-            that cannot be used.
+        SkipwiseError: before the first model is loaded, for a model, a server, a setting, documents, a missing package
+            or a file that cannot be used; later, for requests that a server fails again and again.
     """
-    given = [models] if isinstance(models, str | Path | ModelConfig) else list(models)
+    given = [models] if isinstance(models, Model) else list(models)
     settings = config if isinstance(config, EvaluationConfig) else validate(EvaluationConfig, dict(config or {}))
     out = Path(out)
     if not given:
@@ -77,28 +85,56 @@ def evaluate(
         raise SkipwiseError("perplexity needs documents: give them with --data, or choose --tasks passkey")
     _check_out(out)
     runner.check(settings)
-    candidates = [_candidate(model, settings) for model in given]
-    windows = [candidate.window for candidate in candidates]
-    lengths = list(settings.lengths or runner.default_lengths(min(windows), max(windows)))
-    for candidate in candidates:
-        _check_tasks(candidate, settings, lengths)
-    names = Counter(candidate.name for candidate in candidates)
-    measured: list[Row] = []
-    for candidate in candidates:
-        label = candidate.name if names[candidate.name] < 2 else candidate.given
-        measured += runner.evaluate(
-            load(candidate.config),
-            settings,
-            candidate.documents,
-            label=label,
-            out=out,
-            lengths=lengths,
-            inputs=candidate.inputs,
+    with contextlib.ExitStack() as stack:
+        candidates = [_candidate(model, settings, stack) for model in given]
+        windows = [candidate.window for candidate in candidates]
+        lengths = list(settings.lengths or runner.default_lengths(min(windows), max(windows)))
+        for candidate in candidates:
+            _check_tasks(candidate, settings, lengths)
+        names = Counter(candidate.name for candidate in candidates)
+        measured: list[Row] = []
+        for candidate in candidates:
+            label = candidate.name if names[candidate.name] < 2 else candidate.given
+            measured += _measure(candidate, settings, label, out, lengths)
+        return measured
+
+
+def _measure(candidate: _Candidate, settings: EvaluationConfig, label: str, out: Path, lengths: list[int]) -> list[Row]:
+    """The rows of one model."""
+    documents, inputs = candidate.documents, candidate.inputs
+    if candidate.client and candidate.deployment:
+        session = ServedSession(
+            candidate.client, candidate.deployment, inputs, label=label, out=out, documents=documents
         )
-    return measured
+        return runner.evaluate_served(session, settings, lengths)
+    assert isinstance(candidate.config, ModelConfig)
+    return runner.evaluate(
+        load(candidate.config), settings, documents, label=label, out=out, lengths=lengths, inputs=inputs
+    )
 
 
-def _candidate(model: str | Path | ModelConfig, settings: EvaluationConfig) -> _Candidate:
+def _candidate(model: Model, settings: EvaluationConfig, stack: contextlib.ExitStack) -> _Candidate:
+    """Find a model or a server. Errors: SkipwiseError for one that cannot be used."""
+    if isinstance(model, ServerConfig):
+        return _served(model, settings, stack)
+    if not isinstance(model, ModelConfig) and is_url(str(model)):
+        return _served(validate(ServerConfig, {"url": str(model)}, "server"), settings, stack)
+    return _unloaded(model, settings)
+
+
+def _served(config: ServerConfig, settings: EvaluationConfig, stack: contextlib.ExitStack) -> _Candidate:
+    """Ask a server for its model. Its connection is closed with `stack`."""
+    client = stack.enter_context(Client(config))
+    deployment = explore(client)
+    inputs = Inputs(deployment.tokenizer, settings)
+    name = PurePath(deployment.name).name if PurePath(deployment.name).is_absolute() else deployment.name
+    given = config.address if config.model is None else f"{config.model} at {config.address}"
+    return _Candidate(
+        config, given, name, deployment.window, inputs, deployment.config, client=client, deployment=deployment
+    )
+
+
+def _unloaded(model: str | Path | ModelConfig, settings: EvaluationConfig) -> _Candidate:
     """Find a model and read its configuration and tokenizer. Errors: SkipwiseError for one that cannot be loaded."""
     config = model if isinstance(model, ModelConfig) else validate(ModelConfig, {"path": str(model)}, "model")
     given, run = config.path, model_of_run(config.path)
@@ -119,13 +155,18 @@ def _check_tasks(candidate: _Candidate, settings: EvaluationConfig, lengths: lis
     for name in dict.fromkeys(settings.tasks):
         task = tasks.task(name)
         if isinstance(task, Task):
-            prompted.grid(task, inputs, lengths)
+            cells = prompted.grid(task, inputs, lengths)
+            if candidate.deployment:
+                runner.check_admitted(candidate.deployment, max(cells, default=0))
+        elif candidate.deployment:
+            runner.check_served(name)
     if "perplexity" in settings.tasks:
         candidate.documents = runner.load_documents(
             settings.data, inputs.tokenizer, minimum=max(lengths), limit=settings.documents
         )
         for name, ids in candidate.documents:
-            check_text(name, ids, inputs.tokenizer, candidate.model)
+            if candidate.model is not None:
+                check_text(name, ids, inputs.tokenizer, candidate.model)
         perplexity.choose(inputs, candidate.documents, lengths)
 
 

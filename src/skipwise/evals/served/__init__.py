@@ -1,0 +1,1 @@
+"""Evaluation of a model where it is served, through an OpenAI-compatible API."""

@@ -1,0 +1,245 @@
+"""Evaluation through an OpenAI-compatible server: the same rows as in process, and every fault in one line."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import skipwise
+from skipwise.cli import main
+from skipwise.config import ModelConfig, ServerConfig
+from skipwise.errors import SkipwiseError
+from skipwise.evals import paired_change
+from skipwise.evals.rows import Row, read
+from skipwise.evals.served.client import schedule
+from skipwise.utils.atomic_files import read_jsonl
+from support.openai_server import serving
+from support.tiny import tiny_llama, tiny_tokenizer
+
+pytest.importorskip("openai", reason="the OpenAI client is not installed (extra `served`)")
+
+WINDOW = 1024
+PASSKEY: dict[str, Any] = {"tasks": ["passkey"], "lengths": [256, 512, 1024], "depths": [0.0, 0.5], "trials": 2}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose tokenizer puts `<s>` before a text."""
+    folder = tiny_llama(tmp_path_factory.mktemp("models") / "tiny", layers=1, window=WINDOW)
+    tiny_tokenizer(folder, adds_bos=True)
+    return folder
+
+
+def saved_bundled(folder: Path) -> Path:
+    """The packaged model as a folder that plain transformers loads."""
+    assert main.main(["export", "bundled", "--out", str(folder), "--dtype", "float32"]) == 0
+    return folder
+
+
+def evaluate(address: str, folder: Path, out: Path, settings: dict[str, Any] = PASSKEY, **server: Any) -> list[Row]:
+    return skipwise.evaluate(ServerConfig(url=address, tokenizer=str(folder), **server), settings, out)
+
+
+def refused(address: str, folder: Path, out: Path, **server: Any) -> str:
+    """The error of an evaluation, in one line."""
+    with pytest.raises(SkipwiseError) as caught:
+        evaluate(address, folder, out, **server)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("text_only", [False, True], ids=["tokens", "text"])
+def test_every_prompted_task_has_the_rows_of_the_model_in_process(model: Path, tmp_path: Path, text_only: bool) -> None:
+    book = tmp_path / "book.txt"
+    words = " ".join(f"The {i} rivers of valley {i} run to the sea." for i in range(500))
+    book.write_text(f"title: The book of rivers\nauthor: Ada Number\n\n{words}\n", encoding="utf-8")
+    (tmp_path / "summaries.jsonl").write_text(json.dumps({"text": words, "summary": "Rivers run to the sea."}) + "\n")
+    settings = {
+        "tasks": ["passkey", "k_max", "key_value", "needle", "document_qa", "ruler", "summarize"],
+        "lengths": [WINDOW],
+        "key_value": {"protocols": ["lines"]},
+        "trials": 1,
+        "depths": [0.5],
+        "k_max": {"distances": 2, "trials": 1},
+        "needle": {"haystack": [str(book)]},
+        "document_qa": {"data": [str(book)], "documents": 1},
+        "ruler": {"samples": 1, "tasks": ["niah_single_1", "niah_single_2"]},
+        "summarize": {"data": [str(tmp_path / "summaries.jsonl")], "output_tokens": 8},
+    }
+    with serving(model, generate=True, window=WINDOW, text_only=text_only) as address:
+        served = evaluate(address, model, tmp_path / "rows.jsonl", settings)
+    exact = ModelConfig(path=str(model), precision="float32")
+    local = skipwise.evaluate(exact, settings, tmp_path / "rows.jsonl")
+    assert len(served) == len(local) > 10
+    for one, other in zip(served, local, strict=True):
+        assert (one.task, one.variant, one.data, one.scores) == (other.task, other.variant, other.data, other.scores)
+        assert (one.path, one.served, one.cut) == (address, "vLLM 0.11.0", 0)
+        assert (one.window, one.original_length, other.served) == (WINDOW, WINDOW, None)
+    assert len(list(paired_change.pairs(local, served))) == len(local), "rows pair like those of two models"
+
+
+def test_verdicts_of_the_packaged_model_are_equal_over_three_lengths(tmp_path: Path) -> None:
+    """It finds the key inside its window of 256 tokens and not well beyond it."""
+    settings = {"tasks": ["passkey"], "lengths": [128, 256, 384], "depths": [0.0, 0.5, 1.0], "trials": 7}
+    out = tmp_path / "rows.jsonl"
+    local = skipwise.evaluate(ModelConfig(path="bundled", precision="float32"), settings, out)
+    folder = saved_bundled(tmp_path / "bundled")
+    with serving(folder, generate=True, window=512) as address:
+        served = evaluate(address, folder, out, settings)
+    assert [(row.data, row.scores, row.answers) for row in served] == [
+        (row.data, row.scores, row.answers) for row in local
+    ]
+    prompts = [score for row in served if row.depth is not None for score in row.scores]
+    assert len(prompts) == 63
+    assert 10 < sum(prompts) < 53, "both verdicts occur"
+    page = tmp_path / "page.html"
+    assert main.main(["report", str(out), "--out", str(page)]) == 0
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)
+    assert {"bundled", "tiny"} <= set(re.findall(r'"(bundled|tiny)"', data)), "a page shows both side by side"
+
+
+def test_a_right_answer_scores_and_the_command_line_takes_a_url(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    with serving(model, window=WINDOW) as address:
+        options = ["--tokenizer", str(model), "--tasks", "passkey", "--lengths", "256,1024", "--out", str(out)]
+        assert main.main(["eval", address, *options]) == 0
+        before = out.read_bytes()
+        assert main.main(["eval", "--server", address, "--model", "tiny", "--concurrency", "2", *options]) == 0
+    assert out.read_bytes() == before, "finished cells are not asked again"
+    printed = capsys.readouterr()
+    assert "256" in printed.out
+    assert "passkey at 256: 100%" in printed.err
+    assert {row.value for row in read(out)} == {1.0}
+
+
+def test_secrets_reach_the_server_and_no_file(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-secret-1")
+    out = tmp_path / "rows.jsonl"
+    with serving(model, key="sk-secret-1", window=WINDOW) as address:
+        assert "asks for a key (401)" in refused(address, model, out)
+        url = f"{address}?token=sk-secret-2"
+        evaluate(url, model, out, api_key_env="MY_KEY")
+        monkeypatch.setenv("MY_KEY", "sk-secret-3")
+        line = refused(address, model, tmp_path / "other.jsonl", api_key_env="MY_KEY")
+        assert "refuses the key in MY_KEY (401)" in line
+        monkeypatch.delenv("MY_KEY")
+        assert "MY_KEY (--api-key-env) is not set" in refused(address, model, out, api_key_env="MY_KEY")
+    everything = out.read_text() + line + "".join(capsys.readouterr())
+    assert "secret" not in everything
+    assert {row.path for row in read(out)} == {address}
+
+
+def test_a_cut_prompt_is_told_and_counts_as_wrong(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(model, cut_at=300, window=WINDOW) as address:
+        rows = evaluate(address, model, tmp_path / "rows.jsonl", PASSKEY | {"depths": [1.0]})
+    by_length = {row.length: (row.value, row.cut) for row in rows if row.depth is None}
+    assert by_length == {256: (1.0, 0), 512: (0.0, 2), 1024: (0.0, 2)}, "a key behind the cut is no proof"
+    assert "the server cut a prompt of" in capsys.readouterr().err
+
+
+def test_a_server_that_fails_now_and_then_loses_nothing(model: Path, tmp_path: Path) -> None:
+    for fault in ("fail_every", "busy_every", "break_every"):
+        with serving(model, window=WINDOW, **{fault: 5}) as address:
+            rows = evaluate(address, model, tmp_path / f"{fault}.jsonl", concurrency=2)
+        assert {row.value for row in rows} == {1.0}
+        assert sum(row.n for row in rows if row.depth is not None) == 12
+
+
+def test_a_server_that_dies_half_way_is_one_line_and_the_rest_is_measured_later(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skipwise.evals.served.client.RETRIES", 1)
+    out, log = tmp_path / "rows.jsonl", tmp_path / "requests.jsonl"
+    with serving(model, window=WINDOW, die_after=8) as address:
+        line = refused(address, model, out, concurrency=1)
+    assert "nothing answers" in line or "ended a connection" in line
+    finished = {row.identity for row in read(out)}
+    assert 0 < len(finished) < 9
+    with serving(model, window=WINDOW, port=int(address.split(":")[2].split("/")[0]), log=str(log)) as again:
+        assert again == address
+        rows = evaluate(address, model, out)
+    assert len(rows) == 9
+    assert {row.value for row in rows} == {1.0}
+    done = sum(row.n for row in rows if row.identity in finished and row.depth is not None)
+    assert len(read_jsonl(log)) == 1 + 12 - done, "the trial, and the prompts of cells that were missing"
+
+
+def test_two_hundred_requests_at_once(model: Path, tmp_path: Path) -> None:
+    settings = PASSKEY | {"lengths": [256], "depths": [0.0], "trials": 300}
+    with serving(model, window=WINDOW, seconds=1.0) as address:
+        rows = evaluate(address, model, tmp_path / "rows.jsonl", settings, concurrency=200)
+        with urllib.request.urlopen(address.removesuffix("v1") + "most_active") as answer:
+            most = json.load(answer)["most_active"]
+    assert {row.value for row in rows} == {1.0}
+    assert 100 < most <= 200
+
+
+def test_faults_before_anything_is_asked(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    assert f"nothing answers at {nobody}: connection refused" in refused(nobody, model, out)
+    with serving(model, window=512) as address:
+        root = address.removesuffix("/v1")
+        assert "usually ends with /v1" in refused(root, model, out)
+        assert f"{address} has no model 'tinny'; did you mean tiny?" in refused(address, model, out, model="tinny")
+        assert f"{address} admits 512 tokens and 1k are asked for" in refused(address, model, out)
+        with pytest.raises(SkipwiseError, match="Name the model folder or hub id with --tokenizer"):
+            skipwise.evaluate(address, PASSKEY, out)
+        with pytest.raises(SkipwiseError, match="harness needs the weights"):
+            evaluate(address, model, out, PASSKEY | {"tasks": ["harness"], "lengths": [256]})
+    assert not out.exists()
+
+
+def test_another_tokenizer_is_refused_where_the_server_reads_text(model: Path, tmp_path: Path) -> None:
+    other = tiny_llama(tmp_path / "other", layers=1, window=WINDOW)
+    tiny_tokenizer(other, vocab=300)
+    with serving(model, window=WINDOW, text_only=True) as address:
+        assert "by the tokenizer of" in refused(address, other, tmp_path / "rows.jsonl")
+
+
+def test_a_request_that_takes_too_long(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skipwise.evals.served.client.RETRIES", 0)
+    with serving(model, window=WINDOW, seconds=30.0) as address:
+        assert "gave no answer within" in refused(address, model, tmp_path / "rows.jsonl", timeout=1)
+
+
+def test_ctrl_c_ends_at_once_and_keeps_finished_rows(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    with serving(model, window=WINDOW, seconds=0.3) as address:
+        options = ["--tokenizer", str(model), "--tasks", "passkey", "--lengths", "256,512,1024", "--out", str(out)]
+        command = [sys.executable, "-m", "skipwise", "eval", address, *options, "--concurrency", "1"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            deadline = time.monotonic() + 60
+            while not (out.exists() and read(out)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=10) == 2
+            assert process.stderr is not None
+            assert "interrupted; finished rows are kept" in process.stderr.read().splitlines()[-1]
+    assert read(out)
+
+
+def test_prompts_that_begin_alike_wait_for_the_first_of_them() -> None:
+    long = list(range(100))
+    prompts = [[7, 7], [*long, 1], [5], [*long, 2], [*long, 0]]
+    order, leaders = schedule(prompts)
+    assert order == [4, 1, 3, 2, 0]
+    assert leaders == {4: 4, 1: 4, 3: 4, 2: 2, 0: 0}
+    assert schedule([]) == ([], {})
