@@ -1,6 +1,7 @@
 """Evaluation through an OpenAI-compatible server: the same rows as in process, and every fault in one line."""
 
 import json
+import math
 import re
 import signal
 import socket
@@ -48,10 +49,10 @@ def evaluate(address: str, folder: Path, out: Path, settings: dict[str, Any] = P
     return skipwise.evaluate(ServerConfig(url=address, tokenizer=str(folder), **server), settings, out)
 
 
-def refused(address: str, folder: Path, out: Path, **server: Any) -> str:
+def refused(address: str, folder: Path, out: Path, settings: dict[str, Any] = PASSKEY, **server: Any) -> str:
     """The error of an evaluation, in one line."""
     with pytest.raises(SkipwiseError) as caught:
-        evaluate(address, folder, out, **server)
+        evaluate(address, folder, out, settings, **server)
     line = str(caught.value)
     assert "\n" not in line
     return line
@@ -230,7 +231,7 @@ def test_ctrl_c_ends_at_once_and_keeps_finished_rows(model: Path, tmp_path: Path
             while not (out.exists() and read(out)) and time.monotonic() < deadline:
                 time.sleep(0.1)
             process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=10) == 2
+            assert process.wait(timeout=30) == 2
             assert process.stderr is not None
             assert "interrupted; finished rows are kept" in process.stderr.read().splitlines()[-1]
     assert read(out)
@@ -243,3 +244,31 @@ def test_prompts_that_begin_alike_wait_for_the_first_of_them() -> None:
     assert order == [4, 1, 3, 2, 0]
     assert leaders == {4: 4, 1: 4, 3: 4, 2: 2, 0: 0}
     assert schedule([]) == ([], {})
+
+
+@pytest.mark.parametrize("protocol", ["prefix", "sliding"])
+def test_perplexity_is_that_of_the_model_in_process(model: Path, tmp_path: Path, protocol: str) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text(" ".join(f"The {i} rivers run to the sea." for i in range(200)), encoding="utf-8")
+    settings = {"tasks": ["perplexity"], "lengths": [128, 256], "data": [str(book)], "protocol": protocol}
+    settings |= {"stride": 64, "span": 400}
+    local = skipwise.evaluate(ModelConfig(path=str(model), precision="float32"), settings, tmp_path / "rows.jsonl")
+    with serving(model, generate=True, window=257) as address:
+        served = evaluate(address, model, tmp_path / "rows.jsonl", settings)
+        line = refused(address, model, tmp_path / "other.jsonl", settings | {"lengths": [257]})
+    assert "admits 257 tokens and 258 are asked for" in line
+    for one, other in zip(served, local, strict=True):
+        assert (one.task, one.length, one.data, one.counts) == (other.task, other.length, other.data, other.counts)
+        assert one.value == pytest.approx(other.value, rel=1e-4)
+    assert len(list(paired_change.pairs(local, served))) == len(local)
+
+
+def test_perplexity_without_log_probabilities_is_refused_and_through_echo_it_works(model: Path, tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text(" ".join(f"The {i} rivers run to the sea." for i in range(200)), encoding="utf-8")
+    settings = {"tasks": ["perplexity"], "lengths": [128], "data": [str(book)]}
+    with serving(model, window=WINDOW, logprobs="none") as address:
+        assert "gives no log-probabilities of prompts" in refused(address, model, tmp_path / "rows.jsonl", settings)
+    with serving(model, window=WINDOW, logprobs="echo") as address:
+        rows = evaluate(address, model, tmp_path / "rows.jsonl", settings)
+    assert [row.value for row in rows] == [pytest.approx(math.exp(2.0))]

@@ -35,7 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "break_every": 0,  # closes the connection in the middle of an answer
     "die_after": 0,  # ends the process at the n-th completion
     "seconds": 0.0,  # of each completion
-    "logprobs": True,
+    "logprobs": "prompt_logprobs",  # how log-probabilities of prompts are given: so, by `echo`, or `none`
     "template": None,  # a chat template in place of the checkpoint's
     "log": None,  # file with one line of JSON for each request
 }
@@ -91,15 +91,18 @@ class State:
         return self.tokenizer.decode(new), len(new), "stop"
 
     def prompt_logprobs(self, ids: list[int]) -> list[dict[str, Any] | None]:
-        import torch
-
         if self.model is None:
             values = [-2.0] * (len(ids) - 1)
         else:
+            import torch
+
             with self.lock, torch.no_grad():
                 logits = self.model(torch.tensor([ids])).logits[0, :-1].float().log_softmax(-1)
             values = logits.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
-        return [None, *({str(i): {"logprob": v, "rank": 1, "decoded_token": ""}} for i, v in zip(ids[1:], values))]
+        return [
+            None,
+            *({str(i): {"logprob": v, "rank": 1, "decoded_token": ""}} for i, v in zip(ids[1:], values, strict=True)),
+        ]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -194,8 +197,11 @@ class Handler(BaseHTTPRequestHandler):
         ids = ids[-settings["cut_at"] :] if settings["cut_at"] else ids
         text, tokens, reason = state.answer(ids, limit)
         choice: dict[str, Any] = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
-        if body.get("prompt_logprobs") is not None and settings["logprobs"]:
+        if body.get("prompt_logprobs") is not None and settings["logprobs"] == "prompt_logprobs":
             choice["prompt_logprobs"] = state.prompt_logprobs(ids)
+        if body.get("echo") and settings["logprobs"] == "echo":
+            values = [next(iter(entry.values()))["logprob"] if entry else None for entry in state.prompt_logprobs(ids)]
+            choice["logprobs"] = {"token_logprobs": [*values, -0.5]}
         usage = {"prompt_tokens": len(ids), "completion_tokens": tokens, "total_tokens": len(ids) + tokens}
         broken = bool(settings["break_every"]) and number % settings["break_every"] == 0
         answer = {"id": f"cmpl-{number}", "object": "text_completion", "model": settings["name"], "choices": [choice]}

@@ -18,6 +18,7 @@ from skipwise.evals import tasks
 from skipwise.evals.prompted import PromptedPlan
 from skipwise.evals.rows import Row
 from skipwise.evals.served.deployment import Deployment
+from skipwise.evals.served.perplexity import ServedPerplexity
 from skipwise.evals.served.session import ServedSession
 from skipwise.evals.session import Session
 from skipwise.evals.task import Inputs, Plan, Task
@@ -177,7 +178,7 @@ def check_served(name: str) -> None:
     Raises:
         SkipwiseError: For one that needs the weights.
     """
-    if not isinstance(tasks.task(name), Task):
+    if name != "perplexity" and not isinstance(tasks.task(name), Task):
         raise SkipwiseError(
             f"{name} needs the weights of the model, which a server does not give; leave it out of --tasks"
         )
@@ -186,8 +187,7 @@ def check_served(name: str) -> None:
 def _served_plan(name: str, session: ServedSession, lengths: list[int]) -> Plan:
     check_served(name)
     task = tasks.task(name)
-    assert isinstance(task, Task)
-    return PromptedPlan(task, session, lengths)
+    return PromptedPlan(task, session, lengths) if isinstance(task, Task) else ServedPerplexity(session, lengths)
 
 
 def _plan(name: str, session: Session, lengths: list[int]) -> Plan:

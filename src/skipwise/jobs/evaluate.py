@@ -18,6 +18,7 @@ from skipwise.evals import prompted, rows, runner, tasks
 from skipwise.evals.rows import Row
 from skipwise.evals.served.client import Client
 from skipwise.evals.served.deployment import Deployment, explore
+from skipwise.evals.served.perplexity import EXTRA_TOKENS
 from skipwise.evals.served.session import ServedSession
 from skipwise.evals.task import Inputs, Task
 from skipwise.evals.tasks import perplexity
@@ -168,6 +169,8 @@ def _check_tasks(candidate: _Candidate, settings: EvaluationConfig, lengths: lis
             if candidate.model is not None:
                 check_text(name, ids, inputs.tokenizer, candidate.model)
         perplexity.choose(inputs, candidate.documents, lengths)
+        if candidate.deployment:
+            runner.check_admitted(candidate.deployment, max(lengths) + EXTRA_TOKENS)
 
 
 def _check_out(out: Path) -> None:

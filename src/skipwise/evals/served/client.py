@@ -96,12 +96,18 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End the connections."""
+        """Give up what is under way and end the connections."""
         if self._thread.is_alive():
-            self._run(self._client.close())
+            self._run(self._end())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait([*tasks, asyncio.create_task(self._client.close())], timeout=2)
 
     def models(self) -> list[dict[str, Any]]:
         """The entries of `/models`.

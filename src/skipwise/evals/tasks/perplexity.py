@@ -157,24 +157,36 @@ def measure(
         losses = []
         for name, tokens in documents:
             losses.append(_unfailing(reader, tokens, max(group), protocol, advance))
-            _require_finite(losses[-1], name)
+            require_finite(losses[-1], name)
         seconds = time.monotonic() - started
         for start, length in [part for part in wanted if part[1] in group]:
-            first = max(start - 1, 0)
-            scored = [part[first : length - 1] for part in losses] if protocol.name == "prefix" else losses
-            units = intervals.units(scored)
-            interval = intervals.perplexity_interval(units)
-            yield header(documents, start, length, protocol).replace(
-                value=intervals.perplexity(scored),
-                low=interval.low,
-                high=interval.high,
-                interval=interval.name,
-                tokens=sum(len(part) for part in scored),
-                seconds=round(seconds, 3),
-                beyond_window=length > loaded.window,
-                sums=[round(value, 4) for value in units.sums.tolist()],
-                counts=units.counts.tolist(),
-            )
+            row = row_of_losses(header(documents, start, length, protocol), losses, seconds)
+            yield row.replace(beyond_window=length > loaded.window)
+
+
+def row_of_losses(head: Row, losses: Sequence[intervals.Losses], seconds: float) -> Row:
+    """The row of a header with its figures.
+
+    Args:
+        head: The header.
+        losses: Loss (nats) of each token of each document, from its second on; under `sliding`, of the scored tokens.
+        seconds: What reading took.
+    """
+    assert head.length is not None
+    first = max((head.start or 0) - 1, 0)
+    scored = [part[first : head.length - 1] for part in losses] if head.variant == "prefix" else losses
+    units = intervals.units(scored)
+    interval = intervals.perplexity_interval(units)
+    return head.replace(
+        value=intervals.perplexity(scored),
+        low=interval.low,
+        high=interval.high,
+        interval=interval.name,
+        tokens=sum(len(part) for part in scored),
+        seconds=round(seconds, 3),
+        sums=[round(value, 4) for value in units.sums.tolist()],
+        counts=units.counts.tolist(),
+    )
 
 
 def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -232,7 +244,8 @@ def _document_losses(
     return np.concatenate(scores)
 
 
-def _require_finite(losses: intervals.Losses, name: str) -> None:
+def require_finite(losses: intervals.Losses, name: str) -> None:
+    """Errors: SkipwiseError for a loss that is not finite, naming the document."""
     bad = np.flatnonzero(~np.isfinite(losses))
     if len(bad):
         raise SkipwiseError(
