@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from skipwise.runs.environment import checkout_commit, read_environment
-from skipwise.runs.processes import SIZES, refuse_several_processes
 
 
 def repository(folder: Path) -> str:
@@ -58,14 +57,3 @@ def test_a_damaged_environment_is_none(content: str, tmp_path: Path, capsys: pyt
     path.write_text(content)
     assert read_environment(path) is None
     assert "environment.json is damaged" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_several_processes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for other in SIZES:
-        monkeypatch.delenv(other, raising=False)
-    monkeypatch.setenv(name, "1")
-    refuse_several_processes()
-    monkeypatch.setenv(name, "2")
-    with pytest.raises(ValueError, match=f"{name}=2"):
-        refuse_several_processes()

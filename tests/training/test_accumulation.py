@@ -34,7 +34,7 @@ def examples(folder: Path, count: int) -> SkippedPositions:
     return SkippedPositions(documents, **lengths, examples=count, recall=recall, recall_share=0.6)
 
 
-def job(folder: Path, batch: int, accumulation: int, processes: int = 1) -> None:
+def job(folder: Path, batch: int, accumulation: int) -> None:
     """Train on the same 8 examples a step, however they are divided."""
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
@@ -48,7 +48,7 @@ def job(folder: Path, batch: int, accumulation: int, processes: int = 1) -> None
         log_every=1,
         validate_every=STEPS,
     )
-    data = examples(folder, STEPS * batch * accumulation * processes)
+    data = examples(folder, STEPS * batch * accumulation)
     validation = {name: examples(folder, 8) for name in ("skipped", "plain")}
     train(model, config, data, validation, folder=folder, precision="float32")
     if int(os.environ.get("RANK", "0")) == 0:
@@ -88,14 +88,14 @@ def test_accumulated_batches_equal_one(batch: int, accumulation: int, tmp_path: 
 
 
 def test_two_processes_equal_one(tmp_path: Path, large_batch: Path) -> None:
-    """Two processes with two batches of two each, over gloo."""
+    """Two processes with two batches of two each, over gloo: they share the examples of a step."""
     paths = [str(Path(__file__).parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     code = "import sys, pathlib, test_accumulation as t; t.job(pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:]))"
     script = tmp_path / "worker.py"
     script.write_text(code)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    arguments = [str(tmp_path / "run"), "2", "2", "2"]
+    arguments = [str(tmp_path / "run"), "2", "4"]
     done = subprocess.run([*launch, *arguments], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_training(tmp_path / "run", large_batch)

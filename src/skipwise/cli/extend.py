@@ -43,25 +43,45 @@ def add(commands: Any) -> None:
     add_set(parser, "training.steps=200")
     parser.add_argument("--out", metavar="FOLDER", completes="folder", setting="out", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out, if there is one")
+    parser.add_argument(
+        "--processes",
+        type=_count,
+        metavar="N",
+        help="train in N processes on this machine, one for each GPU (or use torchrun)",
+    )
     parser.set_defaults(action=run)
 
 
-def run(args: argparse.Namespace) -> None:
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of processes, e.g. 8")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int | None:
     config = _run_config(args)
     from skipwise.runs.folder import check_folder
-    from skipwise.runs.processes import refuse_several_processes
+    from skipwise.utils import processes
 
-    refuse_several_processes()  # before the imports below, which take seconds
-    check_folder(Path(config.out), args.resume)
+    here = processes.place()
+    if here.rank == 0:  # before the imports below, which take seconds
+        check_folder(Path(config.out), args.resume)
+    if args.processes and not here.launched:
+        from skipwise.utils.launch import launch
+
+        return launch(args.words, args.processes)
     from skipwise.evals import rows
     from skipwise.evals.tables import change_table, summary_table
     from skipwise.jobs.extend import extend
 
     folder = extend(config, resume=args.resume)
+    if not processes.first():
+        return None
     # The page shows the stretches between lengths too; here the table stays short.
     shown = [row for row in rows.read(folder / "results.jsonl") if row.task != "perplexity_by_position"]
     print("\n".join(f"\n{table}" for table in (summary_table(shown), change_table(shown)) if table))
     print(f"\nmodel   {folder / 'model'}\nreport  {folder / 'report.html'}")
+    return None
 
 
 def _run_config(args: argparse.Namespace) -> "RunConfig":

@@ -10,6 +10,7 @@ from skipwise.cli.codes import USER_ERROR
 from skipwise.cli.completion import SHELLS, PrintCompletion
 from skipwise.cli.parsing import Command
 from skipwise.errors import SkipwiseError, is_out_of_memory
+from skipwise.utils import processes
 from skipwise.utils.os_errors import is_disk_full, path_error
 from skipwise.utils.termination import EXIT_CODE, Terminated, terminable
 
@@ -73,10 +74,18 @@ def _quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("LOGLEVEL", "ERROR")  # lm-eval's
+    if "WORLD_SIZE" in os.environ:  # a lost connection between processes is described in one line of ours
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     for name in ("datasets", "huggingface_hub", "lm_eval", "lm-eval", "urllib3", "httpx", "filelock", "fsspec"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning)
+
+
+def _print_error(line: str) -> None:
+    """Print what ended the command. One process of a job does it for all."""
+    if processes.first():
+        print(f"skipwise: {' '.join(line.split())}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,12 +103,13 @@ def main(argv: list[str] | None = None) -> int:
         with terminable():
             args = build_parser().parse_args(argv)
             command = args.command
+            args.words = sys.argv[1:] if argv is None else argv
             args.is_process = argv is None  # nothing runs in this process after the command
             code: int = args.action(args) or 0
             sys.stdout.flush()
             return code
     except Terminated as end:
-        print(f"skipwise: ended by SIGTERM{f' {end.state}' if end.state else ''}{_again(command)}", file=sys.stderr)
+        _print_error(f"ended by SIGTERM{f' {end.state}' if end.state else ''}{_again(command)}")
         return EXIT_CODE
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         with contextlib.suppress(OSError, ValueError):

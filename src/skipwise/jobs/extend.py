@@ -5,6 +5,7 @@
 Every stage leaves its result in the folder and is skipped when it is there, so an interrupted run goes on where it was.
 """
 
+import contextlib
 import gc
 import json
 from pathlib import Path
@@ -29,8 +30,8 @@ from skipwise.models.reach import reach
 from skipwise.report.build import write_report
 from skipwise.runs.environment import environment, peak_memory, read_environment
 from skipwise.runs.folder import check_folder, held_folder, open_folder
-from skipwise.runs.processes import refuse_several_processes
-from skipwise.training import adapters
+from skipwise.training import adapters, processes
+from skipwise.training.processes import FINISHED, Team
 from skipwise.training.trainer import train
 from skipwise.utils.atomic_files import atomic_folder, read_jsonl, write_text
 from skipwise.utils.progress import say
@@ -56,10 +57,21 @@ def extend(config: RunConfig, *, resume: bool = False) -> Path:
             loss that is not finite.
         Terminated: After SIGTERM. A resumed run goes on from the last whole step.
     """
+    with terminable(), processes.joined() as team:
+        processes.share(config.training, team.place.size)
+        if team.first:
+            _extend(config, resume, team)
+            team.finish(FINISHED)
+        else:
+            _help(team)
+    return Path(config.out)
+
+
+def _extend(config: RunConfig, resume: bool, team: Team) -> None:
+    """Do all of a run but the part of the training that other processes do."""
     folder = Path(config.out)
-    refuse_several_processes()
     check_folder(folder, resume)
-    with terminable(), held_folder(folder):
+    with held_folder(folder):
         check_inputs(config)
         rows_module.read(folder / RESULTS)
         lengths_given = config.evaluation.lengths is not None
@@ -76,18 +88,28 @@ def extend(config: RunConfig, *, resume: bool = False) -> Path:
         if texts and not trained:
             check_room(loaded, config, texts.examples.sampler.example_length, resume=resume)
         open_folder(config, folder, resume)
-        facts = _environment(loaded, folder, {"layers": layers, "source": source_card.facts(config.model)})
+        known: dict[str, Any] = {"layers": layers, "source": source_card.facts(config.model)}
+        if team.place.size > 1:
+            known["processes"] = team.place.size
+        facts = _environment(loaded, folder, known)
         _evaluate(loaded, config, documents, "original", folder)
         del loaded
         gc.collect()
         if not trained:
-            facts |= _train(config, texts, folder, resume)
+            facts |= _train(config, texts, folder, resume, team)
             write_text(folder / ENVIRONMENT, json.dumps(facts, indent=2))
         extended = load(config.model.model_copy(update={"path": str(folder / "model"), "revision": None}))
         _evaluate(extended, config, documents, "extended", folder)
         write_card(folder / "model", config, facts, rows_module.read(folder / RESULTS))
         write_report([folder], folder / "report.html")
-    return folder
+
+
+def _help(team: Team) -> None:
+    """Wait for the first process of the job, and train with it when it does."""
+    while (message := team.wait()) != FINISHED:
+        config, resume = message
+        _train(config, None, Path(config.out), resume, team)
+        gc.collect()
 
 
 def _unreached_layers(config: RunConfig, model: PreTrainedConfig) -> list[str]:
@@ -117,30 +139,49 @@ def _evaluate(loaded: LoadedModel, config: RunConfig, documents: list[Document],
     return evaluate(loaded, config.evaluation, documents, label=label, out=folder / RESULTS, lengths=lengths)
 
 
-def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool) -> dict[str, Any]:
-    """Scale, train and save the model. Returns the figures of the training for environment.json."""
+def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool, team: Team) -> dict[str, Any]:
+    """Scale, train and save the model.
+
+    Args:
+        config: The resolved configuration.
+        texts: Opened by the first process; None where there are none, and in the other processes, which open them.
+        folder: The run folder, in which the first process writes.
+        resume: Go on from the last checkpoint.
+        team: Processes that train together.
+
+    Returns:
+        The figures of the training for environment.json; empty in all processes but the first.
+    """
     training, figures = config.training, dict[str, Any]()
+    learns = bool(training.steps and config.data.paths)
     adapted = config.adapter.method != "none" and training.steps > 0
-    loaded = load(
-        config.model,
-        target_length=config.target_length,
-        scaling=config.scaling,
-        dtype=None if adapted else torch.float32,
-    )
-    wrapped = adapters.attach(loaded.model, config.adapter) if adapted else None
-    if training.steps and texts:
-        tokens = length_text(texts.examples.sampler.example_length)
-        per_step = training.batch_size * training.gradient_accumulation
-        say(f"training: {training.steps:,} steps of {per_step:,} examples of {tokens} tokens")
-        figures = train(
-            loaded.model,
-            training,
-            texts.examples,
-            texts.validation,
-            folder=folder,
-            precision=config.model.precision,
-            resume=resume,
+    if learns:
+        team.tell((config, resume))
+    with team.training() if learns else contextlib.nullcontext():
+        loaded = load(
+            config.model,
+            target_length=config.target_length,
+            scaling=config.scaling,
+            dtype=None if adapted else torch.float32,
         )
+        wrapped = adapters.attach(loaded.model, config.adapter) if adapted else None
+        if learns:
+            texts = texts or run_texts(config, loaded.tokenizer)
+            tokens = length_text(texts.examples.sampler.example_length)
+            per_step = training.batch_size * training.gradient_accumulation
+            several = f" in {team.place.size} processes" if team.place.size > 1 else ""
+            say(f"training: {training.steps:,} steps of {per_step:,} examples of {tokens} tokens{several}")
+            figures = train(
+                loaded.model,
+                training,
+                texts.examples,
+                texts.validation,
+                folder=folder,
+                precision=config.model.precision,
+                resume=resume,
+            )
+    if not team.first:
+        return {}
     figures["peak_memory_bytes"] = peak_memory()
     figures["trained_parameters"] = sum(w.numel() for w in loaded.model.parameters() if w.requires_grad)
     model = loaded.model

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from skipwise.data.skipped_positions import SkippedPositions
 from skipwise.errors import SkipwiseError
 from skipwise.models.forward import loss
 from skipwise.rope import hf_config
-from skipwise.training import adapters
+from skipwise.training import adapters, processes
 from skipwise.training.checkpoints import (
     ADAPTER,
     STATE,
@@ -37,6 +38,7 @@ from skipwise.training.checkpoints import (
 from skipwise.training.log import TrainingLog
 from skipwise.utils import progress
 from skipwise.utils.atomic_files import atomic_folder, read_jsonl, write_jsonl
+from skipwise.utils.processes import place
 from skipwise.utils.termination import Terminated, deferred
 
 ABSURD_LOSS = 100.0
@@ -82,6 +84,8 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
     keep_checkpoints: int = 1
     terminated: Callable[[], bool] | None = None
     """Says whether the training has to end early."""
+    _seeded = -1
+    """Step whose random numbers were seeded last."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return torch.utils.data.SequentialSampler(train_dataset or self.train_dataset)
@@ -98,29 +102,42 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Compute one batch's gradients. Raises `SkipwiseError` for an absurd loss, `Terminated` after SIGTERM."""
         self._end_if_terminated()
+        if self.args.world_size > 1:
+            self._seed()
         value: Tensor = super().training_step(*args, **kwargs)
-        if not value < ABSURD_LOSS:
-            raise self._diverged(f"the loss at step {self.state.global_step + 1} is {value.item():g}")
+        agreed = processes.mean(value)
+        if not agreed < ABSURD_LOSS:
+            raise self._diverged(f"the loss at step {self.state.global_step + 1} is {agreed.item():g}")
         return value
+
+    def _seed(self) -> None:
+        """Make what is random in a step, such as an adapter's dropout, a function of its number and the process."""
+        if self._seeded == self.state.global_step:
+            return
+        self._seeded = self.state.global_step
+        key = (self.args.seed, self.state.global_step, self.args.process_index)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Compute one validation batch's loss. Raises as `training_step`."""
         if self.is_in_train:
             self._end_if_terminated()
         value = super().prediction_step(*args, **kwargs)
-        if not value[0] < ABSURD_LOSS:
-            raise self._diverged(f"the validation loss after step {self.state.global_step} is {value[0].item():g}")
+        agreed = processes.mean(value[0])
+        if not agreed < ABSURD_LOSS:
+            raise self._diverged(f"the validation loss after step {self.state.global_step} is {agreed.item():g}")
         return value
 
     def _end_if_terminated(self) -> None:
         """Save where the training is and end it. Weights and optimiser change between batches of steps only."""
-        if self.terminated is None or not self.terminated():
+        if not processes.any_of(self.terminated is not None and self.terminated(), self.args.device):
             return
         step = self.state.global_step
         if not step:
             raise Terminated("before the first step")
         if not (self._folder() / STATE).exists():
             self._save_checkpoint(self.model, None)
+        processes.wait_for_all()  # a launcher ends all processes when one has ended
         raise Terminated(f"after step {step}, which is saved")
 
     def _diverged(self, problem: str) -> SkipwiseError:
@@ -149,7 +166,8 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
             _save_weights(self.model.model, folder)
             self.model.model.config.save_pretrained(folder)
             self._save_optimizer_and_scheduler(str(folder))
-            self._save_rng_state(str(folder))
+            if self.args.world_size == 1:  # several processes draw by `_seed`
+                self._save_rng_state(str(folder))
             self.state.save_to_json(str(folder / STATE))
             write_checksums(folder)
         for old in checkpoints_in(self.checkpoints)[: -self.keep_checkpoints]:
@@ -177,12 +195,14 @@ def _load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
 
 
 def _arguments(config: TrainingConfig, folder: Path, device: torch.device, precision: str) -> TrainingArguments:
+    size = place().size
+    batch, accumulation = processes.share(config, size)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=batch,
         per_device_eval_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
+        gradient_accumulation_steps=accumulation,
         average_tokens_across_devices=True,  # the loss is scaled so that processes add up, as accumulated batches do
         learning_rate=config.learning_rate,
         lr_scheduler_type={"constant": "constant_with_warmup", "cosine": "cosine"}[config.schedule],
@@ -227,7 +247,8 @@ def train(
         model: A model whose trained weights are fp32; they are changed in place. Frozen ones may have any dtype and are
             not in the checkpoints.
         config: Steps, batches, learning rate and checkpoints.
-        examples: What is learned from; example i belongs to step i // (batch_size * gradient_accumulation).
+        examples: What is learned from; example i belongs to step i // (batch_size * gradient_accumulation), on any
+            number of processes.
         validation: Datasets for the losses at `skipped` and at `plain` positions.
         folder: The run folder. Checkpoints go to `checkpoints/`, figures to `log.jsonl`.
         precision: "bfloat16" computes under autocast over the fp32 weights.
@@ -245,18 +266,20 @@ def train(
         hf_config.refuse_training(model.config)
     checkpoints = folder / "checkpoints"
     start = usable_checkpoint(checkpoints) if resume else None
-    for partial in checkpoints.glob(".step-*") if checkpoints.is_dir() else []:
-        shutil.rmtree(partial)  # what a killed process was writing
     done = step_of(start) if start else 0
     log = folder / "log.jsonl"
     rows = [row for row in read_jsonl(log) if row["step"] <= done] if start else []
-    write_jsonl(log, rows)
+    if place().rank == 0:
+        for partial in checkpoints.glob(".step-*") if checkpoints.is_dir() else []:
+            shutil.rmtree(partial)  # what a killed process was writing
+        write_jsonl(log, rows)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.train()
     arguments = _arguments(config, folder, model.device, precision)
-    per_step = config.batch_size * config.gradient_accumulation * arguments.world_size
-    tokens_per_step = per_step * examples.sampler.example_length
+    # A batch may reach some experts of a mixture only; in any other model a search for unreached weights costs time.
+    arguments.ddp_find_unused_parameters = any("expert" in name for name, _ in model.named_parameters())
+    tokens_per_step = config.batch_size * config.gradient_accumulation * examples.sampler.example_length
     validated = any(row["kind"] == "validation" and row["step"] == done for row in rows)
     arguments.eval_on_start = done % config.validate_every == 0 and not validated
     with progress.bar("training", total=config.steps, unit="step", initial=done) as bar, deferred() as terminated:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+from skipwise.utils import processes
 from skipwise.utils.text import duration, quantity
 
 PLAIN_INTERVAL = 10.0  # seconds between lines when stderr is not a terminal
@@ -99,8 +100,11 @@ class _RichBar(Bar):
 
 @contextlib.contextmanager
 def bar(description: str, *, total: float | None, unit: str, initial: float = 0, quiet: bool = False) -> Iterator[Bar]:
-    """Show progress while the block runs. The arguments are those of `Bar`; `quiet` shows nothing."""
-    kind: type[Bar] = Bar if quiet else (_RichBar if sys.stderr.isatty() else _PlainBar)
+    """Show progress while the block runs, in the first process of a job.
+
+    The arguments are those of `Bar`; `quiet` shows nothing.
+    """
+    kind: type[Bar] = Bar if quiet or not processes.first() else (_RichBar if sys.stderr.isatty() else _PlainBar)
     shown = kind(description, total, unit, initial)
     try:
         yield shown
@@ -109,5 +113,6 @@ def bar(description: str, *, total: float | None, unit: str, initial: float = 0,
 
 
 def say(text: str) -> None:
-    """Print one line for the user, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print one line for the user, on stderr. The first process of a job does it for all."""
+    if processes.first():
+        print(text, file=sys.stderr, flush=True)

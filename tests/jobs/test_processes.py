@@ -1,0 +1,171 @@
+"""Several processes train as one: equal losses and weights, one log and one voice, and an orderly end when one is lost.
+
+The processes are real ones over gloo on the CPU.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from skipwise.cli import main
+from skipwise.training.checkpoints import last_checkpoint
+from skipwise.utils.atomic_files import read_jsonl
+from support.tiny import tiny_llama
+
+SETTINGS = [
+    *("training.batch_size=4", "training.save_every=2", "training.validate_every=4", "training.log_every=1"),
+    *("training.validation_examples=4", "training.learning_rate=1e-3", "model.precision=float32"),
+    *("evaluation.tasks=[perplexity]", "evaluation.lengths=[64]"),
+]
+LIMIT = 240.0
+"""Seconds that anything may take on a busy machine."""
+
+
+def words(model: Path, out: Path, steps: int, *more: str) -> list[str]:
+    settings = [part for each in (*SETTINGS, f"training.steps={steps}") for part in ("--set", each)]
+    where = ["--model", str(model), "--target", "256", "--data", argparse.__file__, "--out", str(out)]
+    return ["extend", *where, *settings, *more]
+
+
+def start(command: list[str], **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def torchrun(size: int) -> list[str]:
+    return ["torch.distributed.run", "--standalone", f"--nproc-per-node={size}", "-m", "skipwise"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("models") / "tiny", window=64, adds_bos=True)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="module")
+def alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps in one process."""
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIPWISE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        assert main.main(words(model, folder, 6)) == 0
+    return folder
+
+
+def assert_same_training(run: Path, other: Path) -> None:
+    """The same steps with the same losses, and the same weights to rounding: a step moves them by about 1e-3."""
+    losses = [
+        {row["step"]: row["loss"] for row in read_jsonl(folder / "log.jsonl") if row["kind"] == "train"}
+        for folder in (run, other)
+    ]
+    assert losses[0].keys() == losses[1].keys()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    weights, others = (load_file(folder / "model/model.safetensors") for folder in (run, other))
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight.float(), others[name].float(), rtol=1e-2, atol=1e-4)  # bf16
+
+
+def error_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("skipwise: ")]
+
+
+def wait_for(running: subprocess.Popen[str], folder: Path, step: int) -> None:
+    """Wait until a step is logged."""
+    deadline = time.monotonic() + LIMIT
+    while not any(row["step"] >= step for row in read_jsonl(folder / "log.jsonl")):
+        assert running.poll() is None, running.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def workers_of(launcher: int) -> list[int]:
+    """Processes whose parent is the launcher, by their rank."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    ranks = {}
+    for child in map(int, children):
+        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks |= {int(each[5:]): child for each in variables if each.startswith(b"RANK=")}
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+def test_two_processes_of_torchrun_train_like_one(model: Path, alone: Path, tmp_path: Path) -> None:
+    running = start([*torchrun(2), *words(model, tmp_path / "run", 6)])
+    printed, shown = running.communicate(timeout=LIMIT)
+    assert running.returncode == 0, shown
+    assert_same_training(tmp_path / "run", alone)
+    assert printed.count("report.html") == 1
+    assert shown.count("training: 6 step in") == 1
+    assert "in 2 processes" in shown
+    assert read_jsonl(tmp_path / "run/log.jsonl")[0].keys() == read_jsonl(alone / "log.jsonl")[0].keys()
+    rows = [
+        [{**row, "fingerprint": 0} for row in read_jsonl(run / "results.jsonl")] for run in (tmp_path / "run", alone)
+    ]
+    assert [row["task"] for row in rows[0]] == [row["task"] for row in rows[1]]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes under /proc")
+def test_a_lost_process_ends_the_job_and_one_process_goes_on(model: Path, alone: Path, tmp_path: Path) -> None:
+    """Killed between checkpoints; then resumed on another number of processes."""
+    folder = tmp_path / "run"
+    running = start(["skipwise", *words(model, folder, 6, "--processes", "2")])
+    wait_for(running, folder, 3)  # a checkpoint was written after step 2
+    killed = time.monotonic()
+    os.kill(workers_of(running.pid)[1], signal.SIGKILL)
+    _, shown = running.communicate(timeout=LIMIT)
+    assert time.monotonic() - killed < 60
+    assert running.returncode == 2
+    assert len(error_lines(shown)) == 1, shown
+    assert "process 2 of 2 was ended by SIGKILL" in error_lines(shown)[0]
+    assert "--resume" in error_lines(shown)[0]
+    assert "Traceback" not in shown
+    assert not (folder / "model").exists()
+    assert last_checkpoint(folder / "checkpoints") is not None
+    assert main.main(["extend", "--out", str(folder), "--resume"]) == 0
+    assert_same_training(folder, alone)
+
+
+def test_sigterm_to_the_launcher_saves(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    settings = ["--set", "training.save_every=100000", "--processes", "2"]
+    running = start(["skipwise", *words(model, folder, 100_000, *settings)])
+    wait_for(running, folder, 2)
+    running.send_signal(signal.SIGTERM)
+    _, shown = running.communicate(timeout=LIMIT)
+    assert running.returncode == 75, shown
+    (line,) = error_lines(shown)
+    step = int(line.split("after step ")[1].split(",")[0])
+    assert (folder / f"checkpoints/step-{step:06d}/trainer_state.json").is_file()
+    assert "Traceback" not in shown
+
+
+@pytest.mark.slow
+def test_an_error_is_said_once(model: Path, tmp_path: Path) -> None:
+    """Before the processes meet, and after: the first one finds the missing text alone."""
+    odd = start(["skipwise", *words(model, tmp_path / "a", 6, "--set", "training.batch_size=3", "--processes", "2")])
+    missing = start(["skipwise", *words(model, tmp_path / "b", 6, "--processes", "2", "--data", "no-such-text")])
+    for running, reason in ((odd, "2 processes cannot share 3 examples"), (missing, "no-such-text")):
+        _, shown = running.communicate(timeout=LIMIT)
+        assert running.returncode == 2, shown
+        assert len(error_lines(shown)) == 1, shown
+        assert reason in error_lines(shown)[0]
+        assert "Traceback" not in shown
+    assert not list(tmp_path.iterdir())
