@@ -41,14 +41,15 @@ def resolved_config(config: RunConfig, model: PreTrainedConfig) -> RunConfig:
     target = config.target_length
     if target <= original:
         raise SkipwiseError(
-            f"target_length {target:,} is not beyond the model's own window of {original:,} tokens; "
+            f"target_length {length_text(target)} is not beyond the model's own window of "
+            f"{length_text(original)} tokens; "
             f"give a longer one, e.g. --target {4 * original}"
         )
     train_length = config.training.train_length or min(original, DEFAULT_TRAIN_LENGTH)
     if train_length > original and config.positions.sampler != "full":
         raise SkipwiseError(
-            f"training.train_length {train_length:,} is longer than the model's own window of {original:,} tokens; "
-            "skipped positions need no more than that"
+            f"training.train_length {length_text(train_length)} is longer than the model's own window of "
+            f"{length_text(original)} tokens; skipped positions need no more than that"
         )
     scaled = scale(model, config.scaling, target_length=target, original_length=config.model.original_length)
     if config.training.steps:

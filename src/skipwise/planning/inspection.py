@@ -150,7 +150,8 @@ def facts(config: "PreTrainedConfig", model: ModelConfig, target_length: int | N
     target = target_length or 4 * max(window, original)
     if target <= original:
         raise SkipwiseError(
-            f"target {target:,} is not beyond the model's original window of {original:,} tokens; "
+            f"target {length_text(target)} is not beyond the model's original window of "
+            f"{length_text(original)} tokens; "
             f"give a longer one, e.g. --target {4 * original}"
         )
     dim, theta = architecture.rotary_dim, architecture.theta
@@ -253,7 +254,7 @@ def _recommendation(
     reasons = []
     if carried:
         reasons.append(
-            f"the model already carries {carried['method']} scaling from {original:,} tokens; "
+            f"the model already carries {carried['method']} scaling from {length_text(original)} tokens; "
             "it is extended from there, not scaled twice"
         )
     reasons.append(_scaling_reason(scaling, taken[scaling], factor, critical, pairs))
@@ -305,7 +306,8 @@ def _sampler_reasons(length: int, target: int, chunks: int, factor: float) -> li
         else f"up to ×{MANY_CHUNKS_FACTOR} the fewer seams of 2 chunks are worth more"
     )
     return [
-        f"pose trains on {length:,} tokens at a time, whatever the target; a full-length example has {target:,}",
+        f"pose trains on {length_text(length)} tokens at a time, whatever the target; a full-length example has "
+        f"{length_text(target)}",
         f"the longest distance is shown {often}: {chosen} "
         "(2 and 3 chunks reached the same perplexity in the PoSE paper, 2,048 a far worse one)",
     ]

@@ -25,6 +25,7 @@ from skipwise.planning.operations_and_bytes import Bytes, Work, Workload
 from skipwise.positions import coverage
 from skipwise.positions.sampler import Sampler
 from skipwise.rope import hf_config
+from skipwise.utils.text import length_text
 
 SHARE = 0.99
 """Of the distances, for the number of examples that show most of them."""
@@ -121,11 +122,12 @@ def plan(model: ModelConfig, target_length: int, options: Options) -> Plan:
     original = model.original_length or hf_config.true_original_length(config)
     length = options.train_length or min(original, DEFAULT_TRAIN_LENGTH)
     if target_length <= original:
-        raise SkipwiseError(f"target {target_length:,} is not beyond the original window of {original:,} tokens")
+        target, window = length_text(target_length), length_text(original)
+        raise SkipwiseError(f"target {target} is not beyond the original window of {window} tokens")
     if length > original:
         raise SkipwiseError(
-            f"--train-length {length:,} is longer than the model's own window of {original:,} tokens; "
-            "skipped positions need no more than that"
+            f"--train-length {length_text(length)} is longer than the model's own window of {length_text(original)} "
+            "tokens; skipped positions need no more than that"
         )
     samplers = [Sampler("pose", length, target_length, chunks=n) for n in sorted({2, 3, options.chunks}) if n > 1]
     seen = [
