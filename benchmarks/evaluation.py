@@ -64,7 +64,7 @@ def prefix(loaded: LoadedModel, window: int) -> None:
 
     def ours() -> list[float]:
         parts = [(0, n) for n in lengths]
-        rows = perplexity.measure(loaded, reader, documents, parts, perplexity.Protocol())
+        rows = perplexity.measure(loaded, reader, documents, parts, perplexity.PerplexityVariant())
         return [row.value for row in rows]
 
     ours()
@@ -107,7 +107,7 @@ def sliding(path: str, window: int, stride: int, variant: str | None) -> None:
         return
     loaded = scaled(path, window)
     documents = text_of(loaded, span)
-    how = perplexity.Protocol("sliding", stride, span)
+    how = perplexity.PerplexityVariant("sliding", stride, span)
     text = documents[0][1][:span].tolist()
     call = {"plain": lambda: sliding_plain(loaded, text, window, stride)}.get(
         variant, lambda: sliding_ours(loaded, documents, window, how)

@@ -201,10 +201,10 @@ def test_reading_that_runs_out_of_memory_goes_on_in_smaller_chunks(monkeypatch, 
             raise torch.OutOfMemoryError("CUDA out of memory")
         return token_nll(self, *args, **kwargs)
 
-    protocol = perplexity.Protocol("sliding", 64, 300)
-    [wanted] = perplexity.measure(loaded, reader, documents, [(0, 100)], protocol)
+    variant = perplexity.PerplexityVariant("sliding", 64, 300)
+    [wanted] = perplexity.measure(loaded, reader, documents, [(0, 100)], variant)
     monkeypatch.setattr(Reader, "token_nll", tight)
-    [found] = perplexity.measure(loaded, reader, documents, [(0, 100)], protocol)
+    [found] = perplexity.measure(loaded, reader, documents, [(0, 100)], variant)
     assert found.value == pytest.approx(wanted.value, rel=1e-5)
     assert calls[:3] == [512, 256, 128]
     assert "going on with chunks of 128 tokens" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Compare two models row by row: the change from one to the other, with a paired interval.
 
 Only rows that measure the same thing are paired: same task, version, settings, seed and `data`, the digest of prompts
-or texts as tokens. What both models found hard then cancels out, so a paired interval is much narrower than what two
+or texts as tokens. What is hard for both models cancels out, so a paired interval is much narrower than what two
 separate ones suggest. NumPy only.
 """
 

@@ -63,8 +63,10 @@ class PromptedPlan:
 
 
 def _parts(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells of variants that share no text, as they are measured: many short prompts together, because answers are
-    decoded in batches, long ones a variant at a time, because all prompts of a part are held.
+    """Group the cells of variants that share no text into parts that are measured together.
+
+    Many short prompts go together, because answers are decoded in batches. Long ones go a variant at a time, because
+    all prompts of a part are held in memory.
     """
     parts: list[list[Cell]] = []
     held = 0

@@ -205,8 +205,9 @@ def parse(values: dict[str, Any], place: str) -> Row:
 
 
 def _current(values: dict[str, Any]) -> dict[str, Any]:
-    """A row with the names of earlier versions under today's: `protocol` is now `variant`, a length of 0 is None, and
-    k_max's distance is no longer in `depth_index`.
+    """Convert a row of an earlier version.
+
+    `protocol` is now `variant`, a length of 0 is None, and k_max's distance is no longer in `depth_index`.
     """
     values = dict(values)
     if "protocol" in values:

@@ -4,9 +4,9 @@ Three things make it many times faster than generating prompt by prompt, with th
 
 - Prompts are read in sorted order, so that what neighbours share at their start (the filler before a needle) is
   computed once: each edge of their prefix tree costs one reading.
-- A prompt is read together with the answer that would be right (its draft). Where the model would say the draft itself
-  at every token, that one pass has decoded the answer; from the first token that differs on, decoding goes on with
-  the cache. This is speculative decoding (arXiv 2211.17192) with the truth as the draft: it equals greedy decoding.
+- A prompt is read together with the answer that would be right (its draft). If the model chooses the draft at every
+  token, that one pass has decoded the answer. From the first token that differs, decoding continues with the cache.
+  This is speculative decoding (arXiv 2211.17192) with the truth as the draft: it equals greedy decoding.
 - Prompts are read, and wrong answers decoded, several at a time.
 """
 
@@ -33,16 +33,19 @@ but a step of decoding costs the same for few rows as for many, and wrong answer
 
 
 class Prompt(NamedTuple):
+    """A prompt and a guess at its answer, as token ids."""
+
     ids: list[int]
     draft: list[int]
     """What a right answer begins with; any guess is safe, a good one is fast."""
 
     @property
     def text(self) -> list[int]:
+        """The prompt with its draft."""
         return self.ids + self.draft
 
 
-class Group(NamedTuple):
+class PromptGroup(NamedTuple):
     """Prompts that are read in one batch, by index, after a prefix that they share (tokens; 0 for a single one)."""
 
     members: list[int]
@@ -71,7 +74,7 @@ class _Job:
 
 
 def tokens_to_read(reader: Reader, prompts: Sequence[Prompt]) -> int:
-    """How many tokens `answer` will read at least, drafts included and decoding left out: for its progress."""
+    """Count the tokens that `answer` will read at least, for its progress: with drafts and without decoding."""
     texts = sorted(prompt.text for prompt in prompts)
     shared = 0 if reader.whole else sum(common_prefix(a, b) for a, b in itertools.pairwise(texts))
     return sum(map(len, texts)) - shared
@@ -84,11 +87,22 @@ def answer(
     ended: Callable[[int, list[int]], bool],
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> Iterator[tuple[int, list[int]]]:
-    """(index, tokens of the greedy answer) of every prompt, at most `limit` tokens each, as they are finished.
+    """Answer prompts greedily.
 
-    `ended(i, tokens)` is asked after every token of an answer: whether nothing that could follow matters. `advance`
-    is called with how many tokens were read. A batch that does not fit into memory is halved, with a message. Errors:
-    SkipwiseError where not even one prompt fits.
+    A batch that does not fit into memory is halved, with a message.
+
+    Args:
+        reader: The model.
+        prompts: The prompts with their drafts.
+        limit: Most tokens of an answer.
+        ended: Called with a prompt's index and its answer so far, after every token. True ends the answer.
+        advance: Called with the number of tokens that were read.
+
+    Yields:
+        (index of the prompt, tokens of its answer), as they are finished.
+
+    Raises:
+        SkipwiseError: Not even one prompt fits into memory.
     """
     job = _Job(reader, prompts, limit, ended, advance)
     if reader.whole:
@@ -106,20 +120,20 @@ def answer(
         try:
             with reader.reading():
                 if len(group.members) == 1:
-                    found = [_single(job, group.members[0], trunk, held)]
+                    answers = [_single(job, group.members[0], trunk, held)]
                     held = first.ids
                 else:
                     trunk.cut(len(held))
                     for _ in _read(job, [first.text[len(held) : group.prefix]], trunk):
                         pass
-                    found = _batch(job, group, trunk)
+                    answers = _batch(job, group, trunk)
                     held = first.text[: trunk.length]
         except (MemoryError, RuntimeError) as error:
             room = _less(job, group, room, error)
             trunk, held = reader.cache(1, longest), []
             continue
         todo = todo[len(group.members) :]
-        yield from zip(group.members, found, strict=True)
+        yield from zip(group.members, answers, strict=True)
 
 
 def _one_by_one(job: _Job) -> Iterator[tuple[int, list[int]]]:
@@ -131,7 +145,7 @@ def _one_by_one(job: _Job) -> Iterator[tuple[int, list[int]]]:
         job.advance(len(prompt.text))
 
 
-def _next_group(order: Sequence[int], texts: Sequence[list[int]], room: Room, limit: int) -> Group:
+def _next_group(order: Sequence[int], texts: Sequence[list[int]], room: Room, limit: int) -> PromptGroup:
     """The first prompts of `order` that are cheap to read together."""
     first = texts[order[0]]
     members, prefix, longest, alone = [order[0]], len(first), len(first), len(first)
@@ -145,7 +159,7 @@ def _next_group(order: Sequence[int], texts: Sequence[list[int]], room: Room, li
             break
         members.append(i)
         prefix, longest, alone = new_prefix, new_longest, alone + len(texts[i]) - shared
-    return Group(members, prefix if len(members) > 1 else 0)
+    return PromptGroup(members, prefix if len(members) > 1 else 0)
 
 
 def _read(job: _Job, rows: list[list[int]], cache: KeyValues) -> Iterator[tuple[int, Tensor]]:
@@ -159,10 +173,10 @@ def _read(job: _Job, rows: list[list[int]], cache: KeyValues) -> Iterator[tuple[
 def _single(job: _Job, i: int, cache: KeyValues, held: list[int]) -> list[int]:
     """The answer to one prompt, whose first `held` tokens are in the cache, which then holds the prompt."""
     prompt = job.prompts[i]
-    kept = min(len(held), len(prompt.ids) - 1)  # the last token of the prompt is read for what it says
-    cache.cut(kept)
-    wanted = len(prompt.ids) - 1 - kept
-    parts = [hidden[0, max(wanted - start, 0) :] for start, hidden in _read(job, [prompt.text[kept:]], cache)]
+    start = min(len(held), len(prompt.ids) - 1)  # the last token of the prompt is read, for what follows it
+    cache.cut(start)
+    wanted = len(prompt.ids) - 1 - start
+    parts = [hidden[0, max(wanted - place, 0) :] for place, hidden in _read(job, [prompt.text[start:]], cache)]
     new = _accepted(job, i, torch.cat(parts))
     while not job.finished(i, new):
         cache.cut(len(prompt.ids) + len(new) - 1)
@@ -173,7 +187,7 @@ def _single(job: _Job, i: int, cache: KeyValues, held: list[int]) -> list[int]:
     return new
 
 
-def _batch(job: _Job, group: Group, trunk: KeyValues) -> list[list[int]]:
+def _batch(job: _Job, group: PromptGroup, trunk: KeyValues) -> list[list[int]]:
     """The answers to prompts whose common prefix the trunk holds."""
     prompts = [job.prompts[i] for i in group.members]
     prefix = min(group.prefix, *(len(prompt.ids) - 1 for prompt in prompts))
@@ -186,29 +200,31 @@ def _batch(job: _Job, group: Group, trunk: KeyValues) -> list[list[int]]:
         for row, prompt in enumerate(prompts):
             first, last = len(prompt.ids) - 1 - prefix - start, len(rests[row]) - start
             parts[row].append(hidden[row, max(first, 0) : max(last, 0)])
-    found = [_accepted(job, i, torch.cat(states)) for i, states in zip(group.members, parts, strict=True)]
-    open_rows = [row for row, i in enumerate(group.members) if not job.finished(i, found[row])]
+    answers = [_accepted(job, i, torch.cat(states)) for i, states in zip(group.members, parts, strict=True)]
+    open_rows = [row for row, i in enumerate(group.members) if not job.finished(i, answers[row])]
     if open_rows:
         with job.reader.stepping():
-            _decode(job, group, [found[row] for row in open_rows], open_rows, cache)
-    return found
+            _decode(job, group, [answers[row] for row in open_rows], open_rows, cache)
+    return answers
 
 
 def _accepted(job: _Job, i: int, states: Tensor) -> list[int]:
-    """The model's choices from the states (D + 1, H) of a prompt's last token and its draft: as many draft tokens as
-    it would have said itself, and the token after them; fewer where the answer ends.
+    """The beginning of an answer that one pass over a prompt and its draft gives.
+
+    From the states (D + 1, H) of the prompt's last token and of its draft come as many draft tokens as the model would
+    have chosen, and the token after them; fewer if the answer ends.
     """
     draft = job.prompts[i].draft
     choices = sliced_loss.logits(job.reader.model, states).argmax(dim=-1).tolist()
     new: list[int] = []
-    for said, choice in zip([*draft, None], choices, strict=True):
+    for drafted, choice in zip([*draft, None], choices, strict=True):
         new.append(choice)
-        if choice != said or job.finished(i, new):
+        if choice != drafted or job.finished(i, new):
             break
     return new
 
 
-def _decode(job: _Job, group: Group, answers: list[list[int]], rows: list[int], cache: KeyValues) -> None:
+def _decode(job: _Job, group: PromptGroup, answers: list[list[int]], rows: list[int], cache: KeyValues) -> None:
     """Go on with the answers of some rows of a batch, all at once, until the last one has ended.
 
     What stands behind the end of a row (padding, and a draft's rejected part) stays in the cache, masked.
@@ -239,8 +255,9 @@ def _decode(job: _Job, group: Group, answers: list[list[int]], rows: list[int], 
 
 
 def _room(reader: Reader, longest: int) -> Room:
-    """A batch that is fast and takes at most half of the free memory, with the trunk and the copy that decoding makes
-    of its rows.
+    """A batch that is fast and takes at most half of the free memory.
+
+    That includes the trunk and the copy that decoding makes of its rows.
     """
     if not reader.batches:
         return Room(0, 0)
@@ -249,7 +266,7 @@ def _room(reader: Reader, longest: int) -> Room:
     return Room(CHUNKS.get(reader.model.device.type, 4) * reader.chunk, held)
 
 
-def _less(job: _Job, group: Group, room: Room, error: BaseException) -> Room:
+def _less(job: _Job, group: PromptGroup, room: Room, error: BaseException) -> Room:
     """Half of what a batch took that did not fit; half a chunk when it was one prompt. Errors: as `Reader.shrink`."""
     size = len(group.members)
     if size == 1 or not is_out_of_memory(error):

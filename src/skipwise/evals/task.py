@@ -54,6 +54,8 @@ class Cell(NamedTuple):
 
 
 class Question(NamedTuple):
+    """One prompt of a task, as token ids, and what its answer is compared with."""
+
     ids: list[int]
     """The prompt."""
     draft: list[int]
@@ -70,8 +72,9 @@ class Question(NamedTuple):
 
 
 def special_prefix(tokenizer: Any) -> list[int]:
-    """Ids of the special tokens that a tokenizer puts before a text, such as a BOS; what it puts behind one, such as an
-    EOS, would end a prompt before its answer.
+    """Find the special tokens, such as a BOS, that a tokenizer puts before a text.
+
+    Those that it puts behind a text, such as an EOS, are left out: they would end a prompt before its answer.
     """
     text = "a"
     ids = list(tokenizer(text, verbose=False)["input_ids"])
@@ -199,8 +202,18 @@ class CustomTask:
 
 
 def depth_grid(settings: EvaluationConfig, name: str, length: int, minimum: int, answer_tokens: int) -> list[Cell]:
-    """A cell for each of `evaluation.depths`. Errors: TooShortError for a length below the task's `minimum`;
-    SkipwiseError for no depths.
+    """Make a cell for each of `evaluation.depths`.
+
+    Args:
+        settings: Depths and trials.
+        name: Of the task, for the error.
+        length: Of the prompts with their answers, tokens.
+        minimum: The shortest length that the task can use, tokens.
+        answer_tokens: Most tokens of an answer.
+
+    Raises:
+        TooShortError: The length is below `minimum`.
+        SkipwiseError: There are no depths.
     """
     if length < minimum:
         raise TooShortError(
@@ -212,7 +225,11 @@ def depth_grid(settings: EvaluationConfig, name: str, length: int, minimum: int,
 
 
 def check_depths(settings: EvaluationConfig) -> None:
-    """Errors: SkipwiseError for no depths."""
+    """Refuse settings without depths.
+
+    Raises:
+        SkipwiseError: There are none.
+    """
     if not settings.depths:
         raise SkipwiseError("evaluation.depths is empty: expected shares such as [0, 0.5, 1]")
 
@@ -220,11 +237,19 @@ def check_depths(settings: EvaluationConfig) -> None:
 def fit(
     make: Callable[[int], list[int]], room: int, hint: int = 0, most: int | None = None, slack: int = 0
 ) -> tuple[int, list[int]]:
-    """(n, make(n)) for the largest n at which the prompt has at most `room` tokens; (-1, []) where not even n = 0 has.
+    """Find the largest prompt that has at most `room` tokens.
 
-    `make(n)` must not shrink as n grows, which it does up to `most` (without end when absent). Secant steps, so the
-    time is linear in the length: a few calls, fewer with a good `hint`, and fewer still with `slack`, the tokens that
-    may be missing to `room`.
+    It takes secant steps, so the time is linear in the length: a few calls, and fewer with a good `hint` or a `slack`.
+
+    Args:
+        make: Gives the prompt of size n, as token ids. It must not shrink as n grows.
+        room: Most tokens.
+        hint: A size to start from.
+        most: Largest size; none when absent.
+        slack: How many tokens fewer than `room` are enough.
+
+    Returns:
+        (n, make(n)); (-1, []) if even size 0 has too many tokens.
     """
     best, longest = -1, list[int]()
     above: int | None = None  # the smallest n known to be too many
@@ -254,7 +279,7 @@ Answerer = Callable[
 
 
 def header(task: Task, inputs: Inputs, cell: Cell, questions: Sequence[Question]) -> Row:
-    """What is known of a row before it is measured. `data` is a digest of the prompts and their right answers."""
+    """Make a row without figures. Its `data` is a digest of the prompts and their right answers."""
     state = hashlib.sha256()
     for question in questions:
         state.update(np.asarray(question.ids, dtype="<i8").tobytes())
@@ -282,11 +307,21 @@ def measure(
     answer: Answerer,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> Iterator[tuple[int, Row]]:
-    """(index, row) of every cell of one length as it is finished; `cells` are (cell, header, questions).
+    """Measure the cells of one length.
 
-    `tokens` is the mean length of the prompts, `scores` the score of each, `answers` holds pairs (truth, answer).
-    `seconds` is the time since the row before, since the cells of a length share what is read. A prompt that several
-    cells ask, to score its answer in several ways, is answered once.
+    In a row, `tokens` is the mean length of the prompts, `scores` the score of each, `answers` holds pairs (truth,
+    answer), and `seconds` is the time since the row before, because the cells of a length share what is read. A prompt
+    that several cells ask, to score its answer in several ways, is answered once.
+
+    Args:
+        task: The task.
+        inputs: What prompts are made from.
+        cells: (cell, header, questions) of each cell.
+        answer: Answers questions with the model.
+        advance: Called with the number of tokens that were read.
+
+    Yields:
+        (index of the cell, its row), as they are finished.
     """
     same: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for c, (cell, _, asked) in enumerate(cells):
@@ -326,7 +361,7 @@ def _row(task: Task, head: Row, questions: Sequence[Question], answers: dict[int
 
 
 def scored(row: Row, scores: Sequence[float]) -> Row:
-    """`row` with value, interval and the scores themselves, which comparisons are paired on.
+    """Fill in value, interval and the scores themselves, which comparisons are paired on.
 
     `rouge F1` spreads evenly around its mean and has Student's t; other scores may be 0 or 1 now and then, and their
     interval holds whatever their distribution. Prompts about one of the row's `units` count once.

@@ -43,7 +43,7 @@ FRONT = '---\ntitle: "Long Windows: a study"\nauthor: Ada Lovelace\ntags: [x]\n-
     ],
 )  # fmt: skip
 def test_what_a_document_says_of_itself(name: str, text: str, found: dict[str, str]) -> None:
-    assert document_qa.facts(name, text) == found
+    assert document_qa.document_facts(name, text) == found
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from skipwise.evals.intervals import student
 from skipwise.evals.rows import Row, read
 from skipwise.evals.runner import evaluate
 from skipwise.evals.tasks import perplexity
-from skipwise.evals.tasks.perplexity import Protocol
+from skipwise.evals.tasks.perplexity import PerplexityVariant
 from skipwise.models.chunked_reader import Reader
 from skipwise.models.load import LoadedModel, load
 from support.known import bigram_llama
@@ -230,7 +230,7 @@ def test_a_local_folder_of_tasks(bigram: LoadedModel, tmp_path: Path) -> None:
     assert run(bigram, tmp_path / "r.jsonl", other)[1] > 0
     (tmp_path / "tasks/mine.yaml").write_text("group: x\ntask: []\n", encoding="utf-8")
     with pytest.raises(SkipwiseError, match=r"holds no task file of lm-eval"):
-        task.load(bigram, config_of(str(tmp_path / "tasks")))
+        task.load_benchmarks(bigram, config_of(str(tmp_path / "tasks")))
 
 
 def test_the_papers_benchmarks_by_name() -> None:
@@ -244,20 +244,20 @@ def test_the_papers_benchmarks_by_name() -> None:
 
 def test_what_is_wrong_is_one_line(bigram: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SkipwiseError, match="nothing/here: no such file or folder"):
-        task.load(bigram, config_of("nothing/here"))
+        task.load_benchmarks(bigram, config_of("nothing/here"))
     with pytest.raises(SkipwiseError, match=r"evaluation\.harness\.tasks is empty"):
-        task.load(bigram, config_of())
+        task.load_benchmarks(bigram, config_of())
     path = written(tmp_path / "quiz.jsonl", questions_of(2))
     with pytest.raises(SkipwiseError, match="two benchmarks are called 'quiz'"):
-        task.load(bigram, config_of(path, path))
+        task.load_benchmarks(bigram, config_of(path, path))
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "far.yaml").write_text("task: far\ndataset_path: someone/nothing\ntest_split: test\n", encoding="utf-8")
     with pytest.raises(SkipwiseError, match=r"needs data from the hub, .* go online, or name a local task folder"):
-        task.load(bigram, config_of(str(tmp_path / "far.yaml")))
+        task.load_benchmarks(bigram, config_of(str(tmp_path / "far.yaml")))
     monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", None)
     with pytest.raises(SkipwiseError, match=r"harness needs lm-eval: pip install 'skipwise\[harness\]'"):
-        task.load(bigram, config_of(path))
+        task.load_benchmarks(bigram, config_of(path))
 
 
 def test_intervals_of_values_that_are_no_mean() -> None:
@@ -299,9 +299,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load(ModelConfig(path=str(folder), precision="float32", device="cpu"))
 
 
-def ours(loaded: LoadedModel, tokens: list[int], length: int, protocol: Protocol) -> Row:
+def ours(loaded: LoadedModel, tokens: list[int], length: int, variant: PerplexityVariant) -> Row:
     documents = [("text", np.array(tokens, dtype=np.uint16))]
-    [row] = perplexity.measure(loaded, Reader(loaded.model), documents, [(0, length)], protocol)
+    [row] = perplexity.measure(loaded, Reader(loaded.model), documents, [(0, length)], variant)
     return row
 
 
@@ -318,10 +318,12 @@ def test_sliding_perplexity_is_lm_evals_rolling_one_where_windows_are_disjoint(
     assert tokenizer(text)["input_ids"] == tokens
     window = len(tokens) // windows
     bos = tokenizer.bos_token_id
-    row = ours(llama, [bos, *tokens], window + 1, Protocol("sliding", stride=window, span=len(tokens) + 1))
+    row = ours(llama, [bos, *tokens], window + 1, PerplexityVariant("sliding", stride=window, span=len(tokens) + 1))
     assert row.tokens == len(tokens)
     assert row.value == pytest.approx(math.exp(-rolling(llama, text, window) / len(tokens)), rel=1e-5)
     # A BOS before every window is another thing, but for a single one.
-    each = ours(llama, tokens, window + 1, Protocol("sliding", stride=window, span=len(tokens) + 1, bos_id=bos))
+    each = ours(
+        llama, tokens, window + 1, PerplexityVariant("sliding", stride=window, span=len(tokens) + 1, bos_id=bos)
+    )
     assert each.tokens == len(tokens)
     assert (each.value == pytest.approx(row.value, rel=1e-5)) is (windows == 1)

@@ -17,7 +17,7 @@ from skipwise.errors import SkipwiseError
 from skipwise.evals import speculative_decoding, task
 from skipwise.evals.task import Cell, Inputs, Question, TooShortError
 from skipwise.evals.tasks import key_value
-from skipwise.evals.tasks.key_value import PROTOCOLS, Pair
+from skipwise.evals.tasks.key_value import VARIANTS, Pair
 from support.tiny import tiny_tokenizer
 from support.tokenizers_of_kinds import Counting
 
@@ -33,7 +33,7 @@ def asked(inputs: Inputs, length: int) -> list[tuple[Cell, list[Question]]]:
 
 def test_wording() -> None:
     pairs = [Pair("0a1b2c3d", "f00d"), Pair("99999999", "12ab")]
-    lines, objects = PROTOCOLS["lines"], PROTOCOLS["json"]
+    lines, objects = VARIANTS["lines"], VARIANTS["json"]
     assert lines.show(pairs) + lines.ask.format(key="0a1b2c3d") + lines.lead.format(key="0a1b2c3d") == (
         "## UUID key/value pairs to remember:\n\n'0a1b2c3d' = 'f00d'\n'99999999' = '12ab'\n"
         "\n\nWhat is the value of the key '0a1b2c3d'?\n'0a1b2c3d' = '"
@@ -46,7 +46,7 @@ def test_wording() -> None:
 
 @pytest.mark.parametrize("name", ["lines", "json"])
 def test_pairs_are_unique_and_well_formed(name: str) -> None:
-    pairs = list(itertools.islice(PROTOCOLS[name].draw(np.random.default_rng([1, 2])), 3000))
+    pairs = list(itertools.islice(VARIANTS[name].draw(np.random.default_rng([1, 2])), 3000))
     assert len({pair.key for pair in pairs}) == len({pair.value for pair in pairs}) == 3000
     if name == "lines":
         assert all(re.fullmatch("[0-9a-f]{8}", key) and re.fullmatch("[0-9a-f]{4}", value) for key, value in pairs)
@@ -54,41 +54,41 @@ def test_pairs_are_unique_and_well_formed(name: str) -> None:
         assert sum(1 for _ in key_value.hex_pairs(np.random.default_rng(0))) == 16**4 - 6**4
     else:
         assert all(str(uuid.UUID(part)) == part and uuid.UUID(part).version == 4 for pair in pairs for part in pair)
-        assert json.loads(PROTOCOLS["json"].show(pairs).partition("JSON data:\n")[2]) == dict(pairs)
+        assert json.loads(VARIANTS["json"].show(pairs).partition("JSON data:\n")[2]) == dict(pairs)
 
 
 @pytest.mark.parametrize("name", ["lines", "json"])
 @pytest.mark.parametrize("length", [901, 4000])
 def test_prompts_are_whole_and_a_pair_more_would_be_too_long(tokenizer: Any, name: str, length: int) -> None:
-    inputs, protocol = inputs_of(tokenizer, key_value={"protocols": [name]}, trials=3), PROTOCOLS[name]
+    inputs, variant = inputs_of(tokenizer, key_value={"protocols": [name]}, trials=3), VARIANTS[name]
     found = asked(inputs, length)
     pairs = key_value.pairs_of(inputs, name, length, 0)
-    room = length - protocol.answer_tokens
+    room = length - variant.answer_tokens
     for cell, questions in found:
-        assert (cell.length, cell.variant, cell.answer_tokens) == (length, name, protocol.answer_tokens)
+        assert (cell.length, cell.variant, cell.answer_tokens) == (length, name, variant.answer_tokens)
         for question in questions:
             value, key = question.truth
             assert dict(pairs)[key] == value
             text = tokenizer.decode(question.ids, skip_special_tokens=True)
-            expected = protocol.show(pairs) + protocol.ask.format(key=key) + protocol.lead.format(key=key)
+            expected = variant.show(pairs) + variant.ask.format(key=key) + variant.lead.format(key=key)
             assert text == expected
             assert question.ids == tokenizer(text)["input_ids"]
             assert len(question.ids) <= room
             said = tokenizer.decode(question.ids + question.draft, skip_special_tokens=True)
-            assert said == text + protocol.answer.format(value=value)
-            assert len(question.draft) < protocol.answer_tokens
-    more = PROTOCOLS[name].show([*pairs, Pair(*("0" * len(part) for part in pairs[0]))])
-    assert len(tokenizer(more + protocol.ask + protocol.lead)["input_ids"]) > room - 40
+            assert said == text + variant.answer.format(value=value)
+            assert len(question.draft) < variant.answer_tokens
+    more = VARIANTS[name].show([*pairs, Pair(*("0" * len(part) for part in pairs[0]))])
+    assert len(tokenizer(more + variant.ask + variant.lead)["input_ids"]) > room - 40
 
 
 def test_one_pair_more_would_not_fit(bpe: Any) -> None:
     for length in range(500, 530, 7):
         inputs = inputs_of(bpe, key_value={"protocols": ["lines"]}, trials=1)
-        protocol, n = PROTOCOLS["lines"], len(key_value.pairs_of(inputs, "lines", length, 0))
-        source = protocol.draw(np.random.default_rng([0, length, 0, 0]))
+        variant, n = VARIANTS["lines"], len(key_value.pairs_of(inputs, "lines", length, 0))
+        source = variant.draw(np.random.default_rng([0, length, 0, 0]))
         pairs = list(itertools.islice(source, n + 1))
-        sizes = [len(key_value.prompt(inputs, protocol, pairs, pair.key)) for pair in pairs]
-        assert max(sizes) > length - protocol.answer_tokens
+        sizes = [len(key_value.prompt(inputs, variant, pairs, pair.key)) for pair in pairs]
+        assert max(sizes) > length - variant.answer_tokens
 
 
 def test_the_whole_list_is_shared_and_the_places_are_those_of_the_depths(bpe: Any) -> None:
@@ -104,7 +104,7 @@ def test_the_whole_list_is_shared_and_the_places_are_those_of_the_depths(bpe: An
             [len(pairs) - 2, len(pairs) - 1],
         ]
         ids = [q.ids for _, questions in found for q in questions]
-        listed = len(bpe(PROTOCOLS[name].show(pairs))["input_ids"])
+        listed = len(bpe(VARIANTS[name].show(pairs))["input_ids"])
         assert all(a[: listed - 1] == b[: listed - 1] for a, b in itertools.pairwise(ids))
 
 
@@ -129,7 +129,7 @@ def test_depth_by_token(bpe: Any, name: str) -> None:
     inputs = inputs_of(bpe, key_value={"protocols": [name], "depth": "token"})
     length = 6000
     pairs = key_value.pairs_of(inputs, name, length, 0)
-    text = key_value.PROTOCOLS[name].show(pairs)
+    text = key_value.VARIANTS[name].show(pairs)
     begins = [inputs.count(text[: text.index(pair.key) - 1]) for pair in pairs]
     assert begins == sorted(begins)
     for cell in key_value.cells(inputs, length):

@@ -317,7 +317,7 @@ def test_question_files(files: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [*WITHOUT_FILES, "qa_1", "qa_2"])
 def test_a_larger_size_never_takes_fewer_tokens(inputs: Inputs, name: str) -> None:
     cell = Cell(LENGTH, 3, 32, variant=name)
-    sizes = [len(ruler._prompt(inputs, cell, 1, more)) for more in (0, 1, 2, 5, 11, 50, 51, 130)]
+    sizes = [len(ruler._prompt_ids(inputs, cell, 1, more)) for more in (0, 1, 2, 5, 11, 50, 51, 130)]
     assert sizes == sorted(sizes)
     assert sizes[-1] > sizes[0]
 

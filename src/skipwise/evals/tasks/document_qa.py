@@ -5,8 +5,8 @@ the right answers are read from each document itself. The document is cut at the
 prompt fills its length, and the first line of the answer must contain the right one, letters and digits compared.
 
 What could be answered without looking back is not asked: a fact that stands again beyond the first quarter of the
-document, a title or first line that several documents share. What a model has learnt by heart cannot be told apart: use
-documents that it has not met.
+document, a title or first line that several documents share. What a model has learnt by heart cannot be
+recognised: use documents that it has not seen.
 """
 
 import re
@@ -46,7 +46,7 @@ def plain(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
-def facts(name: str, text: str) -> dict[str, str]:
+def document_facts(name: str, text: str) -> dict[str, str]:
     r"""Read the title and the author of a document from its start, or its first line if it shows no title.
 
     Lines that are read: `title:` and `author:` (front matter, Gutenberg's header), `\title{}` and `\author{}`, a
@@ -64,28 +64,28 @@ def facts(name: str, text: str) -> dict[str, str]:
     shown = [(i, line) for i, line in enumerate(lines) if line]
     if not shown:
         return {}
-    found = _named(lines)
+    facts = _named(lines)
     suffix = PurePath(name).suffix.lower()
     if suffix not in text_sources.CODE:
-        if "title" not in found and (title := _heading(lines, shown[0][0], suffix)):
-            found["title"] = title
-        if "author" not in found and (author := _byline([line for _, line in shown[1:12]])):
-            found["author"] = author
+        if "title" not in facts and (title := _heading(lines, shown[0][0], suffix)):
+            facts["title"] = title
+        if "author" not in facts and (author := _byline([line for _, line in shown[1:12]])):
+            facts["author"] = author
     words = shown[0][1].split()
-    if "title" not in found and len(plain(shown[0][1]).split()) >= LEAST_WORDS:
-        found["first_line"] = " ".join(words[:FIRST_WORDS])
-    return {key: value for key, value in found.items() if plain(value)}
+    if "title" not in facts and len(plain(shown[0][1]).split()) >= LEAST_WORDS:
+        facts["first_line"] = " ".join(words[:FIRST_WORDS])
+    return {key: value for key, value in facts.items() if plain(value)}
 
 
 def _named(lines: list[str]) -> dict[str, str]:
-    """Title and author where the document names them so, the first mention of each."""
-    found: dict[str, str] = {}
+    """Title and author in lines that call them so, the first of each."""
+    facts: dict[str, str] = {}
     for line in lines:
         match = re.match(r"(title|author)s?\s*:\s*(\S.*)", line, re.IGNORECASE)
         match = match or re.match(r"\\(title|author)\{([^{}]+)\}", line)
         if match and len(match[2].split()) <= TITLE_WORDS:
-            found.setdefault(match[1].lower(), match[2].strip().strip("\"'"))
-    return found
+            facts.setdefault(match[1].lower(), match[2].strip().strip("\"'"))
+    return facts
 
 
 def _heading(lines: list[str], first: int, suffix: str) -> str | None:
@@ -131,9 +131,9 @@ def questions(inputs: Inputs, length: int) -> dict[str, list[Question]]:
 def _questions(inputs: Inputs, length: int) -> dict[str, list[Question]]:
     settings = inputs.settings.document_qa
     documents = inputs.texts(settings.data)
-    known = inputs.once("document_qa", lambda: [facts(*document) for document in documents])
+    known = inputs.once("document_qa", lambda: [document_facts(*document) for document in documents])
     shared = Counter(plain(fact) for one in known for kind, fact in one.items() if kind != "author")
-    found: dict[str, list[Question]] = {kind: [] for kind in QUESTIONS}
+    prompts: dict[str, list[Question]] = {kind: [] for kind in QUESTIONS}
     used, room = 0, length - ANSWER_TOKENS
     for place in np.random.default_rng([inputs.settings.seed]).permutation(len(documents)).tolist():
         text = documents[place][1]
@@ -142,11 +142,11 @@ def _questions(inputs: Inputs, length: int) -> dict[str, list[Question]]:
             continue
         new = {kind: one for kind, fact in asked.items() if (one := _question(inputs, text, kind, fact, room))}
         for kind, one in new.items():
-            found[kind].append(one)
+            prompts[kind].append(one)
         used += bool(new)
         if used == settings.documents:
             break
-    return {kind: asked for kind, asked in found.items() if asked}
+    return {kind: asked for kind, asked in prompts.items() if asked}
 
 
 def _question(inputs: Inputs, text: str, kind: str, fact: str, room: int) -> Question | None:
@@ -168,21 +168,22 @@ def _question(inputs: Inputs, text: str, kind: str, fact: str, room: int) -> Que
 
 
 def cells(inputs: Inputs, length: int) -> list[Cell]:
+    """A cell for each kind of question that the documents allow."""
     fixed = max(len(inputs.encode(prompt_text("", ask), LEAD)) for ask in QUESTIONS.values())
     if length <= fixed + ANSWER_TOKENS:
         raise TooShortError(
             f"document_qa at {length_text(length)} tokens: the prompt without a document takes "
             f"{length_text(fixed)} and the answer up to {ANSWER_TOKENS}; give longer evaluation.retrieval_lengths"
         )
-    found = questions(inputs, length)
-    if not found:
+    prompts = questions(inputs, length)
+    if not prompts:
         data = ", ".join(inputs.settings.document_qa.data)
         raise SkipwiseError(
             f"document_qa: no document of {data} fills {length_text(length)} tokens and says at its start, and only "
             "there, what can be asked; give longer documents (evaluation.document_qa.data) or shorter "
             "evaluation.retrieval_lengths"
         )
-    return [Cell(length, len(asked), ANSWER_TOKENS, variant=kind) for kind, asked in found.items()]
+    return [Cell(length, len(asked), ANSWER_TOKENS, variant=kind) for kind, asked in prompts.items()]
 
 
 def question(inputs: Inputs, cell: Cell, trial: int) -> Question:

@@ -35,28 +35,31 @@ def cells(inputs: Inputs, length: int) -> list[Cell]:
     settings, minimum = inputs.settings.k_max, passkey.minimum_length(inputs)
     passkey.cells(inputs, length)  # refuses a length that is too short
     spaced = distances(length, settings.distances)
-    kept = [k for k in spaced if k >= minimum]
-    if len(kept) < len(spaced):
+    measured = [k for k in spaced if k >= minimum]
+    if len(measured) < len(spaced):
         progress.say(
             f"k_max: distances under {length_text(minimum)} tokens cannot hold a prompt; "
-            f"{length_text(kept[0])} is the first measured"
+            f"{length_text(measured[0])} is the first measured"
         )
-    return [Cell(length, settings.trials, passkey.ANSWER_TOKENS, 1 - k / length, distance=k) for k in kept]
+    return [Cell(length, settings.trials, passkey.ANSWER_TOKENS, 1 - k / length, distance=k) for k in measured]
 
 
 def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
+    """The prompt about the key of one trial, at the distance of the cell."""
     assert cell.distance is not None
     generator = np.random.default_rng([inputs.settings.seed, cell.length, trial])
     asked = passkey.ask(inputs, str(generator.integers(10_000, 100_000)), 0.0, cell.distance)
     return asked._replace(unit=f"key {trial}")
 
 
-def k_max(found: npt.NDArray[np.float64], spaced: Sequence[int]) -> int:
+def k_max(shares: npt.NDArray[np.float64], spaced: Sequence[int]) -> int:
     """The largest distance up to which every one has a share of at least 20 %; 0 where the first has less.
 
-    `found` (D,) is the share of keys found at each of the distances `spaced`, which ascend.
+    Args:
+        shares: Share of the keys that the model found at each distance, (D,).
+        spaced: The distances in tokens, ascending, (D,).
     """
-    enough = np.append(found >= SHARE - 1e-9, False)
+    enough = np.append(shares >= SHARE - 1e-9, False)
     reached = int(enough.argmin())
     return spaced[reached - 1] if reached else 0
 

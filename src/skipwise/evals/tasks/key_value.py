@@ -1,8 +1,9 @@
 """Key/value retrieval: a long list of random pairs, and at its end the question what belongs to one of the keys.
 
-Two protocols. `lines` follows h2oGPT's long-context test: lines `'key' = 'value'` of 8 and 4 hex digits, until only the
-answer has room. `json` follows Liu et al. (arXiv 2307.03172, section 3): UUIDs in one JSON object, the place of the
-pair that is asked for swept from first to last. docs/evaluation.md lists how they differ from the originals.
+Two variants (`evaluation.key_value.protocols`). `lines` follows h2oGPT's long-context test: lines `'key' = 'value'` of
+8 and 4 hex digits, until only the answer has room. `json` follows Liu et al. (arXiv 2307.03172, section 3): UUIDs in
+one JSON object, with the pair that is asked for moved from first to last. docs/evaluation.md lists how they differ from
+the originals.
 
 The pair asked for is named at the end only, so all questions about a list begin with the whole list.
 """
@@ -24,11 +25,15 @@ from skipwise.utils.text import length_text
 
 
 class Pair(NamedTuple):
+    """A key and its value, as text."""
+
     key: str
     value: str
 
 
-class Protocol(NamedTuple):
+class KeyValueVariant(NamedTuple):
+    """How the pairs, the list and the question look."""
+
     draw: Callable[[np.random.Generator], Iterator[Pair]]
     """Pairs without end, or until they cannot be unique."""
     show: Callable[[list[Pair]], str]
@@ -44,7 +49,7 @@ class Protocol(NamedTuple):
 
 
 def hex_pairs(generator: np.random.Generator) -> Iterator[Pair]:
-    """Keys of 8 hex digits and values of 4, all different; a value has a decimal digit, so that it is no word."""
+    """Keys of 8 hex digits and values of 4, all different; a value has a decimal digit, so that it is not a word."""
     keys: set[str] = set()
     for number in generator.permutation(16**4):
         value = f"{number:04x}"
@@ -65,17 +70,19 @@ def uuid_pairs(generator: np.random.Generator) -> Iterator[Pair]:
 
 
 def show_lines(pairs: list[Pair]) -> str:
+    """Write a list as h2oGPT's test does, a pair a line."""
     return "## UUID key/value pairs to remember:\n\n" + "".join(f"'{key}' = '{value}'\n" for key, value in pairs)
 
 
 def show_json(pairs: list[Pair]) -> str:
+    """Write a list as Liu et al. do, in one JSON object."""
     shown = ",\n ".join(f'"{key}": "{value}"' for key, value in pairs)
     return f"Extract the value corresponding to the specified key in the JSON object below.\n\nJSON data:\n{{{shown}}}"
 
 
 # UUIDs have up to 36 tokens; what is over is for quotes, and words before the value.
-PROTOCOLS = {
-    "lines": Protocol(
+VARIANTS = {
+    "lines": KeyValueVariant(
         hex_pairs,
         show_lines,
         ask="\n\nWhat is the value of the key '{key}'?",
@@ -84,7 +91,7 @@ PROTOCOLS = {
         answer_tokens=32,
         fewest=1,
     ),
-    "json": Protocol(
+    "json": KeyValueVariant(
         uuid_pairs,
         show_json,
         ask='\n\nKey: "{key}"',
@@ -97,7 +104,11 @@ PROTOCOLS = {
 
 
 def check(settings: EvaluationConfig) -> None:
-    """Errors: SkipwiseError for no depths or protocols, and for fewer pairs than different questions about a list."""
+    """Refuse settings that cannot work.
+
+    Raises:
+        SkipwiseError: There are no depths or variants, or fewer pairs than different questions about a list.
+    """
     if not settings.depths or not settings.key_value.protocols:
         empty = "depths" if not settings.depths else "key_value.protocols"
         raise SkipwiseError(f"evaluation.{empty} is empty; leave it out for its default")
@@ -109,6 +120,7 @@ def check(settings: EvaluationConfig) -> None:
 
 
 def cells(inputs: Inputs, length: int) -> list[Cell]:
+    """A cell for each variant and depth. Variants that the length cannot hold are left out, with a message."""
     settings = inputs.settings
     check(settings)
     chosen, short = [], list[str]()
@@ -124,7 +136,7 @@ def cells(inputs: Inputs, length: int) -> list[Cell]:
     for reason in short:
         progress.say(f"left out: {reason}")
     return [
-        Cell(length, settings.trials, PROTOCOLS[name].answer_tokens, depth, i, name)
+        Cell(length, settings.trials, VARIANTS[name].answer_tokens, depth, i, name)
         for name in chosen
         for i, depth in enumerate(settings.depths)
     ]
@@ -139,9 +151,9 @@ def pairs_of(inputs: Inputs, name: str, length: int, which: int) -> list[Pair]:
 
 
 def _make_pairs(inputs: Inputs, name: str, length: int, which: int) -> list[Pair]:
-    settings, protocol = inputs.settings, PROTOCOLS[name]
-    generator = np.random.default_rng([settings.seed, length, which, list(PROTOCOLS).index(name)])
-    source = protocol.draw(generator)
+    settings, variant = inputs.settings, VARIANTS[name]
+    generator = np.random.default_rng([settings.seed, length, which, list(VARIANTS).index(name)])
+    source = variant.draw(generator)
     drawn, longest = list[Pair](), list[tuple[int, str]]()  # the pairs, and the longest question about the first n
 
     def make(n: int) -> list[int]:
@@ -151,18 +163,18 @@ def _make_pairs(inputs: Inputs, name: str, length: int, which: int) -> list[Pair
                 raise SkipwiseError(
                     f"key_value has only {len(drawn):,} different values; give a length under {length_text(length)}"
                 )
-            tokens = inputs.count((protocol.ask + protocol.lead).format(key=pair.key))
+            tokens = inputs.count((variant.ask + variant.lead).format(key=pair.key))
             longest.append(max([(tokens, pair.key), *longest[-1:]]))
             drawn.append(pair)
-        return prompt(inputs, protocol, drawn[:n], longest[max(n, 1) - 1][1])
+        return prompt(inputs, variant, drawn[:n], longest[max(n, 1) - 1][1])
 
-    room = length - protocol.answer_tokens
-    fewest = max(settings.key_value.pairs or protocol.fewest, questions_a_list(settings))
+    room = length - variant.answer_tokens
+    fewest = max(settings.key_value.pairs or variant.fewest, questions_a_list(settings))
     needed = len(make(fewest))
     if needed > room:
         raise TooShortError(
             f"{length_text(length)} tokens are too short for key_value ({name}): with this tokenizer a list of "
-            f"{fewest} pairs, the question and the answer take {length_text(needed + protocol.answer_tokens)}; "
+            f"{fewest} pairs, the question and the answer take {length_text(needed + variant.answer_tokens)}; "
             "give longer evaluation.retrieval_lengths"
         )
     if settings.key_value.pairs is not None:
@@ -172,12 +184,13 @@ def _make_pairs(inputs: Inputs, name: str, length: int, which: int) -> list[Pair
     return drawn[:n]
 
 
-def prompt(inputs: Inputs, protocol: Protocol, pairs: list[Pair], key: str) -> list[int]:
-    return inputs.encode(protocol.show(pairs) + protocol.ask.format(key=key), protocol.lead.format(key=key))
+def prompt(inputs: Inputs, variant: KeyValueVariant, pairs: list[Pair], key: str) -> list[int]:
+    """The prompt that asks for `key` after a list, as token ids."""
+    return inputs.encode(variant.show(pairs) + variant.ask.format(key=key), variant.lead.format(key=key))
 
 
 def questions_a_list(settings: EvaluationConfig) -> int:
-    """How many trials ask about the same list."""
+    """Count the trials that ask about the same list."""
     return math.ceil(settings.trials / settings.key_value.lists)
 
 
@@ -201,21 +214,22 @@ def at_token(inputs: Inputs, text: str, pairs: list[Pair], token: float) -> int:
 
 
 def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
+    """The prompt about one pair, at the depth of the cell."""
     assert cell.variant is not None
-    protocol, settings, depth = PROTOCOLS[cell.variant], inputs.settings.key_value, cell.depth or 0.0
+    variant, settings, depth = VARIANTS[cell.variant], inputs.settings.key_value, cell.depth or 0.0
     which, together = trial % settings.lists, questions_a_list(inputs.settings)
     pairs = pairs_of(inputs, cell.variant, cell.length, which)
     if settings.depth == "token":
         middle = inputs.once(
             ("key_value", cell.variant, cell.length, which, depth),
-            lambda: at_token(inputs, protocol.show(pairs), pairs, depth * cell.length),
+            lambda: at_token(inputs, variant.show(pairs), pairs, depth * cell.length),
         )
         asked = pairs[neighbour(middle, len(pairs), trial // settings.lists, together)]
     else:
         asked = pairs[place(depth, len(pairs), trial // settings.lists, together)]
-    ids = prompt(inputs, protocol, pairs, asked.key)
+    ids = prompt(inputs, variant, pairs, asked.key)
     assert len(ids) <= cell.length - cell.answer_tokens
-    draft = inputs.draft(protocol.lead.format(key=asked.key), protocol.answer.format(value=asked.value))
+    draft = inputs.draft(variant.lead.format(key=asked.key), variant.answer.format(value=asked.value))
     return Question(ids, draft, [asked.value, asked.key], unit=f"list {which}")
 
 
@@ -228,14 +242,14 @@ def first_value(answer: str, key: str) -> re.Match[str] | None:
 def score(answer: str, question: Question) -> float:
     """1 where the first value that an answer gives is the right one; being among others further on does not count."""
     value, key = question.truth
-    found = first_value(answer, key)
-    return float(found is not None and found[0].lower() == value)
+    first = first_value(answer, key)
+    return float(first is not None and first[0].lower() == value)
 
 
 def value_ended(answer: str, question: Question) -> bool:
     """Whether something follows the first value that cannot be part of it."""
-    found = first_value(answer, question.truth[1])
-    return found is not None and answer[found.end() :].strip("-") != ""
+    first = first_value(answer, question.truth[1])
+    return first is not None and answer[first.end() :].strip("-") != ""
 
 
 TASK = Task(

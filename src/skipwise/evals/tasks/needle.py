@@ -32,7 +32,7 @@ CITIES = (
     *("Lima", "Lisbon", "London", "Madrid", "Manila", "Melbourne", "Montreal", "Moscow", "Mumbai", "Nairobi"),
     *("Oslo", "Paris", "Prague", "Rome", "Santiago", "Seoul", "Stockholm", "Tokyo", "Toronto", "Vienna"),
 )
-# Where one sentence has ended and the next begins. A title before a name ends none.
+# Where one sentence has ended and the next begins. A title before a name does not end one.
 SENTENCE_END = re.compile(
     r"""(?<=[\w"'”’)\]]{2}[.!?])(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)["'”’)\]]*\s+(?![a-z])"""
     r"|(?<=[。！？])[”’」』]*\s*|\s*\n\s*\n\s*"
@@ -58,6 +58,7 @@ class Haystack(NamedTuple):
         return rounds * len(self.ends) + bisect.bisect_right(self.ends, rest)
 
     def cut(self, sentences: int) -> str:
+        """The text of so many sentences."""
         rounds, rest = divmod(self.end(sentences), len(self.text))
         return self.text * rounds + self.text[:rest]
 
@@ -69,7 +70,11 @@ def split(text: str) -> list[int]:
 
 
 def haystack(inputs: Inputs) -> Haystack:
-    """Errors: SkipwiseError for paths that cannot be read, and for a text in which no sentence ends."""
+    """Read the prose that the settings name, once for all prompts.
+
+    Raises:
+        SkipwiseError: A path cannot be read, or no sentence ends in the text.
+    """
     check(inputs.settings)
     paths = inputs.settings.needle.haystack
 
@@ -85,7 +90,11 @@ def haystack(inputs: Inputs) -> Haystack:
 
 
 def check(settings: EvaluationConfig) -> None:
-    """Errors: SkipwiseError for no depths, no prose, and prose that is not there."""
+    """Refuse settings that cannot work.
+
+    Raises:
+        SkipwiseError: There are no depths, no prose is named, or it is missing.
+    """
     check_depths(settings)
     if not settings.needle.haystack:
         raise SkipwiseError("evaluation.needle.haystack is empty: name prose, such as python-reference or a book")
@@ -93,8 +102,14 @@ def check(settings: EvaluationConfig) -> None:
 
 
 def prompt_text(hay: Haystack, sentences: int, depth: float, city: str, number: str) -> str:
-    """The prompt over so many sentences of prose, the share `depth` of its characters before the needle or nearly so,
-    without the words that lead the answer.
+    """Write the prompt, without the words that lead the answer.
+
+    Args:
+        hay: The prose.
+        sentences: How many of its sentences stand in the prompt.
+        depth: Share of their characters before the needle, 0 to 1; the nearest end of a sentence is taken.
+        city: Whose number is asked for.
+        number: The number.
     """
     text = hay.cut(sentences)
     i = hay.sentences(depth * len(text))
@@ -118,6 +133,7 @@ def draw(hay: Haystack, seed: int, cell: Cell, trial: int) -> tuple[str, str]:
 
 
 def cells(inputs: Inputs, length: int) -> list[Cell]:
+    """A cell for each depth."""
     return depth_grid(inputs.settings, "needle", length, minimum_length(inputs), ANSWER_TOKENS)
 
 
@@ -133,6 +149,7 @@ def minimum_length(inputs: Inputs) -> int:
 
 
 def prompt(inputs: Inputs, hay: Haystack, sentences: int, depth: float, city: str, number: str) -> list[int]:
+    """The prompt of `prompt_text` with the words that lead the answer, as token ids."""
     return inputs.encode(prompt_text(hay, sentences, depth, city, number), LEAD.format(city=city))
 
 

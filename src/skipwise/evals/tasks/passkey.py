@@ -25,8 +25,12 @@ LEAD = " The pass key is"
 
 
 def prompt_text(key: str, sentences: int, depth: float) -> str:
-    """The prompt with `sentences` sentences of filler, the share `depth` of them before the key (0: right after the
-    task description, 1: right before the question), without the words that lead the answer.
+    """Write the prompt, without the words that lead the answer.
+
+    Args:
+        key: The passkey.
+        sentences: Sentences of filler.
+        depth: Share of them before the key: 0 right after the task description, 1 right before the question.
     """
     before = math.floor(depth * sentences + 0.5)
     lines = [DESCRIPTION, _filler(before), NEEDLE.format(key=key), _filler(sentences - before), ASK]
@@ -45,6 +49,7 @@ def draw_key(seed: int, cell: Cell, trial: int) -> str:
 
 
 def cells(inputs: Inputs, length: int) -> list[Cell]:
+    """A cell for each depth."""
     return depth_grid(inputs.settings, "passkey", length, minimum_length(inputs), ANSWER_TOKENS)
 
 
@@ -75,7 +80,7 @@ def first_number(answer: str) -> str | None:
 
 
 def number_ended(answer: str) -> bool:
-    """Whether something that is no digit follows the first number, so that it cannot grow any more."""
+    """Whether something other than a digit follows the first number, so that the number is complete."""
     return re.search("[0-9][^0-9]", answer) is not None
 
 

@@ -1,17 +1,17 @@
 """Measure perplexity by length: one result row for each length, over documents given as token arrays.
 
-Two protocols. In both, `length` counts everything the model reads, so a BOS token takes one of its places and the model
-never sees a position beyond `length - 1`.
+Two variants (`evaluation.protocol`). In both, `length` counts everything the model reads, so a BOS token takes one of
+its places and the model never sees a position beyond `length - 1`.
 
 - `prefix`: the perplexity of the first n tokens, for every n from one forward pass a document: a causal model's loss at
   a token does not depend on what follows. (Where the frequencies depend on the length of the input, as in dynamic NTK
-  or LongRoPE, that is not so, and every length gets a pass of its own.)
+  or LongRoPE, that is not so, and every length takes a separate pass.)
 - `sliding`: windows of n tokens moved by `stride` (Press et al., arXiv 2108.12409; Position Interpolation, arXiv
   2306.15595): the first window scores all its tokens, a later one its last `stride`, each document to its end or to
   `span` tokens.
 
-Beside `prefix` comes, at no cost, the perplexity of the tokens between one length and the next, as a task of its own
-(`perplexity_by_position`): the average over a prefix hides where a model breaks.
+Beside `prefix` comes, at no cost, the perplexity of the tokens between one length and the next, in rows of the task
+`perplexity_by_position`: the average over a prefix hides where a model breaks.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ Tokens = npt.NDArray[Any]
 Document = tuple[str, Tokens]
 
 
-class Protocol(NamedTuple):
+class PerplexityVariant(NamedTuple):
     """How perplexity is measured; everything here is written into the rows.
 
     `span` (sliding only) is how much of each document is scored, in tokens and with its BOS; the same for all windows,
@@ -62,23 +62,34 @@ def bos_id(tokenizer: Any, wanted: bool) -> int | None:
     return tokenizer.bos_token_id if wanted else None
 
 
-def select(documents: Sequence[Document], lengths: Sequence[int], protocol: Protocol, limit: int) -> list[Document]:
-    """The documents of the evaluation: the first `limit` that reach the longest length, and those alone.
+def select(
+    documents: Sequence[Document], lengths: Sequence[int], variant: PerplexityVariant, limit: int
+) -> list[Document]:
+    """Choose the documents of the evaluation: the first `limit` that reach the longest length.
 
     All lengths (and all models) are so compared on the same documents; a shorter document is left out even of the
-    lengths that it reaches, and fewer than `limit` may remain: the rows' `n` says how many. Errors: SkipwiseError when
-    no document reaches the longest length (nothing is cut shorter), or for a length that the protocol cannot score.
+    lengths that it reaches, and fewer than `limit` may remain: the rows' `n` says how many.
+
+    Args:
+        documents: (name, tokens without BOS), the best ones first.
+        lengths: Lengths to measure, tokens.
+        variant: How perplexity is measured.
+        limit: Most documents.
+
+    Raises:
+        SkipwiseError: No document reaches the longest length (nothing is cut shorter), or the variant cannot score a
+            length.
     """
     if not documents:
         raise SkipwiseError("perplexity needs documents and has none: name some in evaluation.data")
-    need, extra, shortest = max(lengths), protocol.bos_id is not None, min(lengths)
+    need, extra, shortest = max(lengths), variant.bos_id is not None, min(lengths)
     if shortest < 2:
         raise SkipwiseError(
             f"perplexity at length {length_text(shortest)}: nothing to score, lengths start at 2 tokens"
         )
-    if protocol.name == "sliding" and protocol.stride > shortest - extra:
+    if variant.name == "sliding" and variant.stride > shortest - extra:
         raise SkipwiseError(
-            f"evaluation.stride = {length_text(protocol.stride)} would leave out text between windows of "
+            f"evaluation.stride = {length_text(variant.stride)} would leave out text between windows of "
             f"{length_text(shortest)} tokens; expected at most {length_text(shortest - extra)}"
         )
     chosen = [document for document in documents if len(document[1]) + extra >= need]
@@ -93,45 +104,56 @@ def select(documents: Sequence[Document], lengths: Sequence[int], protocol: Prot
     return chosen[:limit]
 
 
-def parts(lengths: Sequence[int], model: PreTrainedModel, protocol: Protocol) -> list[tuple[int, int]]:
+def parts(lengths: Sequence[int], model: PreTrainedModel, variant: PerplexityVariant) -> list[tuple[int, int]]:
     """(start, length) of every row: the lengths from 0 and, under `prefix`, the stretches between them.
 
     No stretches where frequencies depend on the length of the input: their tokens were read in several ways.
     """
     ordered = sorted(lengths)
-    one_pass = protocol.name == "prefix" and not hf_config.changes_with_length(model.config)
+    one_pass = variant.name == "prefix" and not hf_config.changes_with_length(model.config)
     return [(0, length) for length in ordered] + (list(itertools.pairwise(ordered)) if one_pass else [])
 
 
-def header(documents: Sequence[Document], start: int, length: int, protocol: Protocol) -> Row:
-    """What is known of a row before it is measured. Rows with equal headers and models have equal values.
+def header(documents: Sequence[Document], start: int, length: int, variant: PerplexityVariant) -> Row:
+    """Make a row without figures. Rows with equal headers and models have equal values.
 
-    `start` above 0 is that of a stretch. `data` is a digest of the text that the row scores, so that other documents
-    never pass for these.
+    Its `data` is a digest of the text that the row scores, so that other documents never pass for these.
+
+    Args:
+        documents: As `select` returns them.
+        start: First token that is scored; above 0 for a stretch between two lengths.
+        length: Where the text ends, tokens.
+        variant: How perplexity is measured.
     """
-    sliding = protocol.name == "sliding"
+    sliding = variant.name == "sliding"
     return Row(
         task="perplexity_by_position" if start else "perplexity",
         task_version=VERSION,
-        variant=protocol.name,
+        variant=variant.name,
         length=length,
         metric="perplexity",
         n=len(documents),
-        seed=protocol.seed,
-        bos=protocol.bos_id is not None,
+        seed=variant.seed,
+        bos=variant.bos_id is not None,
         documents=[name for name, _ in documents],
-        data=_digest(documents, protocol.span if sliding else length, protocol.bos_id),
-        stride=protocol.stride if sliding else None,
-        span=protocol.span if sliding else None,
+        data=_digest(documents, variant.span if sliding else length, variant.bos_id),
+        stride=variant.stride if sliding else None,
+        span=variant.span if sliding else None,
         start=None if sliding else start,
     )
 
 
-def total_tokens(documents: Sequence[Document], lengths: Sequence[int], model: PreTrainedModel, how: Protocol) -> int:
+def total_tokens(
+    documents: Sequence[Document], lengths: Sequence[int], model: PreTrainedModel, variant: PerplexityVariant
+) -> int:
     """Tokens that `measure` will put through the model, for its progress."""
-    if how.name == "sliding":
-        ends = [(n, min(how.span, len(tokens) + (how.bos_id is not None))) for _, tokens in documents for n in lengths]
-        return sum(sum(stop - start for start, stop, _ in windows(end, n, how.stride)) for n, end in ends)
+    if variant.name == "sliding":
+        ends = [
+            (n, min(variant.span, len(tokens) + (variant.bos_id is not None)))
+            for _, tokens in documents
+            for n in lengths
+        ]
+        return sum(sum(stop - start for start, stop, _ in windows(end, n, variant.stride)) for n, end in ends)
     return len(documents) * sum(max(group) for group in _passes(model, lengths))
 
 
@@ -140,27 +162,41 @@ def measure(
     reader: Reader,
     documents: Sequence[Document],
     wanted: Sequence[tuple[int, int]],
-    protocol: Protocol,
+    variant: PerplexityVariant,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> Iterator[Row]:
-    """Rows for `wanted` (start, length), from `select`ed documents, as they are finished, without the model's columns.
+    """Measure perplexity.
 
-    `tokens` is how many tokens were scored, all documents together; `sums` and `counts` are losses (nats) and tokens of
-    the units that the interval resamples. `seconds` is the time of the forward passes that gave the row; under `prefix`
-    rows share their passes, so their seconds do not add up. A length beyond the configured window is run and flagged.
-    Only the losses are kept. Errors: SkipwiseError for a loss that is not finite.
+    In a row, `tokens` is how many tokens were scored, all documents together; `sums` and `counts` are losses (nats) and
+    tokens of the units that the interval resamples. `seconds` is the time of the forward passes that gave the row;
+    under `prefix` rows share their passes, so their seconds do not add up. A length beyond the configured window is run
+    and flagged. Only the losses are held in memory.
+
+    Args:
+        loaded: The model.
+        reader: Reads with it.
+        documents: As `select` returns them.
+        wanted: (start, length) of each row, in tokens, as `parts` returns them.
+        variant: How perplexity is measured.
+        advance: Called with the number of tokens that were read.
+
+    Yields:
+        Rows as they are finished, without the model's columns.
+
+    Raises:
+        SkipwiseError: A loss is not finite.
     """
     lengths = sorted({length for _, length in wanted})
-    groups = _passes(loaded.model, lengths) if protocol.name == "prefix" else [[length] for length in lengths]
+    groups = _passes(loaded.model, lengths) if variant.name == "prefix" else [[length] for length in lengths]
     for group in groups:
         started = time.monotonic()
         losses = []
         for name, tokens in documents:
-            losses.append(_unfailing(reader, tokens, max(group), protocol, advance))
+            losses.append(_losses_in_memory(reader, tokens, max(group), variant, advance))
             require_finite(losses[-1], name)
         seconds = time.monotonic() - started
         for start, length in [part for part in wanted if part[1] in group]:
-            row = row_of_losses(header(documents, start, length, protocol), losses, seconds)
+            row = row_of_losses(header(documents, start, length, variant), losses, seconds)
             yield row.replace(beyond_window=length > loaded.window)
 
 
@@ -204,23 +240,23 @@ def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, i
         previous = stop
 
 
-def _unfailing(
-    reader: Reader, tokens: Tokens, length: int, protocol: Protocol, advance: Callable[[int], None]
+def _losses_in_memory(
+    reader: Reader, tokens: Tokens, length: int, variant: PerplexityVariant, advance: Callable[[int], None]
 ) -> intervals.Losses:
-    """`_document_losses`, begun anew with half as much at once where memory runs out."""
+    """Call `_document_losses`, again with half as much at once whenever memory runs out."""
     while True:
         try:
-            return _document_losses(reader, tokens, length, protocol, advance)
+            return _document_losses(reader, tokens, length, variant, advance)
         except (MemoryError, RuntimeError) as error:
             reader.shrink(error)
 
 
 def _document_losses(
-    reader: Reader, tokens: Tokens, length: int, protocol: Protocol, advance: Callable[[int], None]
+    reader: Reader, tokens: Tokens, length: int, variant: PerplexityVariant, advance: Callable[[int], None]
 ) -> intervals.Losses:
     """Losses of the scored tokens of one document, in their order, fp32."""
-    bos = [] if protocol.bos_id is None else [protocol.bos_id]
-    if protocol.name == "prefix":
+    bos = [] if variant.bos_id is None else [variant.bos_id]
+    if variant.name == "prefix":
         ids = torch.tensor([[*bos, *tokens[: length - len(bos)].tolist()]], device=reader.model.device)
         parts = []
         for losses in reader.token_nll(ids):
@@ -228,9 +264,9 @@ def _document_losses(
             advance(losses.shape[1])
         advance(1)  # the last token is read and has no successor
         return np.concatenate(parts)
-    text = tokens[: protocol.span - len(bos)].tolist()
-    # Each window starts with a BOS of its own, which takes one of its places.
-    todo = list(windows(len(text), length - len(bos), protocol.stride))
+    text = tokens[: variant.span - len(bos)].tolist()
+    # Each window starts with a BOS, which takes one of its places.
+    todo = list(windows(len(text), length - len(bos), variant.stride))
     rows = max(reader.chunk // length, 1)
     scores = []
     while todo:
@@ -268,40 +304,46 @@ def _digest(documents: Sequence[Document], tokens: int, bos: int | None) -> str:
     return state.hexdigest()[:16]
 
 
-def choose(inputs: Inputs, documents: Sequence[Document], lengths: Sequence[int]) -> tuple[list[Document], Protocol]:
-    """The documents that are measured, and how. Errors: SkipwiseError as `select`, and for a span that is too short."""
+def choose(
+    inputs: Inputs, documents: Sequence[Document], lengths: Sequence[int]
+) -> tuple[list[Document], PerplexityVariant]:
+    """Choose the documents and the variant that the settings ask for.
+
+    Raises:
+        SkipwiseError: As `select`, or `evaluation.span` is too short.
+    """
     settings = inputs.settings
     bos = bos_id(inputs.tokenizer, settings.bos)
-    protocol = Protocol(settings.protocol, settings.stride, 0, bos, settings.seed)
-    chosen = select(documents, lengths, protocol, settings.documents)
+    variant = PerplexityVariant(settings.protocol, settings.stride, 0, bos, settings.seed)
+    chosen = select(documents, lengths, variant, settings.documents)
     span = settings.span or max(len(tokens) for _, tokens in chosen) + (bos is not None)
     if settings.protocol == "sliding" and span < max(lengths):
         raise SkipwiseError(
             f"evaluation.span = {length_text(span)} is shorter than the longest window, "
             f"{length_text(max(lengths))} tokens"
         )
-    return chosen, protocol._replace(span=span)
+    return chosen, variant._replace(span=span)
 
 
-class _Plan:
+class _PerplexityPlan:
     """The rows of one model: the lengths and, where one pass gives them too, the stretches between them."""
 
     def __init__(self, session: Session, lengths: list[int]) -> None:
         self._session = session
-        self._documents, self._protocol = choose(session.inputs, session.documents, lengths)
-        self._parts = parts(lengths, session.loaded.model, self._protocol)
+        self._documents, self._variant = choose(session.inputs, session.documents, lengths)
+        self._parts = parts(lengths, session.loaded.model, self._variant)
         self.longest = max(lengths)
 
     def rows(self) -> list[Row]:
-        session, protocol = self._session, self._protocol
-        heads = {part: session.of_model(header(self._documents, *part, protocol)) for part in self._parts}
+        session, variant = self._session, self._variant
+        heads = {part: session.of_model(header(self._documents, *part, variant)) for part in self._parts}
         rows = {part: row for part, head in heads.items() if (row := session.finished(head))}
         missing = [part for part in self._parts if part not in rows]
         if missing:
             ends = sorted({length for _, length in missing})
-            total = total_tokens(self._documents, ends, session.loaded.model, protocol)
+            total = total_tokens(self._documents, ends, session.loaded.model, variant)
             with progress.bar(f"{session.label}: perplexity", total=total, unit="tok") as bar:
-                results = measure(session.loaded, session.reader, self._documents, missing, protocol, bar.advance)
+                results = measure(session.loaded, session.reader, self._documents, missing, variant, bar.advance)
                 for result in results:
                     row = session.append(session.of_model(result))
                     rows[row.start or 0, row.length or 0] = row
@@ -309,4 +351,4 @@ class _Plan:
         return [rows[part] for part in self._parts]
 
 
-TASK = CustomTask(name="perplexity", plan=_Plan, check=lambda settings: text_sources.sources(settings.data))
+TASK = CustomTask(name="perplexity", plan=_PerplexityPlan, check=lambda settings: text_sources.sources(settings.data))

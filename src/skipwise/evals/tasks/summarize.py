@@ -4,7 +4,7 @@ Prompt and budget are Position Interpolation's (arXiv 2306.15595, section 3.5): 
 (there 15,000 tokens) between two lines of instruction, a summary of at most 1,000 tokens. Two things differ: decoding
 is greedy, where the paper samples (temperature 0.5, top-p 0.95), and the model is taken as it is, where the paper
 fine-tunes it on the task. Scores are F measures of Google's `rouge-score`, without stemming, for Latin script and
-digits only. One answer is scored three ways, each a row of its own.
+digits only. One answer is scored three ways, each in a separate row.
 """
 
 import functools
@@ -56,13 +56,14 @@ def check(settings: EvaluationConfig) -> list[list[text_sources.TextSource]]:
 def _read(inputs: Inputs) -> list[tuple[str, str]]:
     settings = inputs.settings.summarize
     columns = [{document.name: document.text for document in documents(sources)} for sources in check(inputs.settings)]
-    found = [(text, columns[1][name]) for name, text in columns[0].items() if name in columns[1]]
-    if not found:
+    rows = [(text, columns[1][name]) for name, text in columns[0].items() if name in columns[1]]
+    if not rows:
         raise SkipwiseError(f"summarize: no row of {', '.join(settings.data)} has both a document and a summary")
-    return found[: settings.documents]
+    return rows[: settings.documents]
 
 
 def cells(inputs: Inputs, length: int) -> list[Cell]:
+    """A cell for each measure. The three ask the same prompts."""
     tokens = inputs.settings.summarize.output_tokens
     fixed = len(inputs.encode(prompt_text(""), LEAD))
     if length < fixed + tokens + 1:
@@ -81,11 +82,11 @@ def prompt_text(document: str) -> str:
 
 def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
     """A document, cut after the last word that fits where it is too long."""
-    ids = inputs.once(("summarize", cell.length, trial), lambda: _prompt(inputs, cell, trial))
+    ids = inputs.once(("summarize", cell.length, trial), lambda: _prompt_ids(inputs, cell, trial))
     return Question(ids, [], [pairs(inputs)[trial][1]], cell.variant)
 
 
-def _prompt(inputs: Inputs, cell: Cell, trial: int) -> list[int]:
+def _prompt_ids(inputs: Inputs, cell: Cell, trial: int) -> list[int]:
     text = pairs(inputs)[trial][0].strip()
     words = re.findall(r"\s*\S+", text)
     each = max(inputs.count(text[:SAMPLE]), 1) / len(re.findall(r"\S+", text[:SAMPLE]))

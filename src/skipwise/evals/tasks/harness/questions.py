@@ -25,15 +25,15 @@ def read_questions(path: Path, settings: HarnessConfig) -> list[Choice]:
     An answer is the place of a choice (from 0), its text, or its label: that of the file (`{"text": […], "label": […]}`
     as choices, which is ARC's form), else A, B, C … Errors: SkipwiseError that names the line.
     """
-    found = _big_bench(path) if path.suffix.lower() == ".json" else _rows(path, settings)
-    if not found:
+    questions = _big_bench(path) if path.suffix.lower() == ".json" else _rows(path, settings)
+    if not questions:
         raise SkipwiseError(f"{path.name} holds no multiple-choice questions")
-    return [one._replace(prompt=settings.prompt.replace("{question}", one.prompt)) for one in found]
+    return [one._replace(prompt=settings.prompt.replace("{question}", one.prompt)) for one in questions]
 
 
 def _rows(path: Path, settings: HarnessConfig) -> list[Choice]:
     fields = (settings.question_field, settings.choices_field, settings.answer_field)
-    found = []
+    questions = []
     for number, row, _ in read_rows(path):
         place = f"{path.name}:{number}"
         missing = [field for field in fields if field not in row]
@@ -48,8 +48,8 @@ def _rows(path: Path, settings: HarnessConfig) -> list[Choice]:
             raise SkipwiseError(f"{place}: {settings.choices_field!r} must be a list of two or more texts")
         if not isinstance(question, str):
             raise SkipwiseError(f"{place}: {settings.question_field!r} holds {type(question).__name__}, expected text")
-        found.append(Choice(question, choices, _answer(answer, choices, labels, place)))
-    return found
+        questions.append(Choice(question, choices, _answer(answer, choices, labels, place)))
+    return questions
 
 
 def _answer(answer: Any, choices: list[str], labels: list[Any], place: str) -> int:
@@ -73,11 +73,11 @@ def _big_bench(path: Path) -> list[Choice]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         expected = "a BIG-bench task with `examples` of `input` and `target_scores`, or a .jsonl file"
         raise SkipwiseError(f"{path.name}: expected {expected} ({type(error).__name__}: {error})") from error
-    found = [
+    questions = [
         Choice(question, list(scores), list(scores.values()).index(1))
         for question, scores in examples
         if list(scores.values()).count(1) == 1 and len(scores) > 1
     ]
-    if len(found) < len(examples):
-        progress.say(f"{path.name}: {len(examples) - len(found)} questions with several right choices are left out")
-    return found
+    if len(questions) < len(examples):
+        progress.say(f"{path.name}: {len(examples) - len(questions)} questions with several right choices are left out")
+    return questions

@@ -1,6 +1,6 @@
 """Run short benchmarks through lm-eval: a row for each metric of each benchmark.
 
-They show what an extension cost inside the old window. Prompts, choices and scores are lm-eval's own; ours are where
+They show what an extension cost inside the old window. Prompts, choices and scores are lm-eval's. Skipwise adds where
 benchmarks come from (names that lm-eval knows, a local folder or file of its tasks, a file of multiple-choice
 questions), intervals, and rows that are not measured twice. A prompt is never cut: lm-eval gets a window that holds
 the longest one. lm-eval is an optional dependency and imported where it is used.
@@ -31,7 +31,7 @@ from skipwise.utils import progress
 
 VERSION = 2
 SEED = 1234
-"""lm-eval's own seed of the few-shot examples, to which ours is added: seed 0 gives the examples it draws by itself."""
+"""lm-eval's seed of the few-shot examples. Ours is added to it, so seed 0 gives the examples that lm-eval draws."""
 BOOTSTRAPS = 1000
 FEWSHOT = {"boolq": 0, "piqa": 0, "winogrande": 0, "truthfulqa_mc2": 0, "arc_challenge": 25, "hellaswag": 10}
 """The benchmarks of the PoSE paper, and how many examples stand before a question there."""
@@ -56,25 +56,29 @@ class Benchmark(NamedTuple):
         return [_metric(metric, name) for metric in self.task.aggregation() for name in filters]
 
 
-def load(loaded: LoadedModel, settings: EvaluationConfig) -> list[Benchmark]:
-    """The benchmarks of the settings, read and their prompts built. Errors: SkipwiseError for what cannot be had."""
+def load_benchmarks(loaded: LoadedModel, settings: EvaluationConfig) -> list[Benchmark]:
+    """Load the benchmarks of the settings and build their prompts.
+
+    Raises:
+        SkipwiseError: A benchmark is missing, or needs data that cannot be fetched; or two have one name.
+    """
     check(settings)
     lm = _wrapped(loaded)
-    found = {}
+    benchmarks = {}
     for entry in settings.harness.tasks:
         for task in _tasks(entry, settings):
-            if task.task_name in found:
+            if task.task_name in benchmarks:
                 raise SkipwiseError(f"harness: two benchmarks are called {task.task_name!r}; give one of them alone")
-            found[task.task_name] = _built(task, lm, settings)
-    return list(found.values())
+            benchmarks[task.task_name] = _built(task, lm, settings)
+    return list(benchmarks.values())
 
 
 GENERATED = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-"""How a task may say the most tokens of an answer."""
+"""Names under which a task may set the most tokens of an answer."""
 
 
 def header(benchmark: Benchmark, metric: str, settings: EvaluationConfig) -> Row:
-    """What is known of a row before it is measured. It has no length: the questions have the length they have."""
+    """Make a row without figures. It has no length, because the questions have different ones."""
     return Row(
         task="harness",
         task_version=VERSION,
@@ -101,7 +105,7 @@ def measure(loaded: LoadedModel, benchmark: Benchmark, settings: EvaluationConfi
     started = time.monotonic()
     lm = _wrapped(loaded, max(loaded.window, benchmark.longest), settings.harness.batch_size)
     benchmark.task.set_fewshot_seed(SEED + settings.seed)
-    found: Any = evaluate(
+    results: Any = evaluate(
         lm=lm,
         task_dict={"tasks": {benchmark.name: benchmark.task}, "groups": {}, "group_map": {}},
         limit=settings.harness.limit,
@@ -111,7 +115,7 @@ def measure(loaded: LoadedModel, benchmark: Benchmark, settings: EvaluationConfi
     )
     assert _digest(benchmark.task) == benchmark.data, "lm-eval built other prompts the second time"
     seconds = time.monotonic() - started
-    samples, values = found["samples"][benchmark.name], found["results"][benchmark.name]
+    samples, values = results["samples"][benchmark.name], results["results"][benchmark.name]
     for metric, name in [(m, f.name) for m in benchmark.task.aggregation() for f in benchmark.task._filters]:
         scores = [sample.get(metric) for sample in samples if sample["filter"] == name]
         head = header(benchmark, _metric(metric, name), settings).replace(
@@ -138,8 +142,9 @@ def _result(head: Row, value: float, stderr: Any, scores: list[Any]) -> Row:
 
 
 def _perplexity_interval(value: float, scores: list[Any]) -> Interval | None:
-    """Interval of a perplexity, or of bits a byte, whose scores are (log-likelihood, words or bytes) of each text; None
-    for other scores.
+    """Interval of a perplexity or of bits a byte; None for other scores.
+
+    Its scores are (log-likelihood, words or bytes) of each text.
     """
     if not scores or not all(isinstance(score, tuple | list) and len(score) == 2 for score in scores):
         return None
@@ -166,7 +171,7 @@ def _lm_eval_model() -> Any:
 
 
 def _wrapped(loaded: LoadedModel, window: int | None = None, batch_size: int = 1) -> Any:
-    """The model as lm-eval calls it, with a tokenizer of its own, since lm-eval may give it a padding token.
+    """The model as lm-eval calls it, with a copy of the tokenizer, because lm-eval may give that a padding token.
 
     lm-eval encodes a text with all special tokens of the tokenizer and takes them for text: it scores the EOS that some
     put behind a text in place of the last token, scores a second BOS in rolling log-likelihoods, and needs a BOS or an
@@ -227,7 +232,7 @@ def _built(task: Any, lm: Any, settings: EvaluationConfig) -> Benchmark:
     """A task with its requests, few-shot examples drawn by the seed."""
     known = task.get_config("num_fewshot")
     wanted = settings.harness.fewshot if settings.harness.fewshot is not None else FEWSHOT.get(task.task_name)
-    # lm-eval's rule: a task that says 0 holds its examples in its own prompt.
+    # lm-eval's rule: a task that sets 0 has its examples in its prompt.
     fewshot = known if known == 0 or wanted is None else wanted
     task.set_config(key="num_fewshot", value=fewshot or 0)
     task.set_fewshot_seed(SEED + settings.seed)
@@ -289,15 +294,15 @@ def _loaded(manager: Any, specs: list[Any], entry: str) -> list[Any]:
 
 
 def _multiple_choice(path: Path, questions: list[Choice]) -> dict[str, Any]:
-    """A task of lm-eval over questions that are already read: its own prompts, `acc` and `acc_norm`."""
+    """A task of lm-eval over questions that are already read, with their prompts, `acc` and `acc_norm`."""
     from datasets import Dataset
 
-    def held(**ignored: Any) -> dict[str, Any]:
+    def dataset(**ignored: Any) -> dict[str, Any]:
         return {"test": Dataset.from_list([question._asdict() for question in questions])}
 
     return {
         "task": path.resolve().parent.name if path.suffix == ".json" else path.name.split(".")[0],
-        "custom_dataset": held,
+        "custom_dataset": dataset,
         "test_split": "test",
         "fewshot_split": "test",
         "output_type": "multiple_choice",
@@ -312,7 +317,7 @@ def _multiple_choice(path: Path, questions: list[Choice]) -> dict[str, Any]:
 
 
 def check(settings: EvaluationConfig) -> None:
-    """Refuse, without a model, what cannot be measured: lm-eval is missing, no benchmark, a file that is not there.
+    """Refuse, without a model, what cannot be measured: lm-eval is missing, no benchmark, a missing file.
 
     Raises:
         SkipwiseError: with the command that installs lm-eval, or the setting to change.
@@ -328,12 +333,12 @@ def check(settings: EvaluationConfig) -> None:
             read_questions(path, settings.harness)
 
 
-class _Plan:
+class _HarnessPlan:
     """The benchmarks of one model, their prompts built."""
 
     def __init__(self, session: Session, lengths: list[int]) -> None:
         self._session = session
-        self._benchmarks = load(session.loaded, session.inputs.settings)
+        self._benchmarks = load_benchmarks(session.loaded, session.inputs.settings)
         self.longest = max(benchmark.longest for benchmark in self._benchmarks)
 
     def rows(self) -> list[Row]:
@@ -350,4 +355,4 @@ class _Plan:
         return [row for head in heads if (row := session.finished(head))]
 
 
-TASK = CustomTask(name="harness", plan=_Plan, check=check)
+TASK = CustomTask(name="harness", plan=_HarnessPlan, check=check)

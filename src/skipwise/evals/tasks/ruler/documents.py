@@ -13,7 +13,10 @@ from skipwise.evals.tasks.ruler.prompts import Documents, QuestionAndDocuments
 def squad(path: str) -> Documents:
     """SQuAD 2.0: every paragraph is a document; questions that have no answer are left out.
 
-    A question needs its own paragraph; the other paragraphs of its article come next. Errors: SkipwiseError.
+    A question needs the paragraph that it is about; the other paragraphs of its article come next.
+
+    Raises:
+        SkipwiseError: The file cannot be read, or has another form.
     """
     try:
         articles = _read(path)["data"]
@@ -38,7 +41,11 @@ def squad(path: str) -> Documents:
 
 @functools.lru_cache(maxsize=2)
 def hotpotqa(path: str) -> Documents:
-    """HotpotQA, distractor setting: a question needs all paragraphs of its context. Errors: SkipwiseError."""
+    """HotpotQA, distractor setting: a question needs all paragraphs of its context.
+
+    Raises:
+        SkipwiseError: The file cannot be read, or has another form.
+    """
     try:
         entries = _read(path)
         contexts = [[f"{title}\n{''.join(sentences)}" for title, sentences in entry["context"]] for entry in entries]

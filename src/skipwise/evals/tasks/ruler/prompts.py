@@ -37,6 +37,8 @@ T = TypeVar("T", bound=Hashable)
 
 
 class Sample(NamedTuple):
+    """The text of one prompt, with its right answers."""
+
     body: str
     lead: str
     """RULER's answer prefix: the words that begin the answer."""
@@ -46,12 +48,16 @@ class Sample(NamedTuple):
 
 
 class Essay(NamedTuple):
+    """Prose as words, for needles to stand between its sentences."""
+
     words: list[str]
     ends: list[int]
     """Number of words up to the end of each sentence; the last one is all of them."""
 
 
 class QuestionAndDocuments(NamedTuple):
+    """A question about some of `Documents.texts`, which it names by index."""
+
     question: str
     answers: list[str]
     documents: list[int]
@@ -61,6 +67,8 @@ class QuestionAndDocuments(NamedTuple):
 
 
 class Documents(NamedTuple):
+    """Paragraphs, and questions about them."""
+
     texts: list[str]
     questions: list[QuestionAndDocuments]
 
@@ -93,19 +101,19 @@ def words() -> tuple[list[str], list[str], list[str]]:
 
 def essay(texts: Iterable[str]) -> Essay:
     """Texts as one run of words. Sentences end where a word does in `.`, `?` or `!`, quotes and brackets allowed."""
-    found = " ".join(texts).split()
-    ends = [i for i, word in enumerate(found, 1) if re.search(r"[.?!][\"'”’)\]]*$", word) and word not in TITLES]
-    return Essay(found, ends if ends and ends[-1] == len(found) else [*ends, len(found)])
+    words = " ".join(texts).split()
+    ends = [i for i, word in enumerate(words, 1) if re.search(r"[.?!][\"'”’)\]]*$", word) and word not in TITLES]
+    return Essay(words, ends if ends and ends[-1] == len(words) else [*ends, len(words)])
 
 
 def distinct(draw: Callable[[], T], count: int, but: Container[T] = ()) -> list[T]:
     """`count` different draws, in their order; the first ones do not depend on `count`."""
-    found: dict[T, None] = {}
-    while len(found) < count:
+    draws: dict[T, None] = {}
+    while len(draws) < count:
         one = draw()
         if one not in but:
-            found[one] = None
-    return list(found)
+            draws[one] = None
+    return list(draws)
 
 
 def draw_kind(rng: random.Random, kind: Kind) -> Callable[[], str]:
@@ -132,6 +140,7 @@ class Needles:
 
     @property
     def count(self) -> int:
+        """Needles in a prompt."""
         return self.keys * self.values
 
     def least(self) -> int:
@@ -139,6 +148,7 @@ class Needles:
         return self.count * (len(NEEDLE.split()) if self.haystack == "essay" else 1)
 
     def sample(self, texts: PromptTexts, rng: random.Random, size: int) -> Sample:
+        """The prompt with a haystack of `size`: words in essays, else lines."""
         draw_key, draw_value = draw_kind(rng, self.key_kind), draw_kind(rng, self.value_kind)
         keys, values = distinct(draw_key, self.keys), distinct(draw_value, self.count)
         answers = {key: values[i * self.values : (i + 1) * self.values] for i, key in enumerate(keys)}
@@ -163,7 +173,7 @@ class Needles:
         return NEEDLE.format(kind=self.value_kind, key=key, value=value)
 
     def _ask(self, context: str, queries: list[str], truth: list[str]) -> Sample:
-        query = _listed(queries)
+        query = _enumeration(queries)
         if len(truth) == 1:
             kind, some, what = self.value_kind[:-1], "A special magic {} is", "is"
         else:
@@ -174,10 +184,10 @@ class Needles:
             f"What {what} the special magic {kind} for {query} mentioned in the provided text?"
         )
         lead = f" The special magic {kind} for {query} mentioned in the provided text {what.split()[0]}"
-        return Sample(body, lead, truth, f" {_listed(truth)}.")
+        return Sample(body, lead, truth, f" {_enumeration(truth)}.")
 
 
-def _listed(items: list[str]) -> str:
+def _enumeration(items: list[str]) -> str:
     return ", ".join(items[:-1]) + ", and " + items[-1] if len(items) > 1 else items[0]
 
 
@@ -186,21 +196,21 @@ def _in_essay(text: Essay, needles: list[str], rng: random.Random, size: int) ->
     rounds = -(-size // len(text.words))
     ends = [turn * len(text.words) + end for turn in range(rounds) for end in text.ends]
     ends = [end for end in ends if end < size] + [size]
-    found = (text.words * rounds)[:size]
+    words = (text.words * rounds)[:size]
     parts, start = list[str](), 0
     for depth, needle in zip(sorted(rng.sample(DEPTHS, len(needles))), needles, strict=True):
         sentences = int(len(ends) * (depth / 100))
         stop = ends[sentences - 1] if sentences else 0
-        parts += [*found[start:stop], needle]
+        parts += [*words[start:stop], needle]
         start = stop
-    return " ".join([*parts, *found[start:]])
+    return " ".join([*parts, *words[start:]])
 
 
 HOPS = 4
 
 
 def variable_tracking(texts: PromptTexts, rng: random.Random, size: int) -> Sample:
-    """One chain of five variables in lines of noise, after a worked example of its own with shorter names."""
+    """One chain of five variables in lines of noise, after a worked example with shorter names."""
     smallest = _chain(rng, HOPS + 1, 3)
     line = texts.count(f"{NOISE}\n")
     more = (EXAMPLE_TOKENS - texts.count(smallest.body + smallest.lead)) // line
@@ -275,7 +285,7 @@ def frequent_words(texts: PromptTexts, rng: random.Random, size: int) -> Sample:
         "What are the three most frequently appeared words in the above coded text?"
     )
     lead = " Answer: According to the coded text above, the three most frequently appeared words are:"
-    return Sample(body, lead, ranks[1:4], f" {_listed(ranks[1:4])}")
+    return Sample(body, lead, ranks[1:4], f" {_enumeration(ranks[1:4])}")
 
 
 def question_answering(texts: PromptTexts, rng: random.Random, size: int) -> Sample:

@@ -72,7 +72,11 @@ def names(settings: RulerConfig) -> list[str]:
 
 
 def check(settings: EvaluationConfig) -> None:
-    """Errors: SkipwiseError where wonderwords is missing, no task is named, or a text or file is not there."""
+    """Refuse what cannot be measured.
+
+    Raises:
+        SkipwiseError: wonderwords is missing, no task is named, or a text or file is missing.
+    """
     wanted = settings.ruler
     chosen = names(wanted)
     if any(name.startswith(("niah", "cwe")) for name in chosen):
@@ -84,8 +88,13 @@ def check(settings: EvaluationConfig) -> None:
 
 
 def cells(inputs: Inputs, length: int) -> list[Cell]:
-    """A cell for each task. Of tasks that nobody named, those that the length cannot hold are left out, with a message:
-    `cwe` takes 4,102 tokens where every digit is one. Errors: TooShortError where a named task, or none, fits.
+    """Make a cell for each task.
+
+    If `ruler.tasks` is not set, tasks that the length cannot hold are left out, with a message: `cwe` takes 4,102
+    tokens with a tokenizer that gives every digit a token.
+
+    Raises:
+        TooShortError: A task that is named does not fit, or none does.
     """
     settings = inputs.settings.ruler
     grid, left_out = [], []
@@ -111,7 +120,7 @@ def _needed(inputs: Inputs, cell: Cell) -> int:
     """Tokens of the smallest prompt and its answer; of the first one where that is far below the cell's length."""
     needed = 0
     for trial in range(cell.n):  # samples differ by a few tokens: all are looked at only near the limit
-        needed = max(needed, len(_prompt(inputs, cell, trial, 0)) + cell.answer_tokens)
+        needed = max(needed, len(_prompt_ids(inputs, cell, trial, 0)) + cell.answer_tokens)
         # The paragraphs of qa_1 and qa_2 differ by more, so none of theirs is taken for the others.
         if needed > cell.length or (2 * needed < cell.length and not str(cell.variant).startswith("qa")):
             break
@@ -121,9 +130,9 @@ def _needed(inputs: Inputs, cell: Cell) -> int:
 def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
     """The largest prompt that leaves room for the answer, to the last 0.2 % of its tokens."""
     room = cell.length - cell.answer_tokens
-    smallest, larger = (len(_prompt(inputs, cell, trial, more)) for more in (0, 32))
+    smallest, larger = (len(_prompt_ids(inputs, cell, trial, more)) for more in (0, 32))
     hint = (room - smallest) * 32 // max(larger - smallest, 1)
-    more, ids = fit(lambda n: _prompt(inputs, cell, trial, n), room, hint, slack=room // 512)
+    more, ids = fit(lambda n: _prompt_ids(inputs, cell, trial, n), room, hint, slack=room // 512)
     made = sample(inputs, cell, trial, more)
     match = VARIANTS[str(cell.variant)].match
     return Question(ids, inputs.draft(made.lead, made.draft), made.truth, match)
@@ -143,7 +152,7 @@ def sample(inputs: Inputs, cell: Cell, trial: int, more: int) -> Sample:
     return VARIANTS[name].sample(texts, rng, VARIANTS[name].least + more)
 
 
-def _prompt(inputs: Inputs, cell: Cell, trial: int, more: int) -> list[int]:
+def _prompt_ids(inputs: Inputs, cell: Cell, trial: int, more: int) -> list[int]:
     made = sample(inputs, cell, trial, more)
     return inputs.encode(made.body, made.lead)
 
@@ -154,20 +163,20 @@ def _essay(texts: tuple[str, ...]) -> Essay:
 
 
 def _documents(name: str, settings: RulerConfig) -> Documents:
-    found = documents.squad(settings.squad) if name == "qa_1" else documents.hotpotqa(settings.hotpotqa)
-    if settings.samples > len(found.questions):
+    texts = documents.squad(settings.squad) if name == "qa_1" else documents.hotpotqa(settings.hotpotqa)
+    if settings.samples > len(texts.questions):
         raise SkipwiseError(
-            f"RULER's {name} has {len(found.questions)} questions with an answer in its file and evaluation.ruler."
+            f"RULER's {name} has {len(texts.questions)} questions with an answer in its file and evaluation.ruler."
             f"samples is {settings.samples}; give fewer samples"
         )
-    return found
+    return texts
 
 
 def score(answer: str, question: Question) -> float:
     """The share of the references that the answer contains, whatever their case; 1 for any where one is enough."""
-    said = re.sub(r"[\x00-\x1f]", "\n", answer.strip()).strip().lower()
-    found = [reference.lower() in said for reference in question.truth]
-    return float(any(found)) if question.variant == "any" else sum(found) / len(found)
+    lowered = re.sub(r"[\x00-\x1f]", "\n", answer.strip()).strip().lower()
+    matches = [reference.lower() in lowered for reference in question.truth]
+    return float(any(matches)) if question.variant == "any" else sum(matches) / len(matches)
 
 
 def summarise(inputs: Inputs, rows: list[Row]) -> list[Row]:
