@@ -1,4 +1,4 @@
-"""Closed forms of the pairs that an example shows at each distance, beside which counted ones are held."""
+"""Closed forms of the pairs that an example shows at each distance, to compare counted ones with."""
 
 import numpy as np
 from numpy.typing import NDArray

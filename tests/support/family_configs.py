@@ -1,8 +1,8 @@
 """A tiny configuration of every family in the table, of the real class, and a RoPE that is not transformers'.
 
-`logits` runs a model whose own RoPE turns nothing (all positions 0) with an attention function that rotates queries and
-keys itself, in float64, at the positions wanted: it agrees with a scaled model only when frequencies, attention
-factor, rotated dimensions, pairing and the choice of layers all do.
+`independent_logits` runs a model whose RoPE is switched off (all positions are 0). Its attention function rotates
+queries and keys itself, in float64, at the wanted positions. The logits agree with a scaled model only if frequencies,
+attention factor, rotated dimensions, pairing and the choice of layers all do.
 """
 
 from typing import Any
@@ -81,7 +81,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def config(family: str, **more: Any) -> PreTrainedConfig:
-    """Skips the test where the installed transformers does not have the family yet (InternLM 3 in 5.17)."""
+    """The configuration of a family. Skips the test if transformers has no such family yet (InternLM 3 in 5.17)."""
     if family not in CONFIG_MAPPING:
         pytest.skip(f"transformers {transformers.__version__} has no {family}")
     return transformers.AutoConfig.for_model(family, **{**CONFIGS[family], **more})
@@ -152,7 +152,7 @@ AttentionMaskInterface.register("rotated", eager_mask)
 
 
 class ThroughFused(TorchFunctionMode):
-    """The same for Falcon, which calls torch's fused attention in every layer without asking the interface."""
+    """The rotation of `Rotated` for Falcon, which calls torch's fused attention without asking the interface."""
 
     def __init__(self, layers: int) -> None:
         super().__init__()

@@ -12,8 +12,10 @@ from support.tiny import llama_config, tiny_model
 
 
 def bigram_llama(chances: npt.NDArray[np.float64], folder: Path | None = None, *, window: int = 64) -> PreTrainedModel:
-    """A Llama whose next token depends on the last one alone: `chances` (V, V), one row a token, positive, adding up
-    to one; V is divisible by 8. Saved when `folder` is given."""
+    """A Llama whose next token depends on the last one alone; saved when `folder` is given.
+
+    `chances` (V, V) has one row a token, positive, adding up to one; V is divisible by 8.
+    """
     vocabulary = len(chances)
     config = llama_config(
         layers=1, hidden=vocabulary, vocab=vocabulary, window=window, tie_word_embeddings=False, rms_norm_eps=1e-12

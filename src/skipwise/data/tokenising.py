@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 def tokenise(tokenizer: "PreTrainedTokenizerBase", text: str) -> NDArray[np.int64]:
     """Tokenise one text as a token store does.
 
+    Args:
+        tokenizer: Makes the token ids.
+        text: The text, of any length.
+
     Returns:
         Token ids, (n,), without BOS or EOS.
     """
@@ -25,7 +29,16 @@ def tokenise(tokenizer: "PreTrainedTokenizerBase", text: str) -> NDArray[np.int6
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str], dtype: DTypeLike) -> list[NDArray[Any]]:
-    """Tokenise texts in one call of the tokenizer, each whole and without special tokens."""
+    """Tokenise texts in one call of the tokenizer, each whole and without special tokens.
+
+    Args:
+        tokenizer: Makes the token ids.
+        texts: The texts.
+        dtype: Type of the ids.
+
+    Returns:
+        Token ids of each text, (n,).
+    """
     options = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
     ids = tokenizer(texts, **options, verbose=False)["input_ids"]
     return [np.asarray(row, dtype=dtype) for row in ids]

@@ -30,7 +30,15 @@ class Change(NamedTuple):
 
 
 def pairs(first: Sequence[Row], later: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
-    """(row of `first`, row of `later`) that measure the same thing; of rows measured twice the last ones."""
+    """Pair the rows that measure the same thing. Of rows measured twice the last ones count.
+
+    Args:
+        first: Rows of one model.
+        later: Rows of the other model.
+
+    Yields:
+        (row of `first`, row of `later`).
+    """
     earlier = {row.setup(): row for row in first}
     for setup, row in {row.setup(): row for row in later}.items():
         if setup in earlier:
@@ -47,9 +55,15 @@ def unpaired(first: Sequence[Row], later: Sequence[Row]) -> Iterator[tuple[Row, 
 
 
 def change(before: Row, after: Row) -> Change | None:
-    """The change between two rows of `pairs`; None where they hold nothing to pair.
+    """Compute the change between two rows of `pairs`.
 
-    Rows hold `scores`, one a prompt, or `sums` and `counts`, the losses (nats) and tokens of each document or block.
+    Args:
+        before: Row of one model. It holds `scores`, one a prompt, or `sums` and `counts`, the losses (nats) and tokens
+            of each document or block.
+        after: Row of the other model.
+
+    Returns:
+        The change; None if the rows hold nothing to pair.
     """
     if before.metric == "perplexity":
         if not before.sums or before.counts != after.counts:

@@ -33,7 +33,12 @@ Document = tuple[str, Any]
 
 
 def default_lengths(original_length: int, target_length: int) -> list[int]:
-    """From a quarter of the original window to the target, doubling; the target itself is always the last."""
+    """Double from a quarter of the original window to the target, which is always the last length.
+
+    Args:
+        original_length: Window that the model was pre-trained with, tokens.
+        target_length: Window that it shall have, tokens.
+    """
     length, lengths = max(original_length // 4, 2), []
     while length < target_length:
         lengths.append(length)
@@ -51,12 +56,19 @@ def load_documents(
     field: str = "text",
     split: str = "train",
 ) -> list[Document]:
-    """Read the `limit` longest documents of `paths` that have at least `minimum` tokens, longest first.
+    """Read the longest documents of some sources, longest first. Only those that may be returned are held in memory.
 
-    Tokens come without BOS. Only the documents that may be returned are held.
+    Args:
+        paths: Files, folders, `datasets` ids or packaged names.
+        tokenizer: Makes the token ids, without BOS.
+        minimum: Tokens that a document must have.
+        limit: Most documents.
+        exclude: Patterns of files to leave out.
+        field: Field or column with the text.
+        split: Split of a dataset.
 
     Raises:
-        SkipwiseError: for what cannot be read, and when no document is long enough, naming the longest.
+        SkipwiseError: A source cannot be read, or no document is long enough. The message names the longest.
     """
     sources = text_sources.sources(paths, exclude=list(exclude), field=field, split=split)
 

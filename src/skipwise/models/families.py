@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from skipwise.errors import SkipwiseError
 from skipwise.models import length_tricks
 from skipwise.models.shape import ModelShape
-from skipwise.rope import hf_config
+from skipwise.rope import description, hf_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -205,7 +205,7 @@ def _not_causal(config: "PreTrainedConfig") -> str | None:
     )
     return (
         f"model type {family!r} is a multimodal model that transformers does not read as a language model "
-        f"({hf_config.rotation(config)}); {hint}"
+        f"({description.rotation(config)}); {hint}"
     )
 
 

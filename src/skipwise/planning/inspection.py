@@ -17,7 +17,7 @@ from skipwise.models.kv_cache_size import KvCache, kv_cache
 from skipwise.models.reach import reach
 from skipwise.positions import coverage
 from skipwise.positions.sampler import Sampler
-from skipwise.rope import hf_config, methods
+from skipwise.rope import description, hf_config, methods
 from skipwise.rope.scale import scale
 from skipwise.utils.text import length_text
 
@@ -109,6 +109,11 @@ def critical_pair(dim: int, theta: float, original: int) -> int:
 
     Twice that is the critical dimension of arXiv 2310.05209 (eq. 2): later dimensions have never turned once in
     training, so they are the ones that fail beyond it.
+
+    Args:
+        dim: Rotated dimensions of a head.
+        theta: Base of RoPE.
+        original: Window that the model was trained on, tokens.
     """
     pairs = dim // 2
     if original <= 2 * math.pi:
@@ -167,8 +172,8 @@ def facts(config: "PreTrainedConfig", model: ModelConfig, target_length: int | N
         family=architecture.family,
         window=window,
         original_length=original,
-        reading=hf_config.reading(config, model.original_length),
-        rotation=hf_config.rotation(config),
+        reading=description.length_sources(config, model.original_length),
+        rotation=description.rotation(config),
         scaling=hf_config.describe(config),
         target_length=target,
         factor=target / original,

@@ -67,7 +67,7 @@ def _question(row: Row, truth: Any) -> str | None:
     from skipwise.evals.tasks import document_qa, key_value, needle, passkey
 
     def pair_wording() -> str:
-        protocol = key_value.PROTOCOLS[row.variant or ""]
+        protocol = key_value.VARIANTS[row.variant or ""]
         return (protocol.ask + protocol.lead).replace("{key}", str(truth[1])).strip()
 
     wordings: dict[str, Callable[[], str]] = {

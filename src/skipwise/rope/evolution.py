@@ -97,7 +97,15 @@ def _new(
 
 
 def mutated(rng: np.random.Generator, factors: Factors, most: float, chance: float, step: float) -> Factors:
-    """Each factor with `chance` drawn anew, in steps, between its neighbours; the first from 1, the last to `most`."""
+    """Draw some factors anew, each between its neighbours, so that the list still never decreases.
+
+    Args:
+        rng: Where every draw comes from.
+        factors: The list.
+        most: Upper bound of the last factor. The lower bound of the first one is 1.
+        chance: Chance of each factor to be drawn anew.
+        step: Distance between the values that are drawn.
+    """
     child = list(factors)
     for i in np.flatnonzero(rng.random(len(child)) < chance):
         low = child[i - 1] if i else 1.0

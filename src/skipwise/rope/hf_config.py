@@ -130,7 +130,12 @@ def check_lists(config: "PreTrainedConfig") -> None:
             )
 
 
-def _configured(config: "PreTrainedConfig") -> int:
+def configured_length(config: "PreTrainedConfig") -> int:
+    """`max_position_embeddings`, tokens, whether it is the window before or after a scaling.
+
+    Raises:
+        SkipwiseError: The configuration does not have it.
+    """
     text = language_model(config)
     length = getattr(text, "max_position_embeddings", None)
     if not length:
@@ -141,7 +146,7 @@ def _configured(config: "PreTrainedConfig") -> int:
     return int(length)
 
 
-_OTHER_LENGTHS = ("max_sequence_length", "max_seq_len", "seq_length", "model_max_length", "initial_context_length")
+OTHER_LENGTHS = ("max_sequence_length", "max_seq_len", "seq_length", "model_max_length", "initial_context_length")
 """Fields beside max_position_embeddings in which configurations state a length."""
 
 
@@ -163,8 +168,8 @@ def evidence(config: "PreTrainedConfig") -> Evidence | None:
     factor = carried_parameters.get("factor")
     if carried_parameters["rope_type"] != "linear" or not factor or factor <= 1:
         return None
-    configured = _configured(config)
-    for field in _OTHER_LENGTHS:
+    configured = configured_length(config)
+    for field in OTHER_LENGTHS:
         length = getattr(text, field, None)
         if isinstance(length, int) and length == round(configured * factor):
             return Evidence(field, configured, length)
@@ -173,7 +178,7 @@ def evidence(config: "PreTrainedConfig") -> Evidence | None:
     return None
 
 
-def _dual_chunk_length(config: "PreTrainedConfig") -> int | None:
+def dual_chunk_length(config: "PreTrainedConfig") -> int | None:
     """Tokens that a model with dual chunk attention was trained on; the window beyond them needs that attention."""
     chunks = getattr(language_model(config), "dual_chunk_attention_config", None)
     length = chunks.get("original_max_position_embeddings") if isinstance(chunks, dict) else None
@@ -184,7 +189,7 @@ def stated_original_length(config: "PreTrainedConfig") -> int | None:
     """Window before the scaling, tokens, as far as the configuration tells it."""
     text = language_model(config)
     length = parameters(config).get("original_max_position_embeddings")
-    length = length or getattr(text, "original_max_position_embeddings", None) or _dual_chunk_length(config)
+    length = length or getattr(text, "original_max_position_embeddings", None) or dual_chunk_length(config)
     if length:
         return int(length)
     second = evidence(config)
@@ -193,63 +198,7 @@ def stated_original_length(config: "PreTrainedConfig") -> int | None:
 
 def true_original_length(config: "PreTrainedConfig") -> int:
     """Window before any scaling that the configuration carries, tokens; the configured one where it does not say."""
-    return stated_original_length(config) or _configured(config)
-
-
-def reading(config: "PreTrainedConfig", original_length: int | None = None) -> list[str]:
-    """Which fields of a configuration the windows were read from, and how to give another original window.
-
-    Args:
-        config: The model's configuration.
-        original_length: The original window that the user gave, if any.
-    """
-    text, rope, second = language_model(config), parameters(config), evidence(config)
-    kind, original = rope["rope_type"], original_length or true_original_length(config)
-    if original_length:
-        lines = [f"the original window is {original:,} tokens, as model.original_length says"]
-    elif rope.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", None):
-        lines = [f"original_max_position_embeddings says that the model was trained on {original:,} tokens"]
-    elif _dual_chunk_length(config):
-        lines = [f"dual_chunk_attention_config says that the model was trained on {original:,} tokens"]
-    elif second:
-        lines = [
-            f"max_position_embeddings {_configured(config):,} and {second.field} {getattr(text, second.field):,} "
-            f"differ by the factor {rope['factor']:g}, so the larger one is taken as the window after the scaling"
-        ]
-    elif kind == "linear":
-        lines = [
-            f"max_position_embeddings {_configured(config):,} is taken as the window after 'linear' scaling by "
-            f"{rope['factor']:g}; the file does not say the window before it"
-        ]
-    else:
-        lines = [f"max_position_embeddings says that the model was trained on {original:,} tokens"]
-    known = {original, window(config), _configured(config), *([second.original, second.window] if second else [])}
-    others = {name: getattr(text, name, None) for name in _OTHER_LENGTHS}
-    others = {name: length for name, length in others.items() if isinstance(length, int) and length not in known}
-    if others:
-        unused = [f"{name} {length:,}" for name, length in others.items()]
-        lines.append(f"the file also has {' and '.join(unused)}, which nothing here is read from")
-    if not original_length:
-        lines.append("to give the window that the model was trained on: --set model.original_length=LENGTH")
-    return lines
-
-
-def rotation(config: "PreTrainedConfig") -> str:
-    """How positions turn the dimensions of a head, in a few words."""
-    rope, carries = parameters(config), describe(config)
-    width, rotated = head_width(config), rotary_dim(config)
-    parts = ["" if language_model(config) is config else "its text part: "]
-    sections = rope.get("mrope_section")
-    scaled = f"carries {carries['method']} ×{carries['factor']:g}" if carries else None
-    parts.append(", ".join(filter(None, ["multimodal RoPE (mrope)", scaled])) if sections else scaled or "plain RoPE")
-    if rotated < width:
-        parts.append(f", {rotated} of {width} dimensions of a head")
-    if sections:
-        parts.append(
-            f": {', '.join(map(str, sections))} pairs follow time, height and width of an image; a text token has one "
-            "position for all three, so text is rotated as by plain RoPE"
-        )
-    return "".join(parts)
+    return stated_original_length(config) or configured_length(config)
 
 
 def window(config: "PreTrainedConfig") -> int:
@@ -261,7 +210,7 @@ def window(config: "PreTrainedConfig") -> int:
     Raises:
         SkipwiseError: The configuration states neither.
     """
-    configured = _configured(config)
+    configured = configured_length(config)
     try:
         rope = parameters(config)
     except SkipwiseError:
@@ -293,7 +242,7 @@ def carried(config: "PreTrainedConfig") -> Carried:
     """
     rope = parameters(config)
     kind, original = rope["rope_type"], true_original_length(config)
-    target: float = original * (rope.get("factor") or _configured(config) / original)
+    target: float = original * (rope.get("factor") or configured_length(config) / original)
     target = round(target) if math.isclose(target, round(target), rel_tol=1e-9) else target
     scaling: Unscaled
     if kind == "default":
@@ -364,7 +313,15 @@ def inv_freq(config: "PreTrainedConfig", length: int | None = None) -> Frequenci
 
 
 def factors(config: "PreTrainedConfig", length: int | None = None) -> Frequencies:
-    """What the wavelength of each pair is multiplied by, beside plain RoPE of the same base; (rotary_dim / 2,)."""
+    """What the wavelength of each pair is multiplied by, beside plain RoPE of the same base.
+
+    Args:
+        config: Of the model.
+        length: Tokens of the input, as in `inv_freq`.
+
+    Returns:
+        Factors, (rotary_dim / 2,).
+    """
     return plain_inv_freq(rotary_dim(config), parameters(config)["rope_theta"]) / inv_freq(config, length)
 
 

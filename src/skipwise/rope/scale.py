@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 from skipwise.rope.hf_config import (
     _SCALING_KEYS,
     Carried,
-    _configured,
     carried,
+    configured_length,
     head_width,
     is_nested,
     language_model,
@@ -80,7 +80,7 @@ def scale(
     if wanted.method == "none":
         # Phi-3 does not say its factor; a new window would change it.
         unstated = present["rope_type"] in ("yarn", "longrope") and not present.get("factor")
-        written = {**present, "factor": _configured(config) / original} if unstated else present
+        written = {**present, "factor": configured_length(config) / original} if unstated else present
     else:
         scaling = _continued(scaling, wanted, config, original_length, target_length)
         model_keys = {key: value for key, value in present.items() if key not in _SCALING_KEYS}

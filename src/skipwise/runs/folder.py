@@ -82,8 +82,13 @@ def model_of_run(path: str) -> Path | None:
 def open_folder(config: RunConfig, folder: Path, resume: bool) -> None:
     """Begin a run by writing its config.yaml, or check that the run to resume has the same settings.
 
+    Args:
+        config: Settings of the run.
+        folder: Its folder.
+        resume: Whether a run in the folder shall be resumed.
+
     Raises:
-        SkipwiseError: As `check_folder`, and where the run in the folder has other settings. The message names one.
+        SkipwiseError: As `check_folder`, and if the run in the folder has other settings. The message names one.
     """
     check_folder(folder, resume)
     path = folder / CONFIG

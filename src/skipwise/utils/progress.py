@@ -102,7 +102,15 @@ class _RichBar(Bar):
 def bar(description: str, *, total: float | None, unit: str, initial: float = 0, quiet: bool = False) -> Iterator[Bar]:
     """Show progress while the block runs, in the first process of a job.
 
-    The arguments are those of `Bar`; `quiet` shows nothing.
+    Args:
+        description: As `Bar`.
+        total: As `Bar`.
+        unit: As `Bar`.
+        initial: As `Bar`.
+        quiet: Show nothing.
+
+    Yields:
+        The bar, whose `advance` and `note` the block calls.
     """
     kind: type[Bar] = Bar if quiet or not processes.first() else (_RichBar if sys.stderr.isatty() else _PlainBar)
     shown = kind(description, total, unit, initial)

@@ -11,6 +11,7 @@ from tokenizers import processors
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals import task
+from skipwise.evals.longest_prompt import fit
 from skipwise.evals.task import Cell, Inputs, Question
 from skipwise.evals.tasks import passkey
 from support.tiny import tiny_tokenizer
@@ -130,7 +131,7 @@ def test_fit_finds_the_longest_that_fits(slope: int, room: int, hint: int) -> No
         calls.append(n)
         return [0] * (10 + slope * n + n // 3)
 
-    best, ids = task.fit(make, room, hint)
+    best, ids = fit(make, room, hint)
     fitting = [n for n in range(1001) if 10 + slope * n + n // 3 <= room]
     assert best == max(fitting, default=-1)
     assert len(ids) == (10 + slope * best + best // 3 if fitting else 0)
@@ -140,7 +141,7 @@ def test_fit_finds_the_longest_that_fits(slope: int, room: int, hint: int) -> No
 @pytest.mark.parametrize("most", [0, 1, 6, 30])
 @pytest.mark.parametrize("hint", [0, 3, 50])
 def test_fit_ends_where_there_is_no_more(most: int, hint: int) -> None:
-    best, ids = task.fit(lambda n: [0] * (10 + 5 * min(n, most)), 60, hint, most=most)
+    best, ids = fit(lambda n: [0] * (10 + 5 * min(n, most)), 60, hint, most=most)
     assert (best, len(ids)) == (min(most, 10), 10 + 5 * min(most, 10))
 
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
-from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
+from skipwise.evals.longest_prompt import fit
+from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError
 from skipwise.utils.text import length_text
 
 ANSWER_TOKENS = 64

@@ -19,7 +19,8 @@ import numpy as np
 
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
-from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
+from skipwise.evals.longest_prompt import fit
+from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError
 from skipwise.utils import progress
 from skipwise.utils.text import length_text
 
@@ -143,9 +144,18 @@ def cells(inputs: Inputs, length: int) -> list[Cell]:
 
 
 def pairs_of(inputs: Inputs, name: str, length: int, which: int) -> list[Pair]:
-    """The pairs of a list: as many as leave room for any of its questions and the answer, or `key_value.pairs`.
+    """Make the pairs of a list, once for all its questions.
 
-    Errors: TooShortError where the length holds fewer than there are different questions.
+    They are as many as leave room for any question and its answer, or `key_value.pairs`.
+
+    Args:
+        inputs: What prompts are made from.
+        name: Of the variant.
+        length: Most tokens of a prompt with its answer.
+        which: Number of the list.
+
+    Raises:
+        TooShortError: The length holds fewer pairs than there are different questions.
     """
     return inputs.once(("key_value", name, length, which), lambda: _make_pairs(inputs, name, length, which))
 
@@ -195,7 +205,14 @@ def questions_a_list(settings: EvaluationConfig) -> int:
 
 
 def place(depth: float, pairs: int, trial: int, together: int) -> int:
-    """Index of the pair asked for: floor(depth · (pairs - 1)), as Liu et al. sweep it, or a neighbour of it."""
+    """Index of the pair that a trial asks for: floor(depth · (pairs - 1)), as Liu et al. have it, or a neighbour.
+
+    Args:
+        depth: Where the pair stands in the list, 0 to 1.
+        pairs: Pairs in the list.
+        trial: Number of the trial among those about the list.
+        together: How many trials ask about the list.
+    """
     return neighbour(math.floor(depth * (pairs - 1) + 1e-9), pairs, trial, together)
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from skipwise.config import EvaluationConfig
 from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
-from skipwise.evals.task import Cell, Inputs, Question, Task, check_depths, depth_grid, fit
+from skipwise.evals.longest_prompt import fit
+from skipwise.evals.task import Cell, Inputs, Question, Task, check_depths, depth_grid
 from skipwise.evals.tasks import passkey
 
 ANSWER_TOKENS = 16

@@ -10,7 +10,8 @@ import re
 
 import numpy as np
 
-from skipwise.evals.task import Cell, Inputs, Question, Task, check_depths, depth_grid, fit
+from skipwise.evals.longest_prompt import fit
+from skipwise.evals.task import Cell, Inputs, Question, Task, check_depths, depth_grid
 
 ANSWER_TOKENS = 16  # the papers' code generates 10
 
@@ -65,7 +66,14 @@ def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
 
 
 def ask(inputs: Inputs, key: str, depth: float, length: int) -> Question:
-    """The longest prompt about `key` that takes at most `length` tokens together with its answer."""
+    """Make the longest prompt about a key.
+
+    Args:
+        inputs: What prompts are made from.
+        key: The passkey.
+        depth: Share of the filler before the key, 0 to 1.
+        length: Most tokens of the prompt with its answer.
+    """
     sentence = inputs.count(_filler(10 * len(FILLER))) / (10 * len(FILLER))
     room = length - ANSWER_TOKENS
     hint = int((room - len(inputs.encode(prompt_text(key, 0, depth), LEAD))) / sentence)

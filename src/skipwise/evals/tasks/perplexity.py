@@ -105,9 +105,14 @@ def select(
 
 
 def parts(lengths: Sequence[int], model: PreTrainedModel, variant: PerplexityVariant) -> list[tuple[int, int]]:
-    """(start, length) of every row: the lengths from 0 and, under `prefix`, the stretches between them.
+    """List (start, length) of every row, in tokens: the lengths from 0 and, under `prefix`, the stretches between them.
 
-    No stretches where frequencies depend on the length of the input: their tokens were read in several ways.
+    There are no stretches if the frequencies depend on the length of the input: their tokens were read in several ways.
+
+    Args:
+        lengths: Lengths to measure, tokens.
+        model: Whose RoPE is looked at.
+        variant: How perplexity is measured.
     """
     ordered = sorted(lengths)
     one_pass = variant.name == "prefix" and not hf_config.changes_with_length(model.config)
@@ -146,7 +151,14 @@ def header(documents: Sequence[Document], start: int, length: int, variant: Perp
 def total_tokens(
     documents: Sequence[Document], lengths: Sequence[int], model: PreTrainedModel, variant: PerplexityVariant
 ) -> int:
-    """Tokens that `measure` will put through the model, for its progress."""
+    """Count the tokens that `measure` will put through the model, for its progress.
+
+    Args:
+        documents: As `select` returns them.
+        lengths: Lengths to measure, tokens.
+        model: Whose RoPE is looked at.
+        variant: How perplexity is measured.
+    """
     if variant.name == "sliding":
         ends = [
             (n, min(variant.span, len(tokens) + (variant.bos_id is not None)))
@@ -226,10 +238,18 @@ def row_of_losses(head: Row, losses: Sequence[intervals.Losses], seconds: float)
 
 
 def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Sliding windows over a text of `tokens`: (start, stop, scored), where the last `scored` tokens are new.
+    """Lay sliding windows over a text.
 
     The first window scores all it holds, the others `stride` tokens; the last one ends with the text and scores the
     rest, which may be fewer.
+
+    Args:
+        tokens: Tokens of the text.
+        window: Tokens of a window.
+        stride: Tokens by which it moves.
+
+    Yields:
+        (start, stop, scored): the last `scored` tokens of the window are new.
     """
     previous = 0
     for start in range(0, tokens, stride):

@@ -15,7 +15,8 @@ from skipwise.config import EvaluationConfig
 from skipwise.data import text_sources
 from skipwise.data.documents import documents
 from skipwise.errors import SkipwiseError
-from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit
+from skipwise.evals.longest_prompt import fit
+from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError
 from skipwise.utils.text import length_text
 
 MEASURES = ("rouge1", "rouge2", "rougeL")

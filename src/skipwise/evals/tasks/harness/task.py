@@ -95,10 +95,18 @@ def header(benchmark: Benchmark, metric: str, settings: EvaluationConfig) -> Row
 
 
 def measure(loaded: LoadedModel, benchmark: Benchmark, settings: EvaluationConfig) -> Iterator[Row]:
-    """A row for each metric, without the model's columns.
+    """Run one benchmark.
 
     Scores between 0 and 1 whose mean is lm-eval's value get the intervals of the other tasks, and so do perplexities.
-    Any other value gets Student's t with lm-eval's standard error, or no interval where lm-eval gives none.
+    Any other value gets Student's t with lm-eval's standard error, or no interval if lm-eval gives none.
+
+    Args:
+        loaded: The model.
+        benchmark: With its requests.
+        settings: Settings of the evaluation.
+
+    Yields:
+        A row for each metric, without the model's columns.
     """
     from lm_eval.evaluator import evaluate
 

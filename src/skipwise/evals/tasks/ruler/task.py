@@ -15,8 +15,9 @@ from skipwise.config import EvaluationConfig, RulerConfig
 from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals.intervals import mean_interval
+from skipwise.evals.longest_prompt import fit
 from skipwise.evals.rows import Row, digest, digest_of
-from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, fit, scored
+from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, scored
 from skipwise.evals.tasks.ruler import documents, prompts
 from skipwise.evals.tasks.ruler.prompts import Documents, Essay, Needles, PromptTexts, Sample
 from skipwise.utils.progress import say
@@ -204,11 +205,18 @@ def _average(rows: list[Row]) -> Row:
 
 
 def effective_length(averages: list[Row], threshold: float) -> Row:
-    """The longest length whose average reaches `threshold`, 0 where none does, as RULER's table has it.
+    """Make the row of the effective length: the longest one whose average reaches the threshold, as in RULER's table.
 
     The upper end is the longest length at which the average's upper end reaches it. The lower end is the last length,
     from the shortest on, up to which all lower ends reach it: tests in a fixed order, so that many lengths do not add
-    up their errors. `length` is None: the row is over all of them.
+    up their errors. `length` is None, because the row is over all of them.
+
+    Args:
+        averages: The average over tasks at each length.
+        threshold: Between 0 and 1.
+
+    Returns:
+        The row; its value is 0 if no length reaches the threshold.
     """
 
     def longest(end: str) -> int:
