@@ -12,7 +12,7 @@ import queue
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, urljoin, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from skipwise.config import ServerConfig
 from skipwise.errors import SkipwiseError
@@ -77,6 +77,7 @@ class Client:
         self.names: list[str] = []
         """Names that the server lists."""
         self._key = key
+        self._root = config.address.removesuffix("/v1") + "/"
         parts = urlsplit(config.url)
         self._client = openai.AsyncOpenAI(
             base_url=urlunsplit(parts._replace(query="", fragment="")),
@@ -139,6 +140,26 @@ class Client:
         """The JSON objects at some paths from the root of the server, such as `version`; {} where there is none."""
         return self._run(self._optional(paths))
 
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request that a server need not know; {} where it does not.
+
+        Args:
+            path: Below the address of the API, or from the root of the server where it begins with `/`.
+            body: The request.
+        """
+        target = self._root + path.lstrip("/") if path.startswith("/") else path
+
+        async def ask() -> Any:
+            return await self._client.with_options(max_retries=1).post(target, body=body, cast_to=object)
+
+        try:
+            answer = self._run(self._told(ask()))
+        except SkipwiseError as error:
+            if getattr(error.__cause__, "status_code", 0) in (400, 404, 405, 422, 500, 501):
+                return {}
+            raise
+        return answer if isinstance(answer, dict) else {}
+
     def complete(self, request: Request, *, retries: int | None = None) -> Completion:
         """Ask for one completion. Raises SkipwiseError; the `__cause__` of one for a refusal has a `status_code`."""
         return self._run(self._told(self._complete(request, retries)))
@@ -186,9 +207,8 @@ class Client:
 
     async def _optional(self, paths: Sequence[str]) -> list[dict[str, Any]]:
         async def one(path: str) -> dict[str, Any]:
-            root = self.config.address.rstrip("/").removesuffix("/v1") + "/"
             try:
-                answer = await self._get(urljoin(root, path), retries=0, timeout=10)
+                answer = await self._get(self._root + path, retries=0, timeout=10)
             except Exception:  # a server need not have any of these
                 return {}
             return answer if isinstance(answer, dict) else {}
