@@ -272,3 +272,15 @@ def test_perplexity_without_log_probabilities_is_refused_and_through_echo_it_wor
     with serving(model, window=WINDOW, logprobs="echo") as address:
         rows = evaluate(address, model, tmp_path / "rows.jsonl", settings)
     assert [row.value for row in rows] == [pytest.approx(math.exp(2.0))]
+
+
+def test_the_preset_of_h2ogpt(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    with serving(model, window=8192) as address:
+        options = ["--tokenizer", str(model), "--preset", "h2ogpt", "--set", "evaluation.trials=1", "--out", str(out)]
+        assert main.main(["eval", address, *options]) == 0
+    cells = [row for row in read(out) if row.depth is not None]
+    assert [(row.task, row.variant, row.length, row.depth) for row in cells] == [
+        ("key_value", "lines", 5000, 0.2),
+        ("key_value", "lines", 6000, 0.2),
+    ]

@@ -41,6 +41,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--data", nargs="+", metavar="PATH", completes="file", help="documents for perplexity")
     parser.add_argument(
+        "--preset",
+        choices=["h2ogpt"],
+        help="settings of a published test: h2ogpt, its key/value lines at 5,000 and 6,000 tokens, depth 0.2",
+    )
+    parser.add_argument(
         "--config",
         type=Path,
         metavar="RECIPE.yaml",
@@ -70,9 +75,12 @@ def run(args: argparse.Namespace) -> None:
         read_yaml,
         validate,
     )
+    from skipwise.config.presets import PRESETS
 
     recipe = read_yaml(args.config) if args.config else {}
-    values = merge({key: recipe[key] for key in ("model", "evaluation") if key in recipe}, parse_settings(args.set))
+    preset = {"evaluation": PRESETS[args.preset]} if args.preset else {}
+    values = merge(preset, {key: recipe[key] for key in ("model", "evaluation") if key in recipe})
+    values = merge(values, parse_settings(args.set))
     check_sections(values, "evaluation", "model")
     options: dict[str, Any] = {"data": args.data} if args.data else {}
     options |= {"tasks": args.tasks} if args.tasks else {}
