@@ -63,7 +63,7 @@ def _truth(row: Row, truth: Any) -> str:
 
 
 def _question(row: Row, truth: Any) -> str | None:
-    """The last words of the prompt, from the task's own wording; None where a row does not tell them."""
+    """The last words of the prompt, in the task's wording; None where a row does not hold them."""
     from skipwise.evals.tasks import document_qa, key_value, needle, passkey
 
     def pair_wording() -> str:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: plain data and the names of our scripts flow in, the page's text flows out."""
+"""Make one self-contained HTML page from plain data and scripts of this package."""
 
 import base64
 import hashlib
@@ -25,8 +25,16 @@ def _plain(value: Any) -> Any:
 
 
 def render(data: dict[str, Any], scripts: list[str], kind: str = "report") -> str:
-    """The page as HTML, headed by `data["headline"]`. The policy in its head lets it run our script alone and load
-    nothing. `scripts` are files of this folder, in order; `kind` stands in the title."""
+    """Make the page. The policy in its head lets it run its own script alone and load nothing.
+
+    Args:
+        data: What the scripts draw, as plain values; `headline` is the page's heading.
+        scripts: Files of `static/`, in the order in which they are joined.
+        kind: Word in the page's title.
+
+    Returns:
+        The HTML text.
+    """
     page = resources.files("skipwise") / "report" / "static"
     script = "\n".join((page / name).read_text(encoding="utf-8") for name in scripts)
     values = json.dumps(_plain(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))

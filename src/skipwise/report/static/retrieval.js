@@ -48,9 +48,9 @@ function retrievalLead(task) {
   const about = aboutTask(task),
     pair = single && data.runs[0].at_target[task];
   if (!pair) return about;
-  const found = (row) => `${number(row.value * row.n)} of ${number(row.n)}`;
+  const share = (row) => `${number(row.value * row.n)} of ${number(row.n)}`;
   const [before, after] = pair;
-  return `${about} At ${tokens(after.length)} tokens it finds ${found(after)}${before ? `; before, ${found(before)}` : ""}.`;
+  return `${about} At ${tokens(after.length)} tokens it finds ${share(after)}${before ? `; before, ${share(before)}` : ""}.`;
 }
 
 function heatMap(series, allRows, width) {
