@@ -21,7 +21,7 @@ from skipwise.evals.served.deployment import Deployment
 from skipwise.evals.served.perplexity import ServedPerplexity
 from skipwise.evals.served.session import ServedSession
 from skipwise.evals.session import Session
-from skipwise.evals.task import Inputs, Plan, Task
+from skipwise.evals.task import Inputs, Task, TaskPlan
 from skipwise.models.load import LoadedModel
 from skipwise.models.memory import check_memory, chunk_tokens
 from skipwise.rope import hf_config
@@ -196,12 +196,12 @@ def check_served(name: str) -> None:
         )
 
 
-def _served_plan(name: str, session: ServedSession, lengths: list[int]) -> Plan:
+def _served_plan(name: str, session: ServedSession, lengths: list[int]) -> TaskPlan:
     check_served(name)
     task = tasks.task(name)
     return PromptedPlan(task, session, lengths) if isinstance(task, Task) else ServedPerplexity(session, lengths)
 
 
-def _plan(name: str, session: Session, lengths: list[int]) -> Plan:
+def _plan(name: str, session: Session, lengths: list[int]) -> TaskPlan:
     task = tasks.task(name)
     return PromptedPlan(task, session, lengths) if isinstance(task, Task) else task.plan(session, lengths)

@@ -3,8 +3,8 @@
 A task says how its prompts are made for a budget of tokens and how an answer is scored. Everything else (reading long
 prompts fast, batches, intervals, rows that are not measured twice) is done for it. To add one, write one file in
 `evals/tasks/` that is named after the task and has a `TASK = Task(...)`; `evals/tasks/passkey.py` is the shortest
-example. `evaluation.tasks` then knows the name, and the runner finds the task. A task with settings of its own adds
-its section to `EvaluationConfig`. A task that is not prompts and answers is a `CustomTask`.
+example. `evaluation.tasks` then knows the name, and the runner finds the task. A task that has settings adds a
+section to `EvaluationConfig`. A task that is not prompts and answers is a `CustomTask`.
 """
 
 import hashlib
@@ -64,8 +64,7 @@ class Question(NamedTuple):
     variant: str | None = None
     """Which of several scores of one answer is wanted, where a task's cells differ in nothing else."""
     unit: str | None = None
-    """Text that other questions are about too, such as `list 0`; the interval is over these. None: a text of its
-    own."""
+    """Text that other questions are about too, such as `list 0`; the interval is over these. None: no other is."""
     answer_tokens: int = 0
     """Most tokens of its answer; set when it is asked."""
 
@@ -178,7 +177,7 @@ class Task:
     """Refuse what can be refused without a model, such as a missing package or file. Errors: SkipwiseError."""
 
 
-class Plan(Protocol):
+class TaskPlan(Protocol):
     """What one task will measure of one model, once everything that can be refused was."""
 
     @property
@@ -194,7 +193,7 @@ class CustomTask:
     """A task that is not prompts and answers, such as perplexity: it plans and measures its rows itself."""
 
     name: str
-    plan: Callable[["Session", list[int]], Plan]
+    plan: Callable[["Session", list[int]], TaskPlan]
     """The rows of a model at some lengths (tokens, ascending). Errors: SkipwiseError for what cannot be measured."""
     check: Callable[[EvaluationConfig], object] = _nothing
     """As in `Task`."""

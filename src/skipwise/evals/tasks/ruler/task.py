@@ -26,7 +26,7 @@ from skipwise.utils.text import length_text
 VERSION = 1
 
 
-class Variant(NamedTuple):
+class RulerVariant(NamedTuple):
     """One of RULER's tasks."""
 
     answer_tokens: int
@@ -37,11 +37,11 @@ class Variant(NamedTuple):
     """Whether every reference counts (RULER's `string_match_all`), or one is enough (`string_match_part`)."""
 
 
-def _needles(needles: Needles) -> Variant:
-    return Variant(128, needles.least(), needles.sample)
+def _needles(needles: Needles) -> RulerVariant:
+    return RulerVariant(128, needles.least(), needles.sample)
 
 
-VARIANTS: dict[str, Variant] = {
+VARIANTS: dict[str, RulerVariant] = {
     "niah_single_1": _needles(Needles("noise")),
     "niah_single_2": _needles(Needles("essay")),
     "niah_single_3": _needles(Needles("essay", value_kind="uuids")),
@@ -50,11 +50,11 @@ VARIANTS: dict[str, Variant] = {
     "niah_multikey_3": _needles(Needles("needle", key_kind="uuids", value_kind="uuids")),
     "niah_multivalue": _needles(Needles("essay", values=4)),
     "niah_multiquery": _needles(Needles("essay", keys=4, queries=4)),
-    "vt": Variant(30, prompts.HOPS + 1, prompts.variable_tracking),
-    "cwe": Variant(120, prompts.COMMON + 1, prompts.common_words),
-    "fwe": Variant(prompts.CODED_ANSWER_TOKENS, prompts.FEWEST_CODED, prompts.frequent_words),
-    "qa_1": Variant(32, 0, prompts.question_answering, match="any"),
-    "qa_2": Variant(32, 0, prompts.question_answering, match="any"),
+    "vt": RulerVariant(30, prompts.HOPS + 1, prompts.variable_tracking),
+    "cwe": RulerVariant(120, prompts.COMMON + 1, prompts.common_words),
+    "fwe": RulerVariant(prompts.CODED_ANSWER_TOKENS, prompts.FEWEST_CODED, prompts.frequent_words),
+    "qa_1": RulerVariant(32, 0, prompts.question_answering, match="any"),
+    "qa_2": RulerVariant(32, 0, prompts.question_answering, match="any"),
 }
 
 
