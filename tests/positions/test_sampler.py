@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from skipwise.config import PositionsConfig
+from skipwise.config.sampler_names import sampler_names
 from skipwise.errors import SkipwiseError
-from skipwise.positions import sampler as sampler_module
+from skipwise.positions import layouts as layouts_module
 from skipwise.positions.sampler import Sampler, example_order, sampler_from_config
+from skipwise.positions.samplers import method
 from support import slow_positions
 
 WORD = st.integers(0, 2**64 - 1)
@@ -23,14 +25,18 @@ WORD = st.integers(0, 2**64 - 1)
 @st.composite
 def shapes(draw, longest=200):
     """A sampler, an epoch, example indices and document lengths that belong together."""
-    length = draw(st.integers(1, longest))
+    name = draw(st.sampled_from(["pose", "pose", *sampler_names()]))
+    base = draw(st.sampled_from([other for other in sampler_names() if other not in ("full", "curriculum")]))
+    length = draw(st.integers(3, longest) | st.just(method(base if name == "curriculum" else name).least_length))
     sampler = Sampler(
-        draw(st.sampled_from(["pose", "pose", "pose", "randpos", "full", "original"])),
+        name,
         train_length=length,
         target_length=length + draw(st.sampled_from([0, 1, 7, length, 3000])),
         chunks=draw(st.integers(1, length) | st.integers(1, min(3, length))),
         text=draw(st.sampled_from(["skip", "contiguous", "aligned"])),
         seed=draw(WORD),
+        base=base,
+        growth=draw(st.integers(0, 150)),
     )
     epoch = draw(st.integers(0, 50) | WORD)
     index = draw(st.lists(st.integers(0, 100) | st.integers(0, 2**63 - 1), min_size=1, max_size=4))
@@ -57,14 +63,16 @@ def test_invariants_hold(shape):
     assert (text_steps >= 1).all()
     np.testing.assert_array_equal(seams[:, 1:], text_steps != 1)
     assert not seams[:, 0].any()
-    if sampler.name == "pose":
+    if sampler.name in ("pose", "stratified"):
         # Inside a chunk positions and text step by 1, so there are at most N - 1 other steps.
         assert (((steps != 1) | (text_steps != 1)).sum(axis=1) <= sampler.chunks - 1).all()
         if sampler.text == "aligned":
             np.testing.assert_array_equal(offsets, position_ids)
-    if sampler.name != "pose" or sampler.text == "contiguous":
+    fixed = "text" not in sampler.final.method.uses and sampler.final.name != "pose_reference"
+    if fixed or ("text" in sampler.final.method.uses and sampler.text == "contiguous"):
         np.testing.assert_array_equal(offsets, np.broadcast_to(np.arange(size[1]), size))
-    plain_positions = sampler.name in ("full", "original") or (sampler.name == "pose" and sampler.chunks == 1)
+    one_chunk = "chunks" in sampler.final.method.uses and sampler.chunks == 1
+    plain_positions = sampler.final.name in ("full", "original") or one_chunk
     if plain_positions or sampler.target_length == sampler.train_length:
         np.testing.assert_array_equal(position_ids, np.broadcast_to(np.arange(size[1]), size))
 
@@ -77,7 +85,7 @@ def test_equals_the_slow_implementation(shape):
     for row in range(len(index)):
         expected = slow_positions.layout(
             *(sampler.name, sampler.train_length, sampler.target_length, sampler.chunks, sampler.text, sampler.seed),
-            *(epoch, int(index[row]), int(n_doc[row])),
+            *(epoch, int(index[row]), int(n_doc[row]), sampler.base, sampler.growth),
         )
         assert tuple(part[row].tolist() for part in layouts) == expected
 
@@ -94,36 +102,36 @@ def test_randpos_equals_the_slow_implementation_when_draws_repeat(length, target
 def test_words_are_those_of_split_mix_64():
     # Published outputs of SplitMix64 for the seed 1234567.
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    assert sampler_module._words(np.array([1234567], dtype=np.uint64), 4)[0].tolist() == published
+    assert layouts_module.words(np.array([1234567], dtype=np.uint64), 4)[0].tolist() == published
     assert [slow_positions.split_mix_output(1234567, number) for number in range(4)] == published
 
 
 @given(WORD, st.integers(1, 2**32 - 1) | st.integers(2**32 - 9, 2**32 - 1), st.integers(0, 2**33))
 def test_uniform_takes_the_upper_half_of_the_whole_product(word, span, low):
-    drawn = sampler_module._uniform(np.array([word], dtype=np.uint64), low, low + span - 1)
+    drawn = layouts_module.uniform(np.array([word], dtype=np.uint64), low, low + span - 1)
     assert drawn.tolist() == [slow_positions.uniform(word, low, low + span - 1)]
 
 
 def test_a_layout_worked_out_by_hand():
     # Five tokens in chunks of 3 and 2; the positions skip 4; the text starts at 1 and skips to 6.
-    one = sampler_module._lay_out(np.array([[3, 2]]), np.array([[0, 4]]), np.array([[1, 6]]), 5)
+    one = layouts_module.lay_out(np.array([[3, 2]]), np.array([[0, 4]]), np.array([[1, 6]]), 5)
     assert one.position_ids.tolist() == [[0, 1, 2, 7, 8]]
     assert one.text_offsets.tolist() == [[1, 2, 3, 9, 10]]
     assert one.seams.tolist() == [[False, False, False, True, False]]
     # Positions that skip over text that does not leave nothing to mask.
-    assert not sampler_module._lay_out(np.array([[3, 2]]), np.array([[0, 4]]), np.array([[6, 6]]), 5).seams.any()
+    assert not layouts_module.lay_out(np.array([[3, 2]]), np.array([[0, 4]]), np.array([[6, 6]]), 5).seams.any()
 
 
 def test_a_draw_worked_out_by_hand():
     # The word of one half (2^63) takes the middle of every range: floor(range / 2) above its low end.
     middle = np.full((1, 3), 2**63, dtype=np.uint64)
     # l_0 from {1..8}: 1 + 8 / 2 = 5; l_1 from {1..4}: 3; l_2 takes the last 2.
-    assert sampler_module._chunk_lengths(middle[:, :2], 10).tolist() == [[5, 3, 2]]
+    assert layouts_module.chunk_lengths(middle[:, :2], 10).tolist() == [[5, 3, 2]]
     # {0..100}: floor(101 / 2) = 50; {50..100}: 50 + 25; {75..100}: 75 + 13.
-    assert sampler_module._ascending(middle, np.array([100])).tolist() == [[50, 75, 88]]
+    assert layouts_module.ascending(middle, np.array([100])).tolist() == [[50, 75, 88]]
     largest = np.full((1, 2), 2**64 - 1, dtype=np.uint64)
-    assert sampler_module._chunk_lengths(largest, 10).tolist() == [[8, 1, 1]]
-    assert sampler_module._ascending(largest, np.array([2**32 - 2])).tolist() == [[2**32 - 2] * 2]
+    assert layouts_module.chunk_lengths(largest, 10).tolist() == [[8, 1, 1]]
+    assert layouts_module.ascending(largest, np.array([2**32 - 2])).tolist() == [[2**32 - 2] * 2]
 
 
 def test_layouts_stay_the_same_from_version_to_version():
@@ -154,7 +162,7 @@ def keys(varied, count=EXAMPLES):
 def draws(varied, name="pose", **settings):
     n_doc = settings.pop("n_doc", 1000)
     parts = [Sampler(name, seed=s, **settings).draw(epoch, index, n_doc) for s, epoch, index in keys(varied)]
-    return sampler_module.Layouts(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+    return layouts_module.Layouts(*(np.concatenate(field) for field in zip(*parts, strict=True)))
 
 
 def assert_distribution(values, probabilities):
@@ -230,8 +238,8 @@ def test_neighbouring_keys_are_independent(varied):
     def fields(shift):
         rows = np.arange(EXAMPLES)
         key = {"seed": 9, "epoch": 4, "index": rows, varied: rows + shift}
-        states = sampler_module._keyed(0, key["seed"], key["epoch"], key["index"])
-        return sampler_module._uniform(sampler_module._words(np.broadcast_to(states, EXAMPLES), 4), 0, 7)
+        states = layouts_module.keyed(0, key["seed"], key["epoch"], key["index"])
+        return layouts_module.uniform(layouts_module.words(np.broadcast_to(states, EXAMPLES), 4), 0, 7)
 
     here, there = fields(0), fields(1)
     for a, b in itertools.product(range(4), repeat=2):
@@ -297,7 +305,7 @@ def test_the_text_choice_does_not_change_positions():
 
 
 def test_fields_do_not_share_memory():
-    for name in ("pose", "full", "original", "randpos"):
+    for name in sampler_names():
         layouts = Sampler(name, 8, 16, text="aligned").draw(0, [0, 1], 16)
         assert not np.shares_memory(layouts.position_ids, layouts.text_offsets)
 
@@ -315,14 +323,15 @@ def test_example_orders_differ():
 
 
 def test_an_empty_batch_has_no_rows():
-    for name in ("pose", "randpos", "full", "original"):
+    for name in sampler_names():
         assert Sampler(name, 8, 16).draw(0, [], []).position_ids.shape == (0, 16 if name == "full" else 8)
 
 
 def test_sampler_from_config_takes_every_field():
-    config = PositionsConfig(sampler="randpos", chunks=3, text="aligned")
-    sampler = sampler_from_config(config, train_length=64, target_length=256, seed=11)
-    assert sampler == Sampler("randpos", 64, 256, chunks=3, text="aligned", seed=11)
+    config = PositionsConfig(sampler="curriculum", chunks=3, text="aligned", base="stratified", growth=0.25)
+    sampler = sampler_from_config(config, train_length=64, target_length=256, seed=11, examples=80)
+    expected = Sampler("curriculum", 64, 256, chunks=3, text="aligned", seed=11, base="stratified", growth=20)
+    assert sampler == expected
 
 
 # --- what a user can do wrong --------------------------------------------------------------------------------------
@@ -336,9 +345,14 @@ def test_sampler_from_config_takes_every_field():
         ({"chunks": 9}, r"chunks 9: expected 1 to train_length \(8\)"),
         ({"chunks": 0}, "chunks 0"),
         ({"name": "pos"}, "unknown sampler 'pos'.* did you mean 'pose'"),
-        ({"name": "zzz"}, "unknown sampler 'zzz': expected one of pose, randpos, full, original"),
+        ({"name": "zzz"}, "unknown sampler 'zzz': expected one of cream, curriculum, endprompt, full, original, "),
         ({"text": "align"}, "unknown text 'align'.* did you mean 'aligned'"),
         ({"seed": -1}, "seed -1"),
+        ({"growth": -1}, "growth -1: expected 0 or more"),
+        ({"name": "curriculum", "base": "full"}, "unknown base 'full': expected one of cream, endprompt, original"),
+        ({"name": "curriculum", "base": "poze"}, "unknown base 'poze'.* did you mean 'pose'"),
+        ({"name": "cream", "train_length": 2}, "train_length 2: sampler 'cream' needs at least 3 tokens"),
+        ({"name": "curriculum", "base": "endprompt", "train_length": 1}, "'endprompt' needs at least 2 tokens"),
         ({"seed": 2**64}, "seed 18446744073709551616"),
     ],
 )

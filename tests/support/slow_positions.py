@@ -1,5 +1,8 @@
 """A second, slow implementation of the samplers: Python integers and loops only, written from their definitions."""
 
+from decimal import Decimal, localcontext
+from statistics import NormalDist
+
 SIXTY_FOUR_BITS = 2**64 - 1
 
 
@@ -31,11 +34,26 @@ def uniform(word, low, high):
     return low + (word * (high - low + 1) >> 64)
 
 
-def layout(name, length, target, chunks, text, seed, epoch, index, n_doc):
+def layout(name, length, target, chunks, text, seed, epoch, index, n_doc, base="pose", growth=0):
     """Positions, text offsets and seams of one example, as three lists."""
     stream = words(0, seed, epoch, index)
+    if name == "curriculum":
+        if epoch == 0 and index < growth:
+            stage = 1 + index * 8 // growth
+            target = round(length * (target / length) ** (stage / 8))
+        return layout(base, length, target, chunks, text, seed, epoch, index, n_doc)
     if name == "pose":
         return pose(stream, length, target, chunks, text, n_doc)
+    if name == "pose_reference":
+        return pose_reference(stream, length, target, n_doc)
+    if name == "cream":
+        return cream(stream, length, target, text, n_doc)
+    if name == "endprompt":
+        closing = max(length // 32, 1)
+        skips = [0, target - length]
+        return spread([length - closing, closing], skips, [0, 0])
+    if name == "stratified":
+        return stratified(stream, length, target, chunks, text, seed, epoch, index, n_doc)
     if name == "randpos":
         positions = [0, *sorted(value + 1 for value in subset(stream, target - 1, length - 1))]
     elif name == "full":
@@ -45,25 +63,82 @@ def layout(name, length, target, chunks, text, seed, epoch, index, n_doc):
     return positions, list(range(len(positions))), [False] * len(positions)
 
 
-def pose(stream, length, target, chunks, text, n_doc):
+def pose_reference(stream, length, target, n_doc):
+    first = uniform(next(stream), 1, (length + 1) // 2)
+    skip = uniform(next(stream), 0, target - length)
+    text_skip = uniform(next(stream), 0, min(n_doc, 5 * length) - length)
+    return spread([first, length - first], [0, skip], [0, text_skip])
+
+
+def cream(stream, length, target, text, n_doc):
+    short = next(stream) >= 2**63
+    ends = min(length // 3, 4 * target // length) if short else length // 3
+    middle = length - 2 * ends
+    chance = next(stream)
+    normal = NormalDist(1 + target / length, 3)
+    r = 2
+    while r + 1 <= 2 * target // length and chance >= int(normal.cdf(r + 1) * 2**64):
+        r += 1
+    end = uniform(next(stream), ends + (middle - 1) * r // 2, length * r // 2 - ends - 1)
+    skips = [0, end - (middle - 1) - ends, target - length]
+    return spread([ends, middle, ends], skips, text_skips_of(stream, text, skips, length, n_doc))
+
+
+def stratified(stream, length, target, chunks, text, seed, epoch, index, n_doc):
+    shifts = words(2, seed, epoch)
+    sequence = []
+    with localcontext() as context:
+        context.prec = 60
+        for step in richtmyer_steps(2 * chunks - 2):
+            sequence.append((next(shifts) + index * int(step * 2**64)) % 2**64)
+    sequence = iter(sequence)
+    skips = [0]
+    if chunks > 1:
+        last = min(uniform(next(sequence), 0, target - 2), target - length)
+        skips = [0, *sorted(uniform(next(sequence), 0, last) for _ in range(chunks - 2)), last]
+    lengths = lengths_of(sequence, length, chunks)
+    return spread(lengths, skips, text_skips_of(stream, text, skips, length, n_doc))
+
+
+def richtmyer_steps(count):
+    """The golden section, then the parts behind the point of √2, √3, √7 …, as decimals."""
+    steps, candidate = [(Decimal(5).sqrt() - 1) / 2], 2
+    while len(steps) < count:
+        if candidate != 5 and not any(candidate % divisor == 0 for divisor in range(2, candidate)):
+            steps.append(Decimal(candidate).sqrt() % 1)
+        candidate += 1
+    return steps[:count]
+
+
+def lengths_of(stream, length, chunks):
     lengths = []
     for later in range(chunks - 1, 0, -1):
         lengths.append(uniform(next(stream), 1, length - sum(lengths) - later))
-    lengths.append(length - sum(lengths))
+    return [*lengths, length - sum(lengths)]
+
+
+def text_skips_of(stream, text, skips, length, n_doc):
+    if text == "aligned":
+        return skips
+    text_skips = []
+    for _ in skips:
+        low = text_skips[-1] if text_skips else 0
+        text_skips.append(uniform(next(stream), low, n_doc - length) if text == "skip" else 0)
+    return text_skips
+
+
+def pose(stream, length, target, chunks, text, n_doc):
+    lengths = lengths_of(stream, length, chunks)
     skips = [0]
     for _ in range(1, chunks):
         skips.append(uniform(next(stream), skips[-1], target - length))
-    if text == "skip":
-        text_skips = [uniform(next(stream), 0, n_doc - length)]
-        for _ in range(1, chunks):
-            text_skips.append(uniform(next(stream), text_skips[-1], n_doc - length))
-    elif text == "aligned":
-        text_skips = skips
-    else:
-        text_skips = [0] * chunks
+    return spread(lengths, skips, text_skips_of(stream, text, skips, length, n_doc))
+
+
+def spread(lengths, skips, text_skips):
     positions, offsets, seams = [], [], []
     plain = 0
-    for chunk in range(chunks):
+    for chunk in range(len(lengths)):
         for token in range(lengths[chunk]):
             positions.append(skips[chunk] + plain)
             offsets.append(text_skips[chunk] + plain)

@@ -5,7 +5,7 @@ import os
 import sys
 
 from skipwise import __version__
-from skipwise.cli import assets, evaluate, export, extend, inspect, plan, report, search, settings, verify
+from skipwise.cli import assets, coverage, evaluate, export, extend, inspect, plan, report, search, settings, verify
 from skipwise.cli.codes import USER_ERROR
 from skipwise.cli.completion import SHELLS, PrintCompletion
 from skipwise.cli.parsing import Command
@@ -14,7 +14,7 @@ from skipwise.utils import processes
 from skipwise.utils.os_errors import is_disk_full, path_error
 from skipwise.utils.termination import EXIT_CODE, Terminated, terminable
 
-COMMANDS = [extend, evaluate, inspect, search, plan, report, export, verify, assets, settings]
+COMMANDS = [extend, evaluate, inspect, search, plan, coverage, report, export, verify, assets, settings]
 LONGEST_LINE = 1400
 """Characters of an error that are shown. A longer one repeats a very long value."""
 

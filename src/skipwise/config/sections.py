@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from skipwise.config.sampler_names import SamplerName
 from skipwise.config.task_names import TaskName
 from skipwise.config.values import Batch, Count, CountOrZero, Length, Seed, read_factors, takes_list
 
@@ -99,14 +100,19 @@ class ScalingConfig(Stage):
 class PositionsConfig(Stage):
     """Which positions the tokens of a training example get."""
 
-    sampler: Literal["pose", "randpos", "full", "original"] = "pose"
-    """How positions are drawn. `pose`: chunks of consecutive positions with skips between them; `randpos`: a sorted
-    random sample of all positions; `full`: the whole target window; `original`: no skips, to compare with."""
+    sampler: SamplerName = "pose"
+    """How positions are drawn. `pose`: chunks of consecutive positions with skips between them; `stratified`: the same,
+    spread evenly over the examples; `randpos`: a sorted random sample of all positions; `full`: the whole target;
+    `original`: no skips, to compare with. docs/positions.md describes all."""
     chunks: Count = 2
-    """`pose`: chunks of consecutive positions in one example."""
+    """`pose`, `stratified`: chunks of consecutive positions in one example."""
     text: Literal["skip", "contiguous", "aligned"] = "skip"
-    """`pose`: which text the chunks hold. `skip`: from places of their own in the document; `contiguous`: one piece of
-    text; `aligned`: from the places that their positions name."""
+    """`pose`, `stratified`, `cream`: which text the chunks hold. `skip`: from places of their own in the document;
+    `contiguous`: one piece of text; `aligned`: from the places that their positions name."""
+    base: SamplerName = "pose"
+    """`curriculum`: the sampler whose target grows."""
+    growth: float = Field(default=0.5, ge=0, le=1)
+    """`curriculum`: share of the training's examples over which the target grows to its full length."""
 
 
 class DataConfig(Stage):

@@ -136,8 +136,7 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         tokens = self._tokens(document)
         size = self.sampler.example_length
         # Where the text does not skip, a long document begins anew at each of its pieces.
-        skips = self.sampler.name == "pose" and self.sampler.text == "skip"
-        start = 0 if skips else min(piece * size, len(tokens) - self.sampler.document_length)
+        start = 0 if self.sampler.text_skips else min(piece * size, len(tokens) - self.sampler.document_length)
         layout = self.sampler.draw(self.epoch, [item], len(tokens) - start)
         generator = np.random.default_rng((self.sampler.seed, self.epoch, item))
         if self.recall is not None and generator.random() < self.recall_share:

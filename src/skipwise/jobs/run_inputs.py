@@ -18,6 +18,7 @@ from skipwise.evals.task import Inputs
 from skipwise.evals.tasks import passkey
 from skipwise.models.device import arithmetic, device_of
 from skipwise.positions.sampler import Sampler, sampler_from_config
+from skipwise.positions.samplers import method
 from skipwise.rope import hf_config
 from skipwise.rope.scale import scale
 from skipwise.utils.progress import say
@@ -46,7 +47,7 @@ def resolved_config(config: RunConfig, model: PreTrainedConfig) -> RunConfig:
             f"give a longer one, e.g. --target {4 * original}"
         )
     train_length = config.training.train_length or min(original, DEFAULT_TRAIN_LENGTH)
-    if train_length > original and config.positions.sampler != "full":
+    if train_length > original and not method(config.positions.sampler).whole_target:
         raise SkipwiseError(
             f"training.train_length {length_text(train_length)} is longer than the model's own window of "
             f"{length_text(original)} tokens; skipped positions need no more than that"
@@ -91,11 +92,13 @@ def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
     """
     training = config.training
     assert training.train_length is not None
+    steps = training.steps * training.batch_size * training.gradient_accumulation
     sampler = sampler_from_config(
         config.positions,
         train_length=training.train_length,
         target_length=config.target_length,
         seed=training.seed,
+        examples=steps,
     )
     store = token_store.open_store(config.data, tokenizer)
     usable = token_store.usable(store, sampler.document_length)
@@ -107,7 +110,6 @@ def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
     spans = token_store.split(store, usable, config.data.validation, sampler.document_length)
     learned, held_out = (Spans(store, part) for part in spans)
     bos = leading_bos(tokenizer)
-    steps = training.steps * training.batch_size * training.gradient_accumulation
     examples = SkippedPositions(
         learned,
         sampler=sampler,
@@ -128,7 +130,7 @@ def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
         )
 
     plain = dataclasses.replace(sampler, name="original")
-    return RunTexts(examples, {"skipped": validation(sampler), "plain": validation(plain)}, held_out)
+    return RunTexts(examples, {"skipped": validation(sampler.final), "plain": validation(plain)}, held_out)
 
 
 def evaluation_documents(

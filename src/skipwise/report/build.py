@@ -145,10 +145,12 @@ def _positions(run: Run) -> dict[str, Any] | None:
     training, target, length = run.config.training, run.config.target_length, run.train_length
     if training.steps == 0:
         return None
-    sampler = sampler_from_config(run.config.positions, train_length=length, target_length=target, seed=training.seed)
+    planned = training.steps * training.batch_size * training.gradient_accumulation
+    sampler = sampler_from_config(
+        run.config.positions, train_length=length, target_length=target, seed=training.seed, examples=planned
+    )
     examples = sampler.draw(0, np.arange(7), 2 * target).position_ids  # (7, S)
     trained = (run.cost["tokens"] or 0) // sampler.example_length
-    planned = training.steps * training.batch_size * training.gradient_accumulation
     counted = max(1, min(trained or planned, POSITIONS_BUDGET // target))
     counts = distance_counts(sampler, examples=counted)  # (T,)
     seen = counts > 0

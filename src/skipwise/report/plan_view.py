@@ -6,7 +6,7 @@ from typing import Any
 
 from skipwise import __version__
 from skipwise.planning.plan import SHARE, Cost, Plan
-from skipwise.utils.text import bytes_text, length_text, parameters_text
+from skipwise.utils.text import aligned, bytes_text, length_text, parameters_text
 
 WIDTH = 110
 """Characters of a line of text."""
@@ -41,11 +41,6 @@ def _row(cost: Cost) -> list[str]:
     ]
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
-
-
 def _coverage_rows(plan: Plan) -> tuple[list[str], list[list[str]]]:
     titles = ["chunks", f"{SHARE:.0%} of distances", f"all, {plan.options.probability:.0%} sure"]
     return titles, [[str(c.chunks), f"{c.most_seen:,}", f"{c.all_seen:,}"] for c in plan.coverage]
@@ -74,10 +69,10 @@ def text(plan: Plan) -> str:
             f"{plan.model} ({plan.family}, {size}), {window}, trained on {length_text(plan.train_length)} at a time",
             f"device: {name}, memory {memory}; {origin}",
             "",
-            *_aligned([titles, *rows]),
+            *aligned([titles, *rows]),
             "",
             "examples until distances of the target have been seen:",
-            *_aligned([seen_titles, *seen]),
+            *aligned([seen_titles, *seen]),
             "",
             *(line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")),
         ]

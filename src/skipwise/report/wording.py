@@ -7,6 +7,7 @@ from typing import Any
 
 from skipwise.evals.paired_change import Change
 from skipwise.evals.rows import Row
+from skipwise.positions.sampler import describe
 from skipwise.report.comparisons import Comparison, unit_name
 from skipwise.report.run_files import Environment, Run
 from skipwise.utils.text import count_text, length_text, parameters_text, short_value_text
@@ -102,7 +103,6 @@ def settings(run: Run) -> list[dict[str, Any]]:
     training, positions, evaluation = config.training, config.positions, config.evaluation
     theta, quantised = environment.rope.get("theta"), environment.quantised_from
     commit = (environment.commit or "")[:10] + (", changed" if environment.dirty else "")
-    pose = f", {positions.chunks} chunks, {positions.text} text" if positions.sampler == "pose" else ""
     rate = f"{training.learning_rate:g}".replace("e-0", "e-")
     groups = {
         "Model": {
@@ -112,7 +112,7 @@ def settings(run: Run) -> list[dict[str, Any]]:
             "Target window": length_text(config.target_length),
         },
         "Positions": {
-            "Sampler": positions.sampler + pose,
+            "Sampler": describe(positions.sampler, positions.base, positions.chunks, positions.text),
             "RoPE scaling": _scaling(run),
             "RoPE base θ": f"{theta:,.0f}" if theta else "unknown",
             "Train length": f"{length_text(run.train_length)} tokens",

@@ -85,6 +85,12 @@ def short_value_text(metric: str, value: float) -> str:
     return f"{value:.2e}" if value >= 1e6 else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
+def aligned(rows: list[list[str]]) -> list[str]:
+    """The rows of a table as lines, the first column to the left and the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
 def escape(text: str) -> str:
     """Text for Markdown, in one line, in which nothing is markup: neither HTML nor backticks, links or tables."""
     plain = html.escape(" ".join(text.split()), quote=False)
