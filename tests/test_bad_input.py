@@ -56,7 +56,7 @@ VALUES = st.one_of(
     st.dictionaries(st.sampled_from(["a", "path", "steps", "factor", ""]), SCALARS, max_size=2),
 )
 COMMANDS = st.sampled_from(
-    ["extend", "eval", "inspect", "search", "plan", "report", "export", "verify", "assets", "settings"]
+    ["extend", "eval", "inspect", "search", "plan", "coverage", "report", "export", "verify", "assets", "settings"]
 )
 
 

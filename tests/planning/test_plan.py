@@ -10,6 +10,7 @@ import torch
 from pydantic import TypeAdapter
 
 from skipwise.cli import main
+from skipwise.config.sampler_names import sampler_names
 from skipwise.errors import SkipwiseError
 from skipwise.planning import devices, operations_and_bytes
 from skipwise.planning.operations_and_bytes import Workload
@@ -159,7 +160,7 @@ def test_the_command_line(printed: tuple[Plan, Path]) -> None:
     assert lines[1].startswith("device: NVIDIA A100 80 GB, memory 80 GB; data sheet")
     assert sum(line.startswith("full length") for line in lines) == 2
     seen = found.coverage[0]
-    assert ["2", f"{seen.most_seen:,}", f"{seen.all_seen:,}"] in [line.split() for line in lines]
+    assert ["pose,", "2", "chunks", f"{seen.most_seen:,}", f"{seen.all_seen:,}"] in [line.split() for line in lines]
 
 
 @pytest.mark.parametrize(
@@ -223,3 +224,12 @@ def test_the_page_opens_in_a_browser(printed: tuple[Plan, Path]) -> None:
         assert [title.strip('"') for title in titles[:5]] == ["tokens", "trained", "memory", "fits", "a step"]
         assert problems == []
         browser.close()
+
+
+@pytest.mark.parametrize("name", sampler_names())
+def test_coverage_is_told_for_every_sampler(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["plan", str(folder), "--target", "512", "--device", "a100", "--train-length", "32", "--sampler", name]
+    assert main.main(where) == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if line.startswith(name) and (name != "pose" or "2 chunks" in line))
+    assert ("–" in row) == (name in ("original", "endprompt")), "never shown"

@@ -1,5 +1,6 @@
 """Counts of relative distances: against pairs counted one by one, exact enumerations and simulations."""
 
+import dataclasses
 import itertools
 from fractions import Fraction
 
@@ -8,16 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skipwise.config.sampler_names import sampler_names
 from skipwise.errors import SkipwiseError
 from skipwise.positions.coverage import (
     distance_counts,
+    examples_counted,
+    examples_showing,
     examples_until_seen,
     examples_until_share,
     longest_distance_chance,
     seen_probability,
 )
+from skipwise.positions.coverage_summary import examples_needed, summary
 from skipwise.positions.sampler import Sampler
 from support.expected_counts import expected_counts
+
+LEAST_OF_ONE = ("pose", "stratified", "randpos", "full", "original", "curriculum")
 
 
 def pairs(positions, target):
@@ -39,7 +46,7 @@ def pairs_seen(sampler, examples):
 def samplers(draw):
     length = draw(st.integers(1, 40))
     return Sampler(
-        draw(st.sampled_from(["pose", "pose", "randpos", "full", "original"])),
+        draw(st.sampled_from(["pose", *(name for name in sampler_names() if length > 2 or name in LEAST_OF_ONE)])),
         train_length=length,
         target_length=length + draw(st.sampled_from([0, 1, 5, length, 100])),
         chunks=draw(st.integers(1, length)),
@@ -54,6 +61,9 @@ def test_counts_equal_pairs_counted_one_by_one(sampler, examples):
     counts = distance_counts(sampler, examples=examples)
     assert counts.dtype == np.float64
     np.testing.assert_array_equal(counts, pairs_seen(sampler, examples))
+    rows = sampler.draw(0, np.arange(3, 3 + examples), sampler.document_length).position_ids.tolist()
+    showing = np.sum([np.array(pairs(row, sampler.target_length)) > 0 for row in rows], axis=0)
+    np.testing.assert_array_equal(examples_showing(sampler, examples=examples, first=3), showing)
 
 
 @pytest.mark.parametrize("chunks", [2, 200])
@@ -183,6 +193,7 @@ def test_examples_until_seen_worked_out_by_hand():
 @pytest.mark.parametrize(
     ("sampler", "probability", "message"),
     [
+        (Sampler("endprompt", 9, 50), 0.9, "'endprompt' never shows some distances"),
         (Sampler("original", 3, 5), 0.9, "'original' never shows a distance of 3 or more"),
         (Sampler("pose", 3, 5, chunks=1), 0.9, "'pose' never shows a distance of 3 or more"),
         (Sampler("randpos", 1, 5), 0.9, "'randpos' never shows a distance of 1 or more"),
@@ -257,3 +268,60 @@ def test_examples_until_a_share_is_seen():
     assert examples_until_share(sampler, 0.99) > n
     with pytest.raises(SkipwiseError, match="share 1"):
         examples_until_share(sampler, 1)
+
+
+@pytest.mark.parametrize("name", sampler_names())
+@pytest.mark.parametrize(("length", "target", "chunks"), [(12, 50, 2), (31, 90, 1), (24, 96, 3)])
+def test_exact_chances_agree_with_many_examples(name, length, target, chunks):
+    try:
+        chances = seen_probability(Sampler(name, length, target, chunks=chunks), exact=True)
+    except SkipwiseError:
+        assert name in ("curriculum", "randpos") or (name in ("pose", "stratified") and chunks == 3)
+        return
+    seeds, each = (
+        (2000, 2) if name == "stratified" else (20, 200)
+    )  # its examples are independent of one another by seed
+    times = sum(
+        examples_showing(Sampler(name, length, target, chunks=chunks, seed=s), examples=each) for s in range(seeds)
+    )
+    n = seeds * each
+    error = np.sqrt(np.maximum(chances * (1 - chances), 1 / n) / n)
+    assert (np.abs(times / n - chances) <= 5 * error).all()
+
+
+def test_a_sampled_summary_agrees_with_the_exact_one(monkeypatch):
+    """What is sampled where a formula is missing has intervals that hold what the formula says."""
+    sampler = Sampler("pose", 16, 100)
+    exact = summary(sampler)
+    assert (exact.origin, exact.error) == ("exact", None)
+    declared = sampler.method
+    monkeypatch.setattr(
+        "skipwise.positions.sampler.method", lambda name: dataclasses.replace(declared, chances=None, lower_bound=None)
+    )
+    seen_probability.cache_clear()
+    sampled = summary(sampler)
+    seen_probability.cache_clear()
+    assert sampled.origin == "sampled"
+    outside = np.abs(sampled.chances - exact.chances) > sampled.error
+    assert outside.mean() < 0.15, "95 % intervals, and neighbours are outside together"
+    assert sampled.most_seen.low * 0.8 <= exact.most_seen.value <= sampled.most_seen.high * 1.25  # median and mean
+    assert sampled.all_seen.low <= exact.all_seen.value <= sampled.all_seen.high
+    assert (sampled.least, sampled.most) == (exact.least, exact.most)
+
+
+def test_examples_counted_are_the_fewest():
+    sampler = Sampler("stratified", 16, 200, seed=4)
+    half, every = examples_counted(sampler, [0.5, 1.0], most=1000)
+    for n, share in [(half, 0.5), (every, 1.0)]:
+        assert seen_fraction(distance_counts(sampler, examples=n)) >= share
+        assert seen_fraction(distance_counts(sampler, examples=n - 1)) < share
+    assert examples_counted(sampler, [0.5, 1.0], most=half) == [half, None]
+    assert examples_counted(Sampler("original", 16, 200), [0.01, 1.0], most=99) == [1, None]
+
+
+def test_numbers_of_samplers_that_never_show_a_distance():
+    for name in ("original", "endprompt"):
+        assert [number.value for number in examples_needed(Sampler(name, 16, 200))] == [np.inf, np.inf]
+    # 99 % need no more than the distances that it shows: 186 of 187, all but distance 15.
+    assert examples_needed(Sampler("endprompt", 16, 31))[0].value == np.inf
+    assert examples_until_share(Sampler("endprompt", 16, 17), 0.9) == 1

@@ -8,6 +8,7 @@ from skipwise.cli.parsing import add_command, add_page, count, items, share
 
 
 def add(commands: Any) -> None:
+    """Add the command and its options."""
     parser = add_command(
         commands,
         "coverage",
@@ -44,6 +45,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Summarise each sampler and print the table; write the page if asked to."""
     import json
 
     from skipwise.errors import SkipwiseError

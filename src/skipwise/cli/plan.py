@@ -24,6 +24,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--batch", type=count, default=2, metavar="N", help="examples in one forward pass on a device")
     parser.add_argument("--examples", type=count, default=800, metavar="N", help="examples of the whole training")
     parser.add_argument("--chunks", type=count, default=2, metavar="N", help="chunks of PoSE, for the distances seen")
+    parser.add_argument("--sampler", default="pose", metavar="NAME", help="sampler whose distances are counted too")
     parser.add_argument("--rank", type=count, default=16, metavar="N", help="rank of LoRA adapters")
     parser.add_argument("--checkpointing", action="store_true", help="count with gradient checkpointing")
     parser.add_argument(

@@ -22,13 +22,11 @@ from skipwise.models.shape import ModelShape
 from skipwise.planning import devices, operations_and_bytes
 from skipwise.planning.devices import UTILISATION, Device
 from skipwise.planning.operations_and_bytes import Bytes, Work, Workload
-from skipwise.positions import coverage
+from skipwise.positions.coverage_summary import SHARE as SHARE
+from skipwise.positions.coverage_summary import examples_needed
 from skipwise.positions.sampler import Sampler
 from skipwise.rope import hf_config
 from skipwise.utils.text import length_text
-
-SHARE = 0.99
-"""Of the distances, for the number of examples that show most of them."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,8 @@ class Options:
     examples: int = 800
     """Of the whole training."""
     chunks: int = 2
+    sampler: str = "pose"
+    """Whose distances are counted beside those of `pose`."""
     rank: int = 16
     """Of LoRA adapters."""
     checkpointing: bool = False
@@ -76,12 +76,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many examples show the distances of the target, with `chunks` chunks."""
+    """How many examples show the distances of the target, under one sampler. None: never, or too many to simulate."""
 
+    sampler: str
+    """With its chunks, where it has any."""
     chunks: int
-    all_seen: int
+    all_seen: int | None
     """Examples until every distance has been seen with the chosen probability; never too few."""
-    most_seen: int
+    most_seen: int | None
     """Examples until SHARE of the distances have been seen on average."""
 
 
@@ -130,12 +132,10 @@ def plan(model: ModelConfig, target_length: int, options: Options) -> Plan:
             "tokens; skipped positions need no more than that"
         )
     samplers = [Sampler("pose", length, target_length, chunks=n) for n in sorted({2, 3, options.chunks}) if n > 1]
-    seen = [
-        Coverage(
-            s.chunks, coverage.examples_until_seen(s, options.probability), coverage.examples_until_share(s, SHARE)
-        )
-        for s in samplers
-    ]
+    if options.sampler != "pose":
+        chosen = Sampler(options.sampler, length, target_length, chunks=options.chunks, growth=options.examples // 2)
+        samplers.append(chosen)
+    seen = [_coverage(sampler, options.probability) for sampler in samplers]
     device = device_for(config, model, options, length)
     estimate = Estimate(config, operations_and_bytes.work(config), device, options)
     kinds = [
@@ -159,6 +159,12 @@ def plan(model: ModelConfig, target_length: int, options: Options) -> Plan:
         curves=estimate.curves(length, target_length),
         notes=[*_reach_notes(config, original, target_length), *_notes(architecture, options, device)],
     )
+
+
+def _coverage(sampler: Sampler, probability: float) -> Coverage:
+    most, every = examples_needed(sampler, probability)
+    counts = [None if number.at_least or math.isinf(number.value) else int(number.value) for number in (every, most)]
+    return Coverage(sampler.describe_positions(), sampler.chunks, *counts)
 
 
 def device_for(config: PreTrainedConfig, model: ModelConfig, options: Options, length: int) -> Device:

@@ -22,6 +22,8 @@ SEEDS = 40
 
 # Tokens that a sampled chance and one run of a simulation may lay out. Scattered positions are dearer.
 _SAMPLE, _RUN, _DEARER = 2**23, 2**20, 4
+# Distances that one run of a simulation may look at, over all its examples.
+_LOOKS = 2**31
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def summary(sampler: Sampler, *, examples: int = 1000, probability: float = 0.95
     counted = max(1, min(examples, _SAMPLE // size))
     times = coverage.examples_showing(sampler, examples=counted)
     chances, error = _chances(sampler, times, counted, max(16, min(20_000, _SAMPLE // size)))
-    most_seen, all_seen = _numbers(sampler, probability, max(16, _RUN // size), SEEDS if not scattered else 5)
+    most_seen, all_seen = examples_needed(sampler, probability)
     beyond = times[sampler.train_length :]
     return Summary(
         sampler,
@@ -106,7 +108,15 @@ def _chances(sampler: Sampler, times: Ints, counted: int, examples: int) -> tupl
     return share, 1.96 * np.sqrt(centre * (1 - centre) / (n + 4)) + np.abs(centre - share)
 
 
-def _numbers(sampler: Sampler, probability: float, most: int, seeds: int) -> tuple[Number, Number]:
+def examples_needed(sampler: Sampler, probability: float = 0.95) -> tuple[Number, Number]:
+    """Work out how many examples show a share `SHARE` of the distances, and all of them with a probability.
+
+    The first is that of the mean share where there is a formula, else of a median run.
+
+    Args:
+        sampler: The sampler.
+        probability: Probability that all distances are seen, between 0 and 1.
+    """
     if sampler.method.independent:
         try:
             chances = coverage.seen_probability(sampler)
@@ -118,7 +128,10 @@ def _numbers(sampler: Sampler, probability: float, most: int, seeds: int) -> tup
                 Number(coverage.examples_until_share(sampler, SHARE) if reached > SHARE else math.inf),
                 Number(coverage.examples_until_seen(sampler, probability) if reached == 1 else math.inf),
             )
-    return _simulated(sampler, probability, most, seeds)
+    scattered = coverage.is_scattered(sampler)
+    size = _DEARER * sampler.target_length if scattered else sampler.example_length
+    most = max(16, min(_RUN // size, _LOOKS // sampler.target_length))
+    return _simulated(sampler, probability, most, SEEDS if not scattered else 5)
 
 
 def _simulated(sampler: Sampler, probability: float, most: int, seeds: int) -> tuple[Number, Number]:

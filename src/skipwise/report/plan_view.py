@@ -42,8 +42,8 @@ def _row(cost: Cost) -> list[str]:
 
 
 def _coverage_rows(plan: Plan) -> tuple[list[str], list[list[str]]]:
-    titles = ["chunks", f"{SHARE:.0%} of distances", f"all, {plan.options.probability:.0%} sure"]
-    return titles, [[str(c.chunks), f"{c.most_seen:,}", f"{c.all_seen:,}"] for c in plan.coverage]
+    titles = ["sampler", f"{SHARE:.0%} of distances", f"all, {plan.options.probability:.0%} sure"]
+    return titles, [[c.sampler, *(f"{n:,}" if n else "–" for n in (c.most_seen, c.all_seen))] for c in plan.coverage]
 
 
 def _device_parts(plan: Plan) -> tuple[str, str, str]:

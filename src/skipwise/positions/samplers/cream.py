@@ -22,7 +22,7 @@ SIGMA = 3.0
 """Standard deviation of the Gaussian, half train lengths."""
 
 
-def draw(sampler: Sampler, draws: Draws) -> Layouts:
+def _draw(sampler: Sampler, draws: Draws) -> Layouts:
     length, target = sampler.train_length, sampler.target_length
     word = draws.words(3)
     ends = np.asarray(_ends(length, target))[(word[:, 0] >> np.uint64(63)).astype(np.int64)]  # (B,): h
@@ -55,7 +55,7 @@ def _thresholds(length: int, target: int) -> Words:
     return np.array([min(int(chance * 2**64), most) for chance in _cumulated(length, target)], dtype=np.uint64)
 
 
-def chances(sampler: Sampler) -> Chances:
+def _chances(sampler: Sampler) -> Chances:
     """Exact: a sum over both kinds of ends, with the law of e as a vector over the window."""
     length, target = sampler.train_length, sampler.target_length
     distance, total = np.arange(target), np.zeros(target)
@@ -82,4 +82,4 @@ def chances(sampler: Sampler) -> Chances:
     return np.minimum(total, 1)
 
 
-METHOD = Method(draw, uses=frozenset({"text"}), least_length=3, chances=chances)
+METHOD = Method(_draw, uses=frozenset({"text"}), least_length=3, chances=_chances)

@@ -18,7 +18,7 @@ STAGES = 8
 """Targets that training passes through."""
 
 
-def draw(sampler: Sampler, draws: Draws) -> Layouts:
+def _draw(sampler: Sampler, draws: Draws) -> Layouts:
     final = sampler.final
     batch, size = len(draws.index), sampler.train_length
     layouts = Layouts(
@@ -45,4 +45,4 @@ def stage_target(sampler: Sampler, stage: int) -> int:
     return round(sampler.train_length * factor)
 
 
-METHOD = Method(draw, uses=frozenset({"base", "growth", "chunks", "text"}), independent=False)
+METHOD = Method(_draw, uses=frozenset({"base", "growth", "chunks", "text"}), independent=False)

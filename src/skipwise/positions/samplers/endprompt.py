@@ -14,7 +14,7 @@ from skipwise.positions.layouts import Chances, Draws, Layouts, Method, lay_out
 from skipwise.positions.sampler import Sampler
 
 
-def draw(sampler: Sampler, draws: Draws) -> Layouts:
+def _draw(sampler: Sampler, draws: Draws) -> Layouts:
     length, batch = sampler.train_length, len(draws.index)
     closing = max(1, length // 32)
     lengths = np.tile([length - closing, closing], (batch, 1))
@@ -22,11 +22,11 @@ def draw(sampler: Sampler, draws: Draws) -> Layouts:
     return lay_out(lengths, skips, np.zeros_like(skips), length)
 
 
-def chances(sampler: Sampler) -> Chances:
+def _chances(sampler: Sampler) -> Chances:
     length, target = sampler.train_length, sampler.target_length
     closing, distance = max(1, length // 32), np.arange(target)
     inside, between = distance < max(length - closing, closing), distance > target - length
     return (inside | between).astype(np.float64)
 
 
-METHOD = Method(draw, least_length=2, chances=chances)
+METHOD = Method(_draw, least_length=2, chances=_chances)

@@ -6,12 +6,12 @@ from skipwise.positions.layouts import Chances, Draws, Layouts, Method, continuo
 from skipwise.positions.sampler import Sampler
 
 
-def draw(sampler: Sampler, draws: Draws) -> Layouts:
+def _draw(sampler: Sampler, draws: Draws) -> Layouts:
     return continuous(plain(len(draws.index), sampler.target_length))
 
 
-def chances(sampler: Sampler) -> Chances:
+def _chances(sampler: Sampler) -> Chances:
     return np.ones(sampler.target_length)
 
 
-METHOD = Method(draw, whole_target=True, chances=chances)
+METHOD = Method(_draw, whole_target=True, chances=_chances)

@@ -6,12 +6,12 @@ from skipwise.positions.layouts import Chances, Draws, Layouts, Method, continuo
 from skipwise.positions.sampler import Sampler
 
 
-def draw(sampler: Sampler, draws: Draws) -> Layouts:
+def _draw(sampler: Sampler, draws: Draws) -> Layouts:
     return continuous(plain(len(draws.index), sampler.train_length))
 
 
-def chances(sampler: Sampler) -> Chances:
+def _chances(sampler: Sampler) -> Chances:
     return (np.arange(sampler.target_length) < sampler.train_length).astype(np.float64)
 
 
-METHOD = Method(draw, chances=chances)
+METHOD = Method(_draw, chances=_chances)

@@ -27,7 +27,7 @@ from skipwise.positions.sampler import Sampler
 _LENGTH_SAMPLES = 2**25
 
 
-def draw(sampler: Sampler, draws: Draws) -> Layouts:
+def _draw(sampler: Sampler, draws: Draws) -> Layouts:
     n, length, batch = sampler.chunks, sampler.train_length, len(draws.index)
     lengths = chunk_lengths(draws.words(n - 1), length)  # (B, N)
     skips = np.zeros((batch, n), dtype=np.int64)
@@ -35,7 +35,7 @@ def draw(sampler: Sampler, draws: Draws) -> Layouts:
     return lay_out(lengths, skips, chosen_text(sampler, draws, skips), length)
 
 
-def chances(sampler: Sampler) -> Chances | None:
+def _chances(sampler: Sampler) -> Chances | None:
     """Exact for one and two chunks."""
     length, target = sampler.train_length, sampler.target_length
     if sampler.chunks == 1 or length == target:
@@ -53,15 +53,17 @@ def across_two_chunks(length: int, target: int) -> Chances:
     return across
 
 
-def lower_bound(sampler: Sampler) -> Chances:
+def _lower_bound(sampler: Sampler) -> Chances | None:
     """A bound for more chunks, exact at T - 1.
 
     Given the chunks' lengths, a distance inside the longest chunk is seen for certain. Of the others only the likeliest
     pair of the first chunk and a later one is counted, through the exact law of that one's skip: pairs of the first
     chunk and chunk j, m tokens between, are u_j + m + 1 to u_j + m + l_0 + l_j - 1 apart. The lengths are averaged over
-    a seeded sample.
+    a seeded sample. None where the laws would fill the memory.
     """
     length, target, chunks = sampler.train_length, sampler.target_length, sampler.chunks
+    if target * (chunks - 1) > _LENGTH_SAMPLES:
+        return None
     most, distance = target - length, np.arange(target)
     laws = [np.concatenate([[0.0], np.cumsum(skip_law(most, j))]) for j in range(1, chunks)]  # P(u < k), k = 0..S + 1
     samples = min(512, max(16, _LENGTH_SAMPLES // (target * (chunks - 1))))
@@ -96,4 +98,4 @@ def skip_law(most: int, chunk: int) -> Chances:
     return law
 
 
-METHOD = Method(draw, uses=frozenset({"chunks", "text"}), chances=chances, lower_bound=lower_bound)
+METHOD = Method(_draw, uses=frozenset({"chunks", "text"}), chances=_chances, lower_bound=_lower_bound)

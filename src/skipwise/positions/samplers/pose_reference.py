@@ -16,7 +16,7 @@ SLICE = 5
 """The text of an example comes from this many times its tokens."""
 
 
-def draw(sampler: Sampler, draws: Draws) -> Layouts:
+def _draw(sampler: Sampler, draws: Draws) -> Layouts:
     length = sampler.train_length
     word = draws.words(3)
     lengths = np.empty((len(word), 2), dtype=np.int64)
@@ -28,9 +28,9 @@ def draw(sampler: Sampler, draws: Draws) -> Layouts:
     return lay_out(lengths, skips, text_skips, length)
 
 
-def chances(sampler: Sampler) -> Chances:
+def _chances(sampler: Sampler) -> Chances:
     length, target = sampler.train_length, sampler.target_length
     return two_chunk_chances(length, target, (length + 1) // 2, across_two_chunks(length, target))
 
 
-METHOD = Method(draw, least_length=2, chances=chances)
+METHOD = Method(_draw, least_length=2, chances=_chances)

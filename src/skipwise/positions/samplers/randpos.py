@@ -10,7 +10,7 @@ from skipwise.positions.layouts import Chances, Draws, Ints, Layouts, Method, Wo
 from skipwise.positions.sampler import Sampler
 
 
-def draw(sampler: Sampler, draws: Draws) -> Layouts:
+def _draw(sampler: Sampler, draws: Draws) -> Layouts:
     positions = np.zeros((len(draws.states), sampler.train_length), dtype=np.int64)  # (B, L)
     for row, state in zip(positions, draws.states[:, None], strict=True):
         row[1:] = 1 + subset(state, sampler.target_length - 1, sampler.train_length - 1)
@@ -35,10 +35,10 @@ def subset(state: Words, size: int, k: int) -> Ints:
         count *= 2
 
 
-def chances(sampler: Sampler) -> Chances | None:
+def _chances(sampler: Sampler) -> Chances | None:
     """Exact where the positions leave no choice; otherwise there is no short sum over the samples."""
     length, target = sampler.train_length, sampler.target_length
     return (np.arange(target) < length).astype(np.float64) if length in (1, target) else None
 
 
-METHOD = Method(draw, chances=chances)
+METHOD = Method(_draw, chances=_chances)

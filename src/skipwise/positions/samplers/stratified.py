@@ -40,7 +40,7 @@ from skipwise.positions.layouts import (
 from skipwise.positions.sampler import Sampler
 
 
-def draw(sampler: Sampler, draws: Draws) -> Layouts:
+def _draw(sampler: Sampler, draws: Draws) -> Layouts:
     n, length, target = sampler.chunks, sampler.train_length, sampler.target_length
     shifts = words(keyed(SHIFT, sampler.seed, draws.epoch), 2 * n - 2)  # (1, 2N - 2)
     word = shifts + draws.index.astype(np.uint64)[:, None] * _steps(2 * n - 2)  # (B, 2N - 2), modulo 2^64
@@ -61,7 +61,7 @@ def _steps(count: int) -> Words:
     return np.array([golden, *(next(roots) for _ in range(count - 1))][:count], dtype=np.uint64)
 
 
-def chances(sampler: Sampler) -> Chances | None:
+def _chances(sampler: Sampler) -> Chances | None:
     """Exact for one and two chunks."""
     length, target, distance = sampler.train_length, sampler.target_length, np.arange(sampler.target_length)
     if sampler.chunks == 1 or length == target:
@@ -74,4 +74,4 @@ def chances(sampler: Sampler) -> Chances | None:
     return two_chunk_chances(length, target, length - 1, shown / (target - 1))
 
 
-METHOD = Method(draw, uses=frozenset({"chunks", "text"}), chances=chances, independent=False)
+METHOD = Method(_draw, uses=frozenset({"chunks", "text"}), chances=_chances, independent=False)
