@@ -13,10 +13,10 @@ demo: .venv/demo
 	$(BIN)/skipwise extend --config recipes/$(MODEL).yaml --resume
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
-coverage: .venv/dev
-	$(BIN)/python -m pytest --cov --cov-report=term
+coverage:
+	$(MAKE) test ARGS="--cov --cov-report=term"
 
 lint: .venv/dev node_modules/.package-lock.json
 	$(BIN)/ruff check .
