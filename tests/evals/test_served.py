@@ -21,6 +21,7 @@ from skipwise.errors import SkipwiseError
 from skipwise.evals import paired_change
 from skipwise.evals.rows import Row, read
 from skipwise.evals.served.client import schedule
+from skipwise.evals.tables import summary_table
 from skipwise.utils.atomic_files import read_jsonl
 from support.openai_server import serving
 from support.tiny import tiny_llama, tiny_tokenizer
@@ -151,6 +152,8 @@ def test_a_cut_prompt_is_told_and_counts_as_wrong(
     by_length = {row.length: (row.value, row.cut) for row in rows if row.depth is None}
     assert by_length == {256: (1.0, 0), 512: (0.0, 2), 1024: (0.0, 2)}, "a key behind the cut is no proof"
     assert "the server cut a prompt of" in capsys.readouterr().err
+    note = "cut by the server, and counted as wrong: 2 of 2 of passkey at 512 by tiny; 2 of 2 of passkey at 1k by tiny"
+    assert note in summary_table(rows)
 
 
 def test_a_server_that_fails_now_and_then_loses_nothing(model: Path, tmp_path: Path) -> None:

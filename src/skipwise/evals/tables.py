@@ -28,7 +28,18 @@ def summary_table(rows: Sequence[Row]) -> str:
         The tables. Each value has its interval and n; one beyond the window of its model has a `*`.
     """
     parts = [f"{part.title}\n{_text(part)}" for part in _by_task(rows)]
-    return "\n\n".join([*parts, *([f"* {BEYOND}"] if any(row.beyond_window for row in rows) else [])])
+    notes = [f"* {BEYOND}"] if any(row.beyond_window for row in rows) else []
+    return "\n\n".join([*parts, *notes, *_cut(rows)])
+
+
+def _cut(rows: Sequence[Row]) -> list[str]:
+    """The note on prompts that a server did not read whole, if there are any."""
+    places = [
+        f"{row.cut:,} of {row.n:,} of {row.task} at {_length(row)} by {row.model}"
+        for row in rows
+        if row.cut and row.depth is None
+    ]
+    return [f"cut by the server, and counted as wrong: {'; '.join(places)}"] if places else []
 
 
 def markdown_tables(rows: Sequence[Row]) -> str:
