@@ -106,7 +106,9 @@ def test_verdicts_of_the_packaged_model_are_equal_over_three_lengths(tmp_path: P
     page = tmp_path / "page.html"
     assert main.main(["report", str(out), "--out", str(page)]) == 0
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)
-    assert {"bundled", "tiny"} <= set(re.findall(r'"(bundled|tiny)"', data)), "a page shows both side by side"
+    assert {"bundled", "tiny (served)"} <= set(re.findall(r'"(bundled|tiny \(served\))"', data)), (
+        "a page shows both side by side"
+    )
 
 
 def test_a_right_answer_scores_and_the_command_line_takes_a_url(
@@ -152,7 +154,7 @@ def test_a_cut_prompt_is_told_and_counts_as_wrong(
     by_length = {row.length: (row.value, row.cut) for row in rows if row.depth is None}
     assert by_length == {256: (1.0, 0), 512: (0.0, 2), 1024: (0.0, 2)}, "a key behind the cut is no proof"
     assert "the server cut a prompt of" in capsys.readouterr().err
-    note = "cut by the server, and counted as wrong: 2 of 2 of passkey at 512 by tiny; 2 of 2 of passkey at 1k by tiny"
+    note = "cut by the server, and counted as wrong: 2 of 2 of passkey at 512 by tiny (served)"
     assert note in summary_table(rows)
 
 

@@ -128,7 +128,8 @@ def _served(config: ServerConfig, settings: EvaluationConfig, stack: contextlib.
     client = stack.enter_context(Client(config))
     deployment = explore(client)
     inputs = Inputs(deployment.tokenizer, settings)
-    name = PurePath(deployment.name).name if PurePath(deployment.name).is_absolute() else deployment.name
+    path = PurePath(deployment.name)
+    name = f"{path.name if path.is_absolute() else deployment.name} (served)"
     given = config.address if config.model is None else f"{config.model} at {config.address}"
     return _Candidate(
         config, given, name, deployment.window, inputs, deployment.config, client=client, deployment=deployment
