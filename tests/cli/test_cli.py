@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -341,6 +342,20 @@ def test_interrupted_says_how_to_resume(model: Path, tmp_path: Path) -> None:
     assert "interrupted" in said.splitlines()[-1]
     assert "--resume" in said.splitlines()[-1]
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", ["inspect RUN", "plan RUN --target 512 --device a100"])
+def test_commands_that_read_a_configuration_take_a_run(
+    command: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("target_length: 128\n")
+    assert main.main(command.replace("RUN", str(run)).split()) == 2
+    assert "is a run that has no model yet" in capsys.readouterr().err
+    shutil.copytree(model, run / "model")
+    assert main.main(command.replace("RUN", str(run)).split()) == 0
+    assert str(run / "model") in capsys.readouterr().out or command.startswith("plan")
 
 
 def test_assets_list(capsys: pytest.CaptureFixture[str]) -> None:

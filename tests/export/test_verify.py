@@ -302,3 +302,9 @@ def test_mistakes(
     file = hugging_face.to_gguf(str(run), tmp_path / "a.gguf")
     assert main.main(["verify", *(part.replace("RUN", str(run)).replace("GGUF", str(file)) for part in arguments)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_window_without_room_for_a_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_llama(tmp_path / "model", window=64)
+    assert main.main(["verify", str(model), "--length", "64"]) == 2
+    assert "the model's window of 64 tokens holds no passkey prompt, which takes 162" in capsys.readouterr().err

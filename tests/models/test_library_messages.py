@@ -40,6 +40,22 @@ def complaint(folder: Path, kind: Any = AutoConfig) -> str:
         ),
         ({"model_type": "odd", "auto_map": {"AutoConfig": "own.Config"}}, "add --set model.trust_remote_code=true"),
         ({"hidden_size": 8}, "config.json names no model_type"),
+        ({"model_type": "llama", "num_attention_heads": None}, "num_attention_heads = null: expected a whole number"),
+        ({"model_type": "llama", "rms_norm_eps": "x"}, 'rms_norm_eps = "x": expected a number; correct it'),
+        ({"model_type": "llama", "tie_word_embeddings": "false"}, 'tie_word_embeddings = "false": expected true or'),
+        (
+            {"model_type": "llama", "hidden_size": 63},
+            "hidden_size = 63: expected a multiple of num_attention_heads, 32",
+        ),
+        ({"model_type": "qwen2", "layer_types": ["x"] * 32}, "expected a kind of attention for each layer"),
+        (
+            {"model_type": "qwen2", "layer_types": ["full_attention"]},
+            "layer_types names 1 layers: expected 32, as many as num_hidden_layers",
+        ),
+        (
+            {"model_type": "llama", "head_dim": 15},
+            "head_dim = 15 times partial_rotary_factor = 1.0: expected an even number",
+        ),
     ],
 )
 def test_configurations(saved: dict[str, object], sentence: str, tmp_path: Path) -> None:

@@ -142,6 +142,28 @@ def test_token_nll_names_a_tensor_of_another_shape():
         token_nll(small, ids, labels=ids[:, 1:])
 
 
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([[1, 2, 3]], "input_ids is of type list: expected a tensor"),
+        (torch.zeros(1, 0, dtype=torch.long), r"input_ids has the shape \[1, 0\]"),
+        (torch.zeros(1, 4), "input_ids holds torch.float32: expected torch.int64"),
+        (torch.full((1, 4), VOCABULARY), f"input_ids holds {VOCABULARY}: expected 0 to {VOCABULARY - 1}"),
+        (torch.full((1, 4), -100), "input_ids holds -100"),
+    ],
+)
+def test_token_nll_refuses_what_are_no_tokens(ids, message):
+    with pytest.raises(SkipwiseError, match=message):
+        token_nll(tiny_model(llama_config()), ids)
+
+
+def test_what_is_neither_model_nor_configuration():
+    with pytest.raises(SkipwiseError, match="model is of type str: expected a model of transformers"):
+        apply("folder", target_length=256)
+    with pytest.raises(SkipwiseError, match="config is of type dict: expected a configuration of transformers"):
+        scale({"model_type": "llama"}, target_length=256)
+
+
 def test_apply_takes_a_length_as_a_text():
     texts, numbers = (tiny_model(llama_config(window=64)) for _ in range(2))
     apply(texts, target_length="1k")
@@ -582,6 +604,13 @@ def test_no_rope_and_a_device_that_is_not_there(folder, tmp_path):
         load(tmp_path)
     with pytest.raises(SkipwiseError, match="device 'toaster' cannot be used here"):
         load_model(ModelConfig(path=str(folder), device="toaster"))
+
+
+def test_no_bar_while_a_gguf_file_is_read(tmp_path, capfd):
+    path = tiny_gguf(tmp_path / "tiny.gguf", window=64)
+    capfd.readouterr()
+    load(path)
+    assert "tensors..." not in capfd.readouterr().err
 
 
 def test_load_a_gguf_file(tmp_path):

@@ -169,7 +169,7 @@ def test_folders_that_hold_no_model(
 ) -> None:
     cases = {
         tmp_path: "no config.json and 0 .gguf files",
-        whole.parent: "give one of model in it",
+        whole.parent: f"give one of these: {whole}",
         whole / "model.safetensors": f"give its folder, {whole}",
         whole / "tokenizer.json": f"give its folder, {whole}",
     }

@@ -40,12 +40,19 @@ def check_sections(values: dict[str, Any], *sections: str) -> None:
 
 
 def model_config(args: argparse.Namespace) -> "ModelConfig":
-    """MODEL with the `--set model.KEY=VALUE` of a command that reads a configuration alone."""
+    """MODEL, or the model of a run, with the `--set model.KEY=VALUE` of a command that reads a configuration alone."""
     from skipwise.config import ModelConfig, parse_settings, validate
 
     values = parse_settings(args.set)
     check_sections(values, "model")
-    return validate(ModelConfig, {**mapping(values, "model"), "path": args.model}, "model")
+    return validate(ModelConfig, {**mapping(values, "model"), "path": model_path(args.model)}, "model")
+
+
+def model_path(given: str) -> str:
+    """The model's folder where a run folder is given, and anything else as it is. Raises SkipwiseError without one."""
+    from skipwise.runs.folder import model_of_run
+
+    return str(model_of_run(given) or given)
 
 
 SERVER_OPTIONS = {

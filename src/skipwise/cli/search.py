@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from skipwise.cli.options import check_sections, mapping
+from skipwise.cli.options import check_sections, mapping, model_path
 from skipwise.cli.parsing import add_command, add_model, add_set
 
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
     values = parse_settings(args.set)
     check_sections(values, "search", "model")
-    model = validate(ModelConfig, {**mapping(values, "model"), "path": args.model}, "model")
+    model = validate(ModelConfig, {**mapping(values, "model"), "path": model_path(args.model)}, "model")
     settings = validate(SearchConfig, mapping(values, "search"), "search")
     target = validate(RunConfig, {"target_length": args.target}).target_length
 

@@ -146,9 +146,14 @@ def _needles(inputs: Inputs, length: int | None, window: int) -> list[Question]:
     """Passkey prompts of `length` tokens, or as long as the window; none where a window does not hold one.
 
     Raises:
-        SkipwiseError: `length` is shorter than any such prompt, or beyond the window.
+        SkipwiseError: `length` is shorter than any such prompt, or beyond the window, or the window holds none.
     """
     shortest = passkey.minimum_length(inputs)
+    if length is not None and window < shortest:
+        raise SkipwiseError(
+            f"--length {length_text(length)}: the model's window of {length_text(window)} tokens holds no passkey "
+            f"prompt, which takes {length_text(shortest)} with this tokenizer; leave --length out"
+        )
     if length is not None and not shortest <= length <= window:
         raise SkipwiseError(
             f"--length {length_text(length)}: expected tokens from {length_text(shortest)}, which the shortest passkey "

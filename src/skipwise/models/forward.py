@@ -66,12 +66,9 @@ def token_nll(
         Losses, nats [B, T-1].
 
     Raises:
-        SkipwiseError: A tensor does not have its shape.
+        SkipwiseError: A tensor does not have its shape, or `input_ids` holds what are no tokens of the model.
     """
-    if input_ids.ndim != 2:
-        raise SkipwiseError(
-            f"input_ids has the shape {list(input_ids.shape)}: expected [batch, tokens], as input_ids[None]"
-        )
+    _check_ids(model, input_ids)
     for name, tensor in (("position_ids", position_ids), ("labels", labels)):
         if tensor is not None and (tensor.ndim != 2 or tensor.shape[1] != input_ids.shape[1]):
             shape, expected = list(tensor.shape), list(input_ids.shape)
@@ -80,6 +77,27 @@ def token_nll(
     wanted = (input_ids if labels is None else labels)[:, 1:]
     losses = sliced_loss.nll(model, hidden[:, :-1].flatten(0, 1), wanted.flatten(), slice_tokens)
     return losses.view(wanted.shape)
+
+
+def _check_ids(model: PreTrainedModel, input_ids: Tensor) -> None:
+    """Reject what an embedding cannot look up; on a GPU such an id would end the process."""
+    if not isinstance(input_ids, Tensor):
+        raise SkipwiseError(
+            f"input_ids is of type {type(input_ids).__name__}: expected a tensor, as torch.tensor([ids])"
+        )
+    if input_ids.ndim != 2 or not input_ids.numel():
+        raise SkipwiseError(
+            f"input_ids has the shape {list(input_ids.shape)}: expected [batch, tokens], as input_ids[None]"
+        )
+    if input_ids.dtype not in (torch.int64, torch.int32):
+        raise SkipwiseError(f"input_ids holds {input_ids.dtype}: expected torch.int64, as input_ids.long()")
+    rows = model.get_input_embeddings().weight.shape[0]
+    low, high = (int(bound) for bound in input_ids.aminmax())
+    if low < 0 or high >= rows:
+        raise SkipwiseError(
+            f"input_ids holds {low if low < 0 else high}: expected 0 to {rows - 1}, the rows of the embedding; "
+            "use the tokenizer of this model"
+        )
 
 
 def loss(

@@ -24,6 +24,23 @@ _SENTENCES = (
         r"Unrecognized model in|Should have a `model_type` key",
         'config.json names no model_type; write e.g. "model_type": "llama"',
     ),
+    (
+        r"The hidden size \((\d+)\) is not a multiple of the number of attention heads \((\d+)\)",
+        "hidden_size = {0}: expected a multiple of num_attention_heads, {1}; compare both with the original file",
+    ),
+    (
+        r"even rotary dimension, but got `head_dim`=(\d+) with `partial_rotary_factor`=([\d.]+)",
+        "head_dim = {0} times partial_rotary_factor = {1}: expected an even number of dimensions to rotate in pairs; "
+        "compare both with the original file",
+    ),
+    (
+        r"`layer_types` entries must be in \(.*\) but got (.*)",
+        "layer_types = {0}: expected a kind of attention for each layer, e.g. full_attention or sliding_attention",
+    ),
+    (
+        r"`num_hidden_layers` \((\d+)\) must be equal to the number of `layer_types` \((\d+)\)",
+        "layer_types names {1} layers: expected {0}, as many as num_hidden_layers; correct the one that is wrong",
+    ),
     (r"Validation error for field '\w+': \w+: Field '(\w+)' (.*)", "{0} is wrong: {1}"),
     (r"Validation error for field '(\w+)': \w+: (.*)", "{0} is wrong: {1}"),
     (r"Class validation error for validator '\w+': \w+: (.*)", "{0}"),
@@ -70,9 +87,18 @@ _SENTENCES = (
 _RETRY = re.compile(r"(?:Retrying in|Waiting) ([\d.]+)s.* \[Retry (\d+)/(\d+)\]")
 
 
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "dict": "a mapping"}
+_PYTHON = {"None": "null", "True": "true", "False": "false"}
+_WRONG_TYPE = re.compile(r"Field '(\w+)' expected (\w+), got \w+ \(value: (.{0,100}).*\)", re.DOTALL)
+
+
 def one_line(error: BaseException) -> str:
     """The first sentence or two of an error, on one line, in words that help a user of Skipwise."""
     text = " ".join(str(error).split())
+    wrong = _WRONG_TYPE.search(text)
+    if wrong and wrong[2] in _TYPES:
+        value = _PYTHON.get(wrong[3], wrong[3].replace("'", '"'))
+        return f"{wrong[1]} = {value}: expected {_TYPES[wrong[2]]}; correct it in config.json"
     for pattern, sentence in _SENTENCES:
         match = re.search(pattern, text, re.DOTALL)
         if match:

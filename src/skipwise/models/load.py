@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from skipwise.config import ModelConfig, ScalingConfig
+from skipwise.errors import SkipwiseError
 from skipwise.models import checkpoint, configuration, families, gguf_header, sources
 from skipwise.models.checks import check_head, check_rope, probe, rope_tables, rotary_modules
 from skipwise.models.device import arithmetic, device_of
@@ -112,6 +113,11 @@ def apply(
     Raises:
         SkipwiseError: As `rope.scale.scale`, before any change.
     """
+    if not hasattr(model, "get_decoder"):
+        raise SkipwiseError(
+            f"model is of type {type(model).__name__}: expected a model of transformers, e.g. "
+            "AutoModelForCausalLM.from_pretrained(path)"
+        )
     facts = families.architecture(model.config)
     scaled = scale(model.config, method, target_length=target_length, original_length=original_length)
     if facts.row is None:

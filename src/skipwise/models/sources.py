@@ -1,5 +1,7 @@
 """Where a model is read from: the folder, hub id or GGUF file that a configured path names."""
 
+import contextlib
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +68,7 @@ def find(config: ModelConfig, *, weights: bool = True) -> Source:
         if len(files) == 1:
             return Source(name, str(path), files[0].name, options)
         models = files or sorted(each.parent for each in path.glob("*/config.json"))
-        choice = f"; give one of {', '.join(each.name for each in models[:5])} in it" if models else ""
+        choice = f"; give one of these: {', '.join(map(str, models[:5]))}" if models else ""
         raise SkipwiseError(f"{config.path} is not a model folder: no config.json and {len(files)} .gguf files{choice}")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", config.path):
         raise SkipwiseError(f"model {config.path!r}: no such file or folder")
@@ -91,10 +93,12 @@ def call(source: Source, what: str, from_pretrained: Callable[..., Any], **optio
     Raises:
         SkipwiseError: In one line, whatever the library raised.
     """
+    silent: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if source.gguf:
         options["gguf_file"] = source.gguf
+        silent = contextlib.redirect_stderr(io.StringIO())  # a bar of transformers that no setting turns off
     try:
-        with quiet():
+        with quiet(), silent:
             return from_pretrained(source.place, **source.options, **options)
     except (KeyboardInterrupt, SkipwiseError):
         raise

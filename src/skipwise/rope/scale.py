@@ -66,6 +66,11 @@ def scale(
     """
     target_length = as_length(target_length, "target_length")
     original_length = None if original_length is None else as_length(original_length, "original_length")
+    if not hasattr(config, "get_text_config"):
+        raise SkipwiseError(
+            f"config is of type {type(config).__name__}: expected a configuration of transformers, e.g. "
+            "AutoConfig.from_pretrained(path)"
+        )
     wanted = method if isinstance(method, ScalingConfig) else validate(ScalingConfig, {"method": method}, "scaling")
     scaling = from_config(wanted)
     check_object(language_model(config))
