@@ -66,11 +66,7 @@ def scale(
     """
     target_length = as_length(target_length, "target_length")
     original_length = None if original_length is None else as_length(original_length, "original_length")
-    if not hasattr(config, "get_text_config"):
-        raise SkipwiseError(
-            f"config is of type {type(config).__name__}: expected a configuration of transformers, e.g. "
-            "AutoConfig.from_pretrained(path)"
-        )
+    _check_type(config)
     wanted = method if isinstance(method, ScalingConfig) else validate(ScalingConfig, {"method": method}, "scaling")
     scaling = from_config(wanted)
     check_object(language_model(config))
@@ -101,6 +97,15 @@ def scale(
             f"original_max_position_embeddings (llama_4_scaling_beta), which {wanted.method!r} does not keep; use yarn"
         )
     return _rewritten(config, written, original, target_length, wanted.method)
+
+
+def _check_type(config: object) -> None:
+    """Reject what is not a configuration, such as the mapping that config.json holds."""
+    if not hasattr(config, "get_text_config"):
+        raise SkipwiseError(
+            f"config is of type {type(config).__name__}: expected a configuration of transformers, e.g. "
+            "AutoConfig.from_pretrained(path)"
+        )
 
 
 _CONTINUES = {"critical": "yarn", **{name: name for name in ("linear", "yarn", "yarn_revised", "llama3")}}
