@@ -5,6 +5,7 @@ The processes are real ones over gloo on the CPU.
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,7 @@ def test_a_lost_process_ends_the_job_and_one_process_goes_on(model: Path, alone:
     assert_same_training(folder, alone)
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_launcher_saves(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     settings = ["--set", "training.save_every=100000", "--processes", "2"]
@@ -169,3 +171,33 @@ def test_an_error_is_said_once(model: Path, tmp_path: Path) -> None:
         assert reason in error_lines(shown)[0]
         assert "Traceback" not in shown
     assert not list(tmp_path.iterdir())
+
+
+def test_sharded_training_equals_one_process(model: Path, alone: Path, tmp_path: Path) -> None:
+    """FSDP2 with tied embeddings; the checkpoint is in shards, the model an ordinary folder."""
+    folder = tmp_path / "run"
+    sharded = ["--set", "training.parallel=fsdp", "--processes", "2"]
+    running = start(["skipwise", *words(model, folder, 6, *sharded)])
+    _, shown = running.communicate(timeout=LIMIT)
+    assert running.returncode == 0, shown
+    assert_same_training(folder, alone)
+    names = sorted(path.name for path in (folder / "checkpoints/step-000006/pytorch_model_fsdp_0").iterdir())
+    assert names == [".metadata", "__0_0.distcp", "__1_0.distcp"]
+    assert load_file(folder / "model/model.safetensors").keys() == load_file(alone / "model/model.safetensors").keys()
+
+
+@pytest.mark.slow
+def test_a_sharded_training_goes_on_with_other_processes(model: Path, alone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    sharded = ["--set", "training.parallel=fsdp", "--processes"]
+    running = start(["skipwise", *words(model, folder, 6, *sharded, "2")])
+    wait_for(running, folder, 5)
+    os.kill(workers_of(running.pid)[1], signal.SIGKILL)
+    _, shown = running.communicate(timeout=LIMIT)
+    assert running.returncode == 2, shown
+    for checkpoint in (folder / "checkpoints").glob("step-000006"):
+        shutil.rmtree(checkpoint)
+    running = start(["skipwise", *words(model, folder, 6, *sharded, "4", "--resume")])
+    _, shown = running.communicate(timeout=LIMIT)
+    assert running.returncode == 0, shown
+    assert_same_training(folder, alone)

@@ -1,5 +1,6 @@
 """Training: resuming after a kill ends with the same bits, checkpoints are whole, bad losses stop the run."""
 
+import json
 import os
 import signal
 import subprocess
@@ -189,3 +190,27 @@ def test_a_broken_model_is_not_blamed_on_the_learning_rate(tmp_path: Path, monke
     with pytest.raises(SkipwiseError, match="before any weight was changed") as caught:
         job(tmp_path)
     assert "learning_rate" not in str(caught.value)
+
+
+def test_nan_is_located(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token whose embedding is broken: the first module, and the one example of four that holds the token."""
+    broken = tiny_model(llama_config(window=WINDOW, vocab=128, tie_word_embeddings=False))
+    real = SkippedPositions.__getitem__
+
+    def with_token(self: SkippedPositions, i: int) -> object:
+        example = real(self, i)
+        example["input_ids"] = example["input_ids"].clamp(max=126)
+        if i == 3 and len(self) == STEPS * 4:  # not in a validation
+            example["input_ids"][5] = 127
+        return example
+
+    with torch.no_grad():
+        broken.get_input_embeddings().weight[127] = float("nan")
+    monkeypatch.setattr(SkippedPositions, "__getitem__", with_token)
+    monkeypatch.setitem(job.__globals__, "tiny_model", lambda config: broken)
+    with pytest.raises(SkipwiseError, match=r"with example 3, see .*nonfinite.json") as caught:
+        job(tmp_path, gradient_accumulation=2)
+    assert "\n" not in str(caught.value)
+    dump = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert dump["step"] == 1
+    assert dump["places"] == [{"example": 3, "module": "model.embed_tokens"}]

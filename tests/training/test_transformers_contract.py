@@ -66,3 +66,21 @@ def test_state_and_arguments(tmp_path: Path) -> None:
     arguments._n_gpu = 1
     assert arguments.n_gpu == 1
     assert {"average_tokens_across_devices", "eval_on_start", "logging_nan_inf_filter"} <= vars(arguments).keys()
+
+
+def test_accelerate() -> None:
+    """What several processes need: states that can be forgotten, and FSDP's plugin and functions."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, load_fsdp_model
+
+    assert all(callable(state._reset_state) for state in (AcceleratorState, GradientState, PartialState))
+    assert DistributedType.FSDP
+    assert "mixed_precision_policy" in inspect.signature(FullyShardedDataParallelPlugin).parameters
+    assert list(inspect.signature(load_fsdp_model).parameters)[:4] == [
+        "fsdp_plugin",
+        "accelerator",
+        "model",
+        "input_dir",
+    ]
+    assert "fsdp_plugin_args" in inspect.getsource(TrainingArguments)
+    assert "save_fsdp_model" in inspect.getsource(Trainer._save_optimizer_and_scheduler)

@@ -30,7 +30,7 @@ from skipwise.models.reach import reach
 from skipwise.report.build import write_report
 from skipwise.runs.environment import environment, peak_memory, read_environment
 from skipwise.runs.folder import check_folder, held_folder, open_folder
-from skipwise.training import adapters, processes
+from skipwise.training import adapters, processes, sharding
 from skipwise.training.processes import FINISHED, Team
 from skipwise.training.trainer import train
 from skipwise.utils.atomic_files import atomic_folder, read_jsonl, write_text
@@ -58,7 +58,7 @@ def extend(config: RunConfig, *, resume: bool = False) -> Path:
         Terminated: After SIGTERM. A resumed run goes on from the last whole step.
     """
     with terminable(), processes.joined() as team:
-        processes.share(config.training, team.place.size)
+        processes.check(config, team.place)
         if team.first:
             _extend(config, resume, team)
             team.finish(FINISHED)
@@ -180,11 +180,12 @@ def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool
                 precision=config.model.precision,
                 resume=resume,
             )
+        whole = sharding.gathered(loaded.model, torch.bfloat16)
     if not team.first:
         return {}
     figures["peak_memory_bytes"] = peak_memory()
     figures["trained_parameters"] = sum(w.numel() for w in loaded.model.parameters() if w.requires_grad)
-    model = loaded.model
+    model = whole
     if wrapped is not None:
         with atomic_folder(folder / "adapter") as written:
             adapters.save(wrapped, written, base=config.model.path)

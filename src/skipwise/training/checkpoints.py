@@ -11,7 +11,11 @@ from skipwise.utils.progress import say
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter.safetensors"
 """In place of WEIGHTS where only a part of the weights is trained: that part."""
+SHARDS = "pytorch_model_fsdp_0"
+"""In place of WEIGHTS under FSDP: a folder with the shards of all processes."""
 OPTIMIZER = "optimizer.pt"
+OPTIMIZER_SHARDS = "optimizer_0"
+"""In place of OPTIMIZER under FSDP."""
 SCHEDULER = "scheduler.pt"
 STATE = "trainer_state.json"
 """The last file that transformers writes into a checkpoint."""
@@ -42,7 +46,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def write_checksums(checkpoint: Path) -> None:
     """Write the checksums of all files that a checkpoint holds."""
-    sums = {path.name: _sha256(path) for path in sorted(checkpoint.iterdir())}
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    sums = {path.relative_to(checkpoint).as_posix(): _sha256(path) for path in files}
     write_text(checkpoint / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
 
 
@@ -53,8 +58,10 @@ def damage(checkpoint: Path) -> str | None:
         expected = {str(name): str(value) for name, value in sums.items()}
     except (OSError, ValueError, AttributeError):
         return f"{CHECKSUMS} is missing or unreadable"
-    weights = ADAPTER if ADAPTER in expected else WEIGHTS
-    for name in sorted({weights, *REQUIRED, *expected}):
+    required = {ADAPTER if ADAPTER in expected else WEIGHTS, *REQUIRED}
+    if any(name.startswith(f"{SHARDS}/") for name in expected):
+        required = {f"{SHARDS}/.metadata", f"{OPTIMIZER_SHARDS}/.metadata", SCHEDULER, STATE}
+    for name in sorted({*required, *expected}):
         if name not in expected:
             return f"{name} has no checksum"
         try:

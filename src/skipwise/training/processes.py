@@ -20,7 +20,7 @@ from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from skipwise.config import TrainingConfig
+from skipwise.config import RunConfig, TrainingConfig
 from skipwise.errors import SkipwiseError
 from skipwise.utils import processes
 from skipwise.utils.launch import LAUNCHER
@@ -59,6 +59,23 @@ def share(config: TrainingConfig, size: int) -> tuple[int, int]:
     each = total // size
     batch = next(count for count in range(min(config.batch_size, each), 0, -1) if each % count == 0)
     return batch, each // batch
+
+
+def check(config: RunConfig, place: Place) -> None:
+    """Refuse settings under which the processes of a job cannot train.
+
+    Raises:
+        SkipwiseError: The examples of a step cannot be shared, or FSDP has one process or adapters.
+    """
+    share(config.training, place.size)
+    if config.training.parallel != "fsdp" or not config.training.steps:
+        return
+    if not place.launched:
+        raise SkipwiseError("training.parallel=fsdp needs several processes; add --processes N, or start with torchrun")
+    if config.adapter.method != "none":
+        raise SkipwiseError(
+            f"training.parallel=fsdp trains all weights; with adapter.method={config.adapter.method} use ddp"
+        )
 
 
 class Ended(SystemExit):

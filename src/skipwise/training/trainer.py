@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import load_fsdp_model
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from skipwise.config import TrainingConfig
@@ -24,9 +26,10 @@ from skipwise.data.skipped_positions import SkippedPositions
 from skipwise.errors import SkipwiseError
 from skipwise.models.forward import loss
 from skipwise.rope import hf_config
-from skipwise.training import adapters, processes
+from skipwise.training import adapters, nonfinite, processes
 from skipwise.training.checkpoints import (
     ADAPTER,
+    SHARDS,
     STATE,
     WEIGHTS,
     checkpoints_in,
@@ -36,6 +39,7 @@ from skipwise.training.checkpoints import (
     write_checksums,
 )
 from skipwise.training.log import TrainingLog
+from skipwise.training.sharding import fsdp_settings, load_shards, shared_folder, use_fsdp
 from skipwise.utils import progress
 from skipwise.utils.atomic_files import atomic_folder, read_jsonl, write_jsonl
 from skipwise.utils.processes import place
@@ -84,6 +88,8 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
     keep_checkpoints: int = 1
     terminated: Callable[[], bool] | None = None
     """Says whether the training has to end early."""
+    _part = 0
+    """Batches of the present step that are done."""
     _seeded = -1
     """Step whose random numbers were seeded last."""
 
@@ -107,8 +113,18 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
         value: Tensor = super().training_step(*args, **kwargs)
         agreed = processes.mean(value)
         if not agreed < ABSURD_LOSS:
-            raise self._diverged(f"the loss at step {self.state.global_step + 1} is {agreed.item():g}")
+            where = "" if torch.isfinite(agreed) else self._located(args[1])
+            raise self._diverged(f"the loss at step {self.state.global_step + 1} is {agreed.item():g}{where}")
+        self._part = (self._part + 1) % self.args.gradient_accumulation_steps
         return value
+
+    def _located(self, inputs: dict[str, Tensor]) -> str:
+        """Say where the numbers of a batch stop being finite, and leave the places in a file."""
+        batch = self.state.global_step * self.args.gradient_accumulation_steps + self._part
+        batch = batch * self.args.world_size + self.args.process_index
+        first = batch * self.args.per_device_train_batch_size
+        places = nonfinite.of_all_processes(nonfinite.locate(self.model, self._prepare_inputs(inputs), first))
+        return f"; {nonfinite.write(self.checkpoints.parent, self.state.global_step + 1, places)}" if places else ""
 
     def _seed(self) -> None:
         """Make what is random in a step, such as an adapter's dropout, a function of its number and the process."""
@@ -158,14 +174,19 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
         return self.checkpoints / f"step-{self.state.global_step:06d}"
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if not self.args.should_save:
+        sharded = bool(self.is_fsdp_enabled)
+        if not (self.args.should_save or sharded):
             return
-        if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
+        finite = all(torch.isfinite(_local(weight)).all() for weight in self.model.parameters())
+        if processes.any_of(not finite, self.args.device) if sharded else not finite:
             raise self._diverged(f"the weights after step {self.state.global_step} are not finite")
-        with atomic_folder(self._folder()) as folder:
-            _save_weights(self.model.model, folder)
+        with shared_folder(self._folder()) if sharded else atomic_folder(self._folder()) as folder:
+            if not sharded:
+                _save_weights(self.model.model, folder)
+            self._save_optimizer_and_scheduler(str(folder))  # under FSDP the weights too
+            if not self.args.should_save:
+                return
             self.model.model.config.save_pretrained(folder)
-            self._save_optimizer_and_scheduler(str(folder))
             if self.args.world_size == 1:  # several processes draw by `_seed`
                 self._save_rng_state(str(folder))
             self.state.save_to_json(str(folder / STATE))
@@ -175,7 +196,15 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
             shutil.rmtree(old.with_name(f".{old.name}.old"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        _load_weights(self.model.model, Path(resume_from_checkpoint))
+        if self.is_fsdp_enabled:
+            load_fsdp_model(self.accelerator.state.fsdp_plugin, self.accelerator, self.model, resume_from_checkpoint)
+        else:
+            _load_weights(self.model.model, Path(resume_from_checkpoint))
+
+
+def _local(weight: Tensor) -> Tensor:
+    """The part of a sharded weight that this process holds; any other as it is."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def _save_weights(model: PreTrainedModel, folder: Path) -> None:
@@ -188,16 +217,21 @@ def _save_weights(model: PreTrainedModel, folder: Path) -> None:
 
 def _load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
     """Put the weights of a checkpoint into `model`."""
-    if (checkpoint / ADAPTER).exists():
+    if (checkpoint / SHARDS).exists():
+        load_shards(SkippedLoss(model), checkpoint)
+    elif (checkpoint / ADAPTER).exists():
         adapters.load_trainable_state(model, load_file(checkpoint / ADAPTER))
     else:
         load_model(model, str(checkpoint / WEIGHTS))
 
 
-def _arguments(config: TrainingConfig, folder: Path, device: torch.device, precision: str) -> TrainingArguments:
+def _arguments(config: TrainingConfig, folder: Path, model: PreTrainedModel, precision: str) -> TrainingArguments:
+    device = model.device
     size = place().size
     batch, accumulation = processes.share(config, size)
+    sharded = {"fsdp": "full_shard", "fsdp_config": fsdp_settings(model)} if config.parallel == "fsdp" else {}
     arguments = TrainingArguments(
+        **sharded,
         output_dir=str(folder),
         max_steps=config.steps,
         per_device_train_batch_size=batch,
@@ -276,7 +310,7 @@ def train(
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.train()
-    arguments = _arguments(config, folder, model.device, precision)
+    arguments = _arguments(config, folder, model, precision)
     # A batch may reach some experts of a mixture only; in any other model a search for unreached weights costs time.
     arguments.ddp_find_unused_parameters = any("expert" in name for name, _ in model.named_parameters())
     tokens_per_step = config.batch_size * config.gradient_accumulation * examples.sampler.example_length
@@ -288,6 +322,8 @@ def train(
         )
         trainer.checkpoints, trainer.keep_checkpoints = checkpoints, config.keep_checkpoints
         trainer.terminated = terminated
+        if config.parallel == "fsdp":
+            use_fsdp(trainer, precision)
         trainer.remove_callback(PrinterCallback)
         seconds = max((row["seconds"] for row in rows), default=0.0)
         written = TrainingLog(log, bar, tokens_per_step, seconds, write=trainer.is_world_process_zero())
