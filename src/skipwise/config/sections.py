@@ -149,7 +149,7 @@ class TrainingConfig(Stage):
     batch_size: Batch = 2
     """Examples in one forward pass on one device. For larger batches raise `training.gradient_accumulation`."""
     gradient_accumulation: Count = 1
-    """Forward passes in one optimiser step. Several processes share its `batch_size` × `gradient_accumulation` examples."""
+    """Forward passes in one optimiser step. Processes share its `batch_size` × `gradient_accumulation` examples."""
     parallel: Literal["ddp", "fsdp"] | None = None
     """How several processes hold the model. `ddp`: each all of it; `fsdp`: each a part (FSDP2). `ddp` when absent."""
     learning_rate: float = Field(default=2e-5, gt=0, le=1)
