@@ -595,6 +595,8 @@ def test_an_unreachable_hub_is_told(monkeypatch):
     ) as caught:
         load_model(ModelConfig(path="nobody/nothing"))
     assert "\n" not in str(caught.value)
+    with pytest.raises(SkipwiseError, match="taken as a hub id; did you mean the packaged model 'bundled'"):
+        load_model(ModelConfig(path="bundle"))
 
 
 def test_no_rope_and_a_device_that_is_not_there(folder, tmp_path):

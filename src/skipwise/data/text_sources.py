@@ -315,6 +315,6 @@ def _hub(path: str, field: str, split: str) -> TextSource:
         raise SkipwiseError(f"{local}, and the hub has no dataset of this id that is open to you") from error
     except Exception as error:  # the hub's client raises what its HTTP library raises
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise SkipwiseError(f"{local}, and the hub of datasets cannot be reached ({reason})") from error
+        raise SkipwiseError(f"{local}, and the hub of datasets cannot be reached ({reason}); check the path") from error
     fingerprint = f"dataset:{path}:{split}:{field}:{revision}"
     return TextSource("dataset", path, name, fingerprint, field, split, config or None, revision)

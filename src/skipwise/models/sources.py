@@ -1,6 +1,7 @@
 """Where a model is read from: the folder, hub id or GGUF file that a configured path names."""
 
 import contextlib
+import difflib
 import io
 import re
 from collections.abc import Callable
@@ -107,5 +108,7 @@ def call(source: Source, what: str, from_pretrained: Callable[..., Any], **optio
             raise
         where = source.given
         if not Path(source.place).exists():
-            where += " (no folder of this name is here, so it was taken as a hub id)"
+            near = difflib.get_close_matches(source.place, PACKAGED, n=1)
+            hint = f"; did you mean the packaged model {near[0]!r}?" if near else ""
+            where += f" (no folder of this name is here, so it was taken as a hub id{hint})"
         raise SkipwiseError(f"cannot read the {what} of {where}: {one_line(error)}") from error

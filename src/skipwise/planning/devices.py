@@ -17,6 +17,7 @@ from skipwise.models import sliced_loss
 from skipwise.models.memory import free_bytes
 from skipwise.models.shape import ModelShape
 from skipwise.planning import operations_and_bytes
+from skipwise.utils.text import count_text
 
 UTILISATION = 0.4
 """Share of a data sheet's operations a second that training reaches in practice, unless another one is stated."""
@@ -148,7 +149,8 @@ def here(config: PreTrainedConfig, batch: int, tokens: int, *, device: torch.dev
     runtime = resident() + LIBRARY_BYTES if device.type == "cpu" else RUNTIME
     probe = _Probe(config, batch, tokens, device, dtype)
     free = free_bytes(device)
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    on_cpu = f"CPU, {count_text(torch.get_num_threads(), 'thread')}"
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
     arithmetic = str(dtype).removeprefix("torch.")
     attention, attention_training = probe.attention(training=False), probe.attention(training=True)
     return Device(

@@ -19,6 +19,7 @@ from skipwise.models.load import LoadedModel
 from skipwise.rope import hf_config
 from skipwise.utils.os_errors import path_error
 from skipwise.utils.progress import say
+from skipwise.utils.text import count_text
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -33,7 +34,7 @@ def environment(loaded: LoadedModel) -> dict[str, Any]:
         The content of environment.json. `commit` is that of Skipwise, or None if it does not run from a checkout.
     """
     device = loaded.model.device
-    on_cpu = f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
+    on_cpu = f"CPU ({platform.machine()}), {count_text(torch.get_num_threads(), 'thread')}"
     text = loaded.model.config.get_text_config()
     commit = checkout_commit(PACKAGE)
     return {
