@@ -86,12 +86,12 @@ def cream(stream, length, target, text, n_doc):
 
 def stratified(stream, length, target, chunks, text, seed, epoch, index, n_doc):
     shifts = words(2, seed, epoch)
-    sequence = []
+    numbers = []
     with localcontext() as context:
         context.prec = 60
         for step in richtmyer_steps(2 * chunks - 2):
-            sequence.append((next(shifts) + index * int(step * 2**64)) % 2**64)
-    sequence = iter(sequence)
+            numbers.append((next(shifts) + index * int(step * 2**64)) % 2**64)
+    sequence = iter(numbers)
     skips = [0]
     if chunks > 1:
         last = min(uniform(next(sequence), 0, target - 2), target - length)
