@@ -163,6 +163,7 @@ def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool
             target_length=config.target_length,
             scaling=config.scaling,
             dtype=None if adapted else torch.float32,
+            four_bit=adapted and config.adapter.method == "qlora",
         )
         wrapped = adapters.attach(loaded.model, config.adapter) if adapted else None
         if learns:

@@ -57,7 +57,13 @@ def tokenizer(source: Source) -> Any:
     return loaded
 
 
-def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: torch.dtype) -> PreTrainedModel:
+def weights(
+    source: Source,
+    config: PreTrainedConfig,
+    attention: str,
+    dtype: torch.dtype,
+    four_bit: torch.device | None = None,
+) -> PreTrainedModel:
     """Load a model with every weight from safetensors or GGUF, as a plain dense model in evaluation mode.
 
     `tie_word_embeddings` of its configuration says what its weights say, whatever the file said.
@@ -67,6 +73,7 @@ def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: tor
         config: The configuration, scaled or not.
         attention: "sdpa" becomes "eager" for a family whose attention torch's fused kernel cannot compute.
         dtype: How the weights are stored.
+        four_bit: Store the linear layers in 4 bits (NF4, arXiv 2305.14314) on this device.
 
     Raises:
         SkipwiseError: The weights cannot be read, are not those of the configuration, or are not finite.
@@ -76,6 +83,10 @@ def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: tor
     # Weights of another shape are then in the report, where we name them.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     values = configuration.foreign(source)
+    if four_bit is not None:
+        if source.gguf or values is not None:
+            raise SkipwiseError(f"{source.given}: adapter.method=qlora reads safetensors of a known family; use lora")
+        options |= {"quantization_config": _nf4(), "device_map": {"": four_bit}}
     if not Path(source.place).is_dir():
         say(f"reading the weights of {source.place} from the hub, or from its cache; a download can take minutes")
     gguf_config = getattr(transformers, "GgufConfig", None)
@@ -99,6 +110,16 @@ def weights(source: Source, config: PreTrainedConfig, attention: str, dtype: tor
     if agreement.settle_head(model):
         say("config.json ties the head to the embedding; the weights hold a head of their own, which is used")
     return model
+
+
+def _nf4() -> Any:
+    """QLoRA's storage: NF4, its scales quantised too, products in bf16."""
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 class _Tensors:

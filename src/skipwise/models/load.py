@@ -43,6 +43,7 @@ def load(
     target_length: int | None = None,
     scaling: ScalingConfig | None = None,
     dtype: torch.dtype | None = None,
+    four_bit: bool = False,
 ) -> LoadedModel:
     """Load a model and its tokenizer. A type that is not in `families.FAMILIES` is probed, and used with a warning.
 
@@ -51,6 +52,7 @@ def load(
         target_length: The new window, tokens; RoPE is scaled when this and `scaling` are given.
         scaling: The method and its parameters.
         dtype: How weights are stored (float32 to train); `config.precision` when absent.
+        four_bit: Store the linear layers in 4 bits; needs CUDA and bitsandbytes.
 
     Raises:
         SkipwiseError: An unknown model, files that are missing, damaged or do not go together, no RoPE, or a scaling
@@ -72,7 +74,8 @@ def load(
         }
     tokenizer = checkpoint.tokenizer(source)
     stored = dtype or arithmetic(config.precision, device)
-    model = checkpoint.weights(source, configured, config.attention, stored).to(device)
+    model = checkpoint.weights(source, configured, config.attention, stored, device if four_bit else None)
+    model = model if four_bit else model.to(device)
     if facts.row is None:
         probe(model)
     if scaling is not None and scaling.method != "none" and target_length is not None:

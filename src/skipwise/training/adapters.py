@@ -181,6 +181,8 @@ def merge(wrapped: "PeftModel", dtype: torch.dtype) -> PreTrainedModel:
     for weight in model.parameters():
         weight.requires_grad_(False)
     model.config.__dict__.pop("quantization_config", None)
+    for mark in ("is_loaded_in_4bit", "is_quantized", "quantization_method", "hf_quantizer"):
+        model.__dict__.pop(mark, None)  # a model with these can be neither cast nor saved
     merged: PreTrainedModel = model
     return merged
 
