@@ -13,7 +13,7 @@ demo: .venv/demo
 	$(BIN)/skipwise extend --config recipes/$(MODEL).yaml --resume
 
 test: .venv/dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 coverage:
 	$(MAKE) test ARGS="--cov --cov-report=term"

@@ -10,12 +10,17 @@ from skipwise.utils.text import escape, length_text, value_text
 BEYOND = "beyond the window that the model is configured for"
 
 
-def change_text(paired: Change, metric: str) -> str:
-    """`x0.93 [0.91, 0.95] better` for a perplexity, else `+12.5 [+3.1, +21.0] points better`."""
-    if metric == "perplexity":
-        return f"x{paired.value:.3f} [{paired.low:.3f}, {paired.high:.3f}] {paired.verdict}"
+def change_text(paired: Change, row: Row) -> str:
+    """`x0.93 [0.91, 0.95] better` for a perplexity, else `+12.5 [+3.1, +21.0] points better`.
+
+    One document or one prompt gives no verdict: its interval says nothing of others.
+    """
+    one = f"one {'document' if row.metric == 'perplexity' else 'prompt'} decides nothing"
+    verdict = paired.verdict if row.n > 1 else one
+    if row.metric == "perplexity":
+        return f"x{paired.value:.3f} [{paired.low:.3f}, {paired.high:.3f}] {verdict}"
     value, low, high = (f"{100 * share:+.1f}" for share in (paired.value, paired.low, paired.high))
-    return f"{value} [{low}, {high}] points {paired.verdict}"
+    return f"{value} [{low}, {high}] points {verdict}"
 
 
 def summary_table(rows: Sequence[Row]) -> str:
@@ -78,7 +83,7 @@ def change_table(rows: Sequence[Row]) -> str:
         for before, after in pairs(first, later):
             places.setdefault(after.place, after)
             paired = change(before, after)
-            cells[(model, *after.place)] = change_text(paired, after.metric) if paired else _plain(before, after)
+            cells[(model, *after.place)] = change_text(paired, after) if paired else _plain(before, after)
         for _, after in unpaired(first, later):
             places.setdefault(after.place, after)
             cells.setdefault((model, *after.place), "other prompts")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 from skipwise.utils.atomic_files import write_text
@@ -30,6 +31,12 @@ def checkpoints_in(folder: Path) -> list[Path]:
     """List the whole checkpoints of a run, oldest first, without reading them."""
     folders = folder.glob("step-*") if folder.is_dir() else []
     return sorted((path for path in folders if (path / STATE).is_file()), key=step_of)
+
+
+def clear_partial_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints that a killed process was writing."""
+    for partial in folder.glob(".step-*") if folder.is_dir() else []:
+        shutil.rmtree(partial)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -33,6 +33,7 @@ from skipwise.training.checkpoints import (
     STATE,
     WEIGHTS,
     checkpoints_in,
+    clear_partial_checkpoints,
     damage,
     step_of,
     usable_checkpoint,
@@ -262,6 +263,8 @@ def _arguments(config: TrainingConfig, folder: Path, model: PreTrainedModel, pre
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # one process trains on one GPU; the Trainer would take all that it sees
+    # A batch may reach some experts of a mixture only; in any other model a search for unreached weights costs time.
+    arguments.ddp_find_unused_parameters = any("expert" in name for name, _ in model.named_parameters())
     return arguments
 
 
@@ -304,15 +307,12 @@ def train(
     log = folder / "log.jsonl"
     rows = [row for row in read_jsonl(log) if row["step"] <= done] if start else []
     if place().rank == 0:
-        for partial in checkpoints.glob(".step-*") if checkpoints.is_dir() else []:
-            shutil.rmtree(partial)  # what a killed process was writing
+        clear_partial_checkpoints(checkpoints)
         write_jsonl(log, rows)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.train()
     arguments = _arguments(config, folder, model, precision)
-    # A batch may reach some experts of a mixture only; in any other model a search for unreached weights costs time.
-    arguments.ddp_find_unused_parameters = any("expert" in name for name, _ in model.named_parameters())
     tokens_per_step = config.batch_size * config.gradient_accumulation * examples.sampler.example_length
     validated = any(row["kind"] == "validation" and row["step"] == done for row in rows)
     arguments.eval_on_start = done % config.validate_every == 0 and not validated
@@ -333,5 +333,5 @@ def train(
         elif start:
             _load_weights(model, start)
     model.eval()
-    tokens = config.steps * tokens_per_step
-    return {"train_seconds": written.seconds(), "train_tokens": tokens, "resumed_from": done or None}
+    figures = {"train_seconds": written.seconds(), "train_tokens": config.steps * tokens_per_step}
+    return figures | {"resumed_from": done or None}
