@@ -50,6 +50,9 @@ ABSURD_LOSS = 100.0
 """Mean -log p of a token that only a ruined model has: guessing costs ln(vocabulary), about 12. NaN is not below it."""
 
 
+CHECKPOINTS, LOG = "checkpoints", "log.jsonl"
+
+
 class SkippedLoss(nn.Module):
     """A causal language model whose forward pass is its training loss, so that any parallel wrapper sees one call."""
 
@@ -268,6 +271,16 @@ def _arguments(config: TrainingConfig, folder: Path, model: PreTrainedModel, pre
     return arguments
 
 
+def _starting_point(folder: Path, resume: bool) -> tuple[Path | None, list[dict[str, Any]]]:
+    """Return the checkpoint to start from and the log up to it; what a killed process left behind it is removed."""
+    start = usable_checkpoint(folder / CHECKPOINTS) if resume else None
+    rows = [row for row in read_jsonl(folder / LOG) if row["step"] <= step_of(start)] if start else []
+    if place().rank == 0:
+        clear_partial_checkpoints(folder / CHECKPOINTS)
+        write_jsonl(folder / LOG, rows)
+    return start, rows
+
+
 def train(
     model: PreTrainedModel,
     config: TrainingConfig,
@@ -301,37 +314,30 @@ def train(
     """
     if config.steps:
         hf_config.refuse_training(model.config)
-    checkpoints = folder / "checkpoints"
-    start = usable_checkpoint(checkpoints) if resume else None
+    start, rows = _starting_point(folder, resume)
     done = step_of(start) if start else 0
-    log = folder / "log.jsonl"
-    rows = [row for row in read_jsonl(log) if row["step"] <= done] if start else []
-    if place().rank == 0:
-        clear_partial_checkpoints(checkpoints)
-        write_jsonl(log, rows)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.train()
     arguments = _arguments(config, folder, model, precision)
     tokens_per_step = config.batch_size * config.gradient_accumulation * examples.sampler.example_length
-    validated = any(row["kind"] == "validation" and row["step"] == done for row in rows)
+    validated = ("validation", done) in [(row["kind"], row["step"]) for row in rows]
     arguments.eval_on_start = done % config.validate_every == 0 and not validated
     with progress.bar("training", total=config.steps, unit="step", initial=done) as bar, deferred() as terminated:
-        trainer = SkippedTrainer(
-            model=SkippedLoss(model), args=arguments, train_dataset=examples, eval_dataset=validation
-        )
-        trainer.checkpoints, trainer.keep_checkpoints = checkpoints, config.keep_checkpoints
+        parts = {"train_dataset": examples, "eval_dataset": validation}
+        trainer = SkippedTrainer(model=SkippedLoss(model), args=arguments, **parts)
+        trainer.checkpoints, trainer.keep_checkpoints = folder / CHECKPOINTS, config.keep_checkpoints
         trainer.terminated = terminated
         if config.parallel == "fsdp":
             use_fsdp(trainer, precision)
         trainer.remove_callback(PrinterCallback)
-        seconds = max((row["seconds"] for row in rows), default=0.0)
-        written = TrainingLog(log, bar, tokens_per_step, seconds, write=trainer.is_world_process_zero())
+        before = max((row["seconds"] for row in rows), default=0.0)
+        written = TrainingLog(folder / LOG, bar, tokens_per_step, before, write=trainer.is_world_process_zero())
         trainer.add_callback(written)
         if done < config.steps:
             trainer.train(resume_from_checkpoint=str(start) if start else None)
         elif start:
             _load_weights(model, start)
     model.eval()
-    figures = {"train_seconds": written.seconds(), "train_tokens": config.steps * tokens_per_step}
-    return figures | {"resumed_from": done or None}
+    tokens = config.steps * tokens_per_step
+    return {"train_seconds": written.seconds(), "train_tokens": tokens, "resumed_from": done or None}
