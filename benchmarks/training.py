@@ -36,7 +36,7 @@ def step_times(variant: str, model: Any, examples: Any, *, steps: int, batch: in
     with tempfile.TemporaryDirectory() as folder:
         config = TrainingConfig(steps=steps, batch_size=batch, save_every=10**6, validate_every=10**6)
         arguments = TrainingArguments(**{
-            **_arguments(config, Path(folder), model.device, precision).to_dict(),
+            **_arguments(config, Path(folder), model, precision).to_dict(),
             "eval_strategy": "no", "eval_on_start": False, "save_strategy": "no",
         })  # fmt: skip
         kind, module = (SkippedTrainer, SkippedLoss(model)) if variant == "skipwise" else (Trainer, model)
