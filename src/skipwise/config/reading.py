@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from skipwise.config.sections import RunConfig, SearchConfig
+from skipwise.config.run_settings import RunConfig, SearchConfig
 from skipwise.config.settings import PREFIX, hint, settings
 from skipwise.config.values import MOST
 from skipwise.errors import SkipwiseError

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, field_validator
 
-from skipwise.config.sections import Stage
+from skipwise.config.stage import Stage
 
 
 class ServerConfig(Stage):

@@ -7,7 +7,9 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 
-from skipwise.config.sections import EvaluationConfig, ModelConfig, RunConfig, ScalingConfig, SearchConfig
+from skipwise.config.evaluation_settings import EvaluationConfig
+from skipwise.config.model_settings import ModelConfig, ScalingConfig
+from skipwise.config.run_settings import RunConfig, SearchConfig
 from skipwise.config.values import MOST, Length
 from skipwise.errors import SkipwiseError
 

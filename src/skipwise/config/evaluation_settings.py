@@ -1,0 +1,159 @@
+"""The section `evaluation`, and one below it for each task."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from skipwise.config.stage import Stage
+from skipwise.config.task_names import TaskName
+from skipwise.config.values import Batch, Count, CountOrZero, Length, Seed
+
+
+class KMaxConfig(Stage):
+    """Task `k_max`: the largest distance at which a key is found (Position Interpolation's effective window)."""
+
+    distances: Count = 32
+    """Distances between key and question, evenly spaced in the largest length."""
+    trials: Count = 10
+    """Keys, each asked for at every distance."""
+
+
+class KeyValueConfig(Stage):
+    """Task `key_value`: the value of one key in a long list of random pairs."""
+
+    protocols: list[Literal["lines", "json"]] = ["lines", "json"]
+    """`lines`: 'key' = 'value' of 8 and 4 hex digits, after h2oGPT; `json`: UUIDs in a JSON object, after Liu et al."""
+    pairs: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+    """Pairs in a list. As many as the length holds when absent."""
+    lists: Count = 1
+    """Lists at each length. The questions about one list share the reading of it, so 1 is the fastest; as many as
+    `evaluation.trials` gives every trial a list of its own. Intervals are over lists."""
+    depth: Literal["pair", "token"] = "pair"
+    """What a depth is a share of: `pair`, the pairs of the list, as Liu et al. sweep it; `token`, the tokens of the
+    length, as h2oGPT does."""
+
+
+class NeedleConfig(Stage):
+    """Task `needle`: numbers hidden in prose."""
+
+    haystack: list[str] = ["python-reference"]
+    """Prose that hides the numbers (files, folders, `datasets` ids, packaged names, or `PATH::FIELD`), repeated where
+    too short."""
+
+
+class DocumentQAConfig(Stage):
+    """Task `document_qa`: title, author or first line of a long document, asked at its end."""
+
+    data: list[str] = Field(default=["stdlib"], min_length=1)
+    """Documents that are asked about (files, folders, names of packaged texts, or `PATH::FIELD`). Those that fill the
+    length are used."""
+    documents: Count = 8
+    """Documents for each length, drawn by the seed."""
+
+
+class SummarizeConfig(Stage):
+    """Task `summarize`: summaries of long documents, compared with references by ROUGE."""
+
+    data: list[str] = []
+    """Long documents with reference summaries: .jsonl, .json, .csv, .tsv (also .gz and .zst), .parquet, `datasets`
+    ids."""
+    document_field: str = "text"
+    """Field or column that holds the document. `PATH::FIELD` names that of one source."""
+    summary_field: str = "summary"
+    """Field or column that holds the reference summary."""
+    split: str = "test"
+    """Split of a `datasets` source."""
+    documents: Count = 16
+    """Documents that are summarised, the first ones."""
+    document_tokens: Length | None = None
+    """Most tokens of a document where the length leaves room for more. Position Interpolation used 15,000."""
+    output_tokens: Length = 1000
+    """Most tokens of a summary."""
+
+
+# fmt: off
+RulerTask = Literal[
+    "niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
+    "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa_1", "qa_2",
+]
+# fmt: on
+
+
+class RulerConfig(Stage):
+    """Task `ruler`: the thirteen tasks of RULER and the effective length."""
+
+    tasks: list[RulerTask] | None = None
+    """RULER's names. When absent the eleven that need no files, and `qa_1` and `qa_2` where their files are given."""
+    samples: Count = 20
+    """Prompts for each task and length. RULER's authors use 500."""
+    essays: list[str] = Field(default=["python-reference"], min_length=1)
+    """Texts that hide the needles (files, folders, names of packaged texts, or `PATH::FIELD`). RULER's own are essays
+    by Paul Graham."""
+    squad: str | None = None
+    """`qa_1`: SQuAD 2.0's JSON file."""
+    hotpotqa: str | None = None
+    """`qa_2`: HotpotQA's JSON file of the distractor setting."""
+    threshold: float = Field(default=0.856, ge=0, le=1)
+    """Average that a length must reach to be effective. RULER's is what Llama-2-7B reaches at 4k, 85.6 %."""
+
+
+class HarnessConfig(Stage):
+    """Task `harness`: short benchmarks through lm-eval."""
+
+    tasks: list[str] = ["boolq", "piqa", "winogrande", "truthfulqa_mc2", "arc_challenge", "hellaswag"]
+    """Short benchmarks: names that lm-eval knows (the defaults are the PoSE paper's; their data come from a hub),
+    folders or .yaml files of its tasks, .jsonl files of multiple-choice questions, BIG-bench's task.json."""
+    fewshot: CountOrZero | None = None
+    """Examples before each question. When absent the paper's for its benchmarks, else the task's own."""
+    limit: Count | None = None
+    """Questions of each benchmark, the first ones. All when absent."""
+    batch_size: Batch = 8
+    """Requests in one forward pass."""
+    question_field: str = "question"
+    """Field of a .jsonl file that holds the question."""
+    choices_field: str = "choices"
+    """Field of a .jsonl file that holds the choices."""
+    answer_field: str = "answer"
+    """Field of a .jsonl file that holds the right choice: its place from 0, its text or its label."""
+    prompt: str = "Question: {question}\nAnswer:"
+    """Text before a choice, for questions from a .jsonl file."""
+
+
+class EvaluationConfig(Stage):
+    """Evaluation, before and after training (docs/evaluation.md)."""
+
+    tasks: list[TaskName] = ["perplexity", "passkey"]
+    """What is measured."""
+    lengths: Annotated[list[Length], Field(min_length=1)] | None = None
+    """Lengths to measure at, tokens. When absent they double from a quarter of the original window to the target."""
+    retrieval_lengths: Annotated[list[Length], Field(min_length=1)] | None = None
+    """Lengths of all tasks but perplexity. `evaluation.lengths` when absent."""
+    chat: bool = False
+    """Put prompts into the model's chat template, as the user's turn."""
+    data: list[str] = []
+    """Documents for perplexity (files, folders, `datasets` ids, or `PATH::FIELD`). The held-out part of the training
+    text when absent."""
+    documents: Count = 4
+    """Documents for perplexity, the longest first."""
+    protocol: Literal["prefix", "sliding"] = "prefix"
+    """Perplexity: `prefix` reads the first n tokens for every length n; `sliding` moves a window of n tokens by
+    `stride`."""
+    stride: Length = 256
+    """`sliding`: tokens between windows."""
+    span: Length | None = None
+    """`sliding`: tokens of each document that are scored. The whole document when absent."""
+    bos: bool = True
+    """Put the tokenizer's BOS token, where it has one, before every document or window."""
+    depths: list[Annotated[float, Field(ge=0, le=1)]] = [0.0, 0.25, 0.5, 0.75, 1.0]
+    """Place in the prompt of what is asked for, from 0 (start) to 1 (end)."""
+    trials: Count = 2
+    """Prompts for each length and depth."""
+    k_max: KMaxConfig = KMaxConfig()
+    key_value: KeyValueConfig = KeyValueConfig()
+    needle: NeedleConfig = NeedleConfig()
+    document_qa: DocumentQAConfig = DocumentQAConfig()
+    summarize: SummarizeConfig = SummarizeConfig()
+    ruler: RulerConfig = RulerConfig()
+    harness: HarnessConfig = HarnessConfig()
+    seed: Seed = 0
+    """Seed of prompts, keys and documents."""

