@@ -21,16 +21,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skipwise.assets.cache import cache_folder
 from skipwise.config import DataConfig
 from skipwise.data import documents
+from skipwise.data.store_cache import cached_folder
 from skipwise.data.text_sources import TextSource, sources
 from skipwise.data.tokenising import encode, token_dtype, tokenizer_fingerprint
 from skipwise.errors import SkipwiseError
 from skipwise.utils.atomic_files import atomic_folder
-from skipwise.utils.locks import clear_partials, locked
-from skipwise.utils.os_errors import user_path
-from skipwise.utils.progress import Bar, say
+from skipwise.utils.progress import Bar
 from skipwise.utils.progress import bar as progress_bar
 
 if TYPE_CHECKING:
@@ -161,26 +159,11 @@ def open_store(data: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, progre
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     identity["fingerprint"] = fingerprint
-    cache = user_path(data.cache) if data.cache else cache_folder() / "tokens"
-    folder = cache / fingerprint
-    if _whole(folder):
-        return TokenStore(folder)
-    try:
-        _clear_killed(cache)
-        with locked(cache / f"{fingerprint}.lock", wait=False) as first:
-            if first:
-                _build(folder, texts, tokenizer, identity, progress)
-                return TokenStore(folder)
-        say("another process is tokenising this corpus; waiting for it")
-        with locked(cache / f"{fingerprint}.lock"):
-            if not _whole(folder):
-                _build(folder, texts, tokenizer, identity, progress)
-    except OSError as error:
-        if not Path(error.filename or cache).is_relative_to(cache):  # about a text, and says so
-            raise
-        hint = "make room, or set data.cache or SKIPWISE_CACHE to another folder"
-        raise SkipwiseError(f"cannot write tokens to {cache}: {error.strerror or error}; {hint}") from error
-    return TokenStore(folder)
+
+    def build(folder: Path) -> None:
+        _build(folder, texts, tokenizer, identity, progress)
+
+    return TokenStore(cached_folder(data, fingerprint, whole=_whole, build=build))
 
 
 def usable(store: TokenStore, minimum_tokens: int) -> Indices:
@@ -272,15 +255,6 @@ def _whole(folder: Path) -> bool:
         )
     except (OSError, ValueError, KeyError, IndexError):
         return False
-
-
-def _clear_killed(cache: Path) -> None:
-    """Remove what killed builds left, of any store that no process is building now."""
-    for partial in cache.glob(".*.*"):
-        store = cache / partial.name.split(".")[1]
-        with locked(cache / f"{store.name}.lock", wait=False) as free:
-            if free:
-                clear_partials(store)
 
 
 def _build(
