@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from skipwise.config import EvaluationConfig, ModelConfig, ScalingConfig
-from skipwise.evals import runner
+from skipwise.evals import document_losses, runner
 from skipwise.evals.session import Session
 from skipwise.evals.task import Inputs, header, measure
 from skipwise.evals.tasks import passkey, perplexity
@@ -47,7 +47,7 @@ def scaled(path: str, window: int) -> LoadedModel:
     return load(ModelConfig(path=path), target_length=window, scaling=ScalingConfig(method="yarn"))
 
 
-def text_of(loaded: LoadedModel, tokens: int) -> list[perplexity.Document]:
+def text_of(loaded: LoadedModel, tokens: int) -> list[document_losses.Document]:
     return runner.load_documents(["stdlib-held-out"], loaded.tokenizer, minimum=tokens, limit=1)
 
 
@@ -64,7 +64,7 @@ def prefix(loaded: LoadedModel, window: int) -> None:
 
     def ours() -> list[float]:
         parts = [(0, n) for n in lengths]
-        rows = perplexity.measure(loaded, reader, documents, parts, perplexity.PerplexityVariant())
+        rows = perplexity.measure(loaded, reader, documents, parts, document_losses.PerplexityVariant())
         return [row.value for row in rows]
 
     ours()
@@ -78,7 +78,7 @@ def prefix(loaded: LoadedModel, window: int) -> None:
 def sliding_plain(loaded: LoadedModel, text: list[int], window: int, stride: int) -> float:
     """Do as the transformers documentation does: masked labels, full logits, the mean loss times its tokens."""
     total, count = 0.0, 0
-    for start, stop, scored in perplexity.windows(len(text), window, stride):
+    for start, stop, scored in document_losses.windows(len(text), window, stride):
         ids = torch.tensor([text[start:stop]])
         labels = ids.clone()
         labels[:, :-scored] = -100
@@ -88,7 +88,7 @@ def sliding_plain(loaded: LoadedModel, text: list[int], window: int, stride: int
     return math.exp(total / count)
 
 
-def sliding_ours(loaded: LoadedModel, documents: list[perplexity.Document], window: int, how: Any) -> float:
+def sliding_ours(loaded: LoadedModel, documents: list[document_losses.Document], window: int, how: Any) -> float:
     [row] = perplexity.measure(loaded, Reader(loaded.model), documents, [(0, window)], how)
     return float(row.value)
 
@@ -107,7 +107,7 @@ def sliding(path: str, window: int, stride: int, variant: str | None) -> None:
         return
     loaded = scaled(path, window)
     documents = text_of(loaded, span)
-    how = perplexity.PerplexityVariant("sliding", stride, span)
+    how = document_losses.PerplexityVariant("sliding", stride, span)
     text = documents[0][1][:span].tolist()
     call = {"plain": lambda: sliding_plain(loaded, text, window, stride)}.get(
         variant, lambda: sliding_ours(loaded, documents, window, how)

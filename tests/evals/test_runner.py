@@ -13,12 +13,12 @@ from transformers import AutoTokenizer
 
 from skipwise.config import EvaluationConfig, ModelConfig
 from skipwise.errors import SkipwiseError
+from skipwise.evals.document_losses import Document
 from skipwise.evals.rows import Row, read
 from skipwise.evals.runner import default_lengths, evaluate, load_documents
 from skipwise.evals.tables import summary_table
 from skipwise.evals.task import Inputs
 from skipwise.evals.tasks import passkey
-from skipwise.evals.tasks.perplexity import Document
 from skipwise.models.load import LoadedModel, load
 from skipwise.utils.atomic_files import read_jsonl
 from support.known import bigram_llama

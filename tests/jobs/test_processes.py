@@ -22,6 +22,7 @@ from skipwise.training.checkpoints import last_checkpoint
 from skipwise.utils.atomic_files import read_jsonl
 from support.tiny import tiny_llama
 
+TEXTS = [argparse.__file__, subprocess.__file__]
 SETTINGS = [
     *("training.batch_size=4", "training.save_every=2", "training.validate_every=4", "training.log_every=1"),
     *("training.validation_examples=4", "training.learning_rate=1e-3", "model.precision=float32"),
@@ -29,6 +30,10 @@ SETTINGS = [
 ]
 LIMIT = 240.0
 """Seconds that anything may take on a busy machine."""
+
+
+GRID = ["tasks=[passkey,perplexity]", "lengths=[128,250]", "depths=[0.0,0.5,1.0]", "trials=2", "documents=2"]
+"""An evaluation with cells and documents to divide, the passkeys partly too long for the window."""
 
 
 def words(model: Path, out: Path, steps: int, *more: str) -> list[str]:
@@ -70,6 +75,17 @@ def alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("SKIPWISE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         assert main.main(words(model, folder, 6)) == 0
     return folder
+
+
+def evaluation(model: Path, other: Path, out: Path, *more: str) -> list[str]:
+    settings = [part for each in GRID for part in ("--set", f"evaluation.{each}")]
+    where = [str(model), str(other), "--data", *TEXTS, "--out", str(out)]
+    return ["eval", *where, "--set", "model.precision=float32", *settings, *more]
+
+
+def untimed(out: Path) -> list[dict[str, Any]]:
+    """The rows of a file in their order, without what differs from one measurement to the next."""
+    return [{**row, "seconds": 0} for row in read_jsonl(out)]
 
 
 def assert_same_training(run: Path, other: Path) -> None:
@@ -117,10 +133,10 @@ def test_two_processes_of_torchrun_train_like_one(model: Path, alone: Path, tmp_
     assert shown.count("training: 6 step in") == 1
     assert "in 2 processes" in shown
     assert read_jsonl(tmp_path / "run/log.jsonl")[0].keys() == read_jsonl(alone / "log.jsonl")[0].keys()
-    rows = [
-        [{**row, "fingerprint": 0} for row in read_jsonl(run / "results.jsonl")] for run in (tmp_path / "run", alone)
-    ]
-    assert [row["task"] for row in rows[0]] == [row["task"] for row in rows[1]]
+    rows = [untimed(run / "results.jsonl") for run in (tmp_path / "run", alone)]
+    assert [(row["model"], row["task"]) for row in rows[0]] == [(row["model"], row["task"]) for row in rows[1]]
+    before = [[row for row in each if row["model"] == "original"] for each in rows]
+    assert before[0] == before[1]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes under /proc")
@@ -201,3 +217,49 @@ def test_a_sharded_training_goes_on_with_other_processes(model: Path, alone: Pat
     _, shown = running.communicate(timeout=LIMIT)
     assert running.returncode == 0, shown
     assert_same_training(folder, alone)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("models") / "other", window=256, adds_bos=True, seed=1)
+
+
+def test_two_processes_evaluate_like_one(model: Path, other: Path, tmp_path: Path) -> None:
+    """Rows of two models in the order of one process, one table, and nothing left behind."""
+    assert main.main(evaluation(model, other, tmp_path / "one.jsonl")) == 0
+    running = start([*torchrun(2), *evaluation(model, other, tmp_path / "two.jsonl")])
+    printed, shown = running.communicate(timeout=LIMIT)
+    assert running.returncode == 0, shown
+    assert untimed(tmp_path / "two.jsonl") == untimed(tmp_path / "one.jsonl")
+    assert printed.count("rows    ") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.jsonl", "two.jsonl"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes under /proc")
+def test_a_process_lost_in_evaluation_ends_the_job_and_its_rows_are_kept(
+    model: Path, other: Path, tmp_path: Path
+) -> None:
+    long = ["--set", "evaluation.lengths=[192,224,250]", "--set", "evaluation.trials=40"]
+    command = evaluation(model, other, tmp_path / "rows.jsonl", "--tasks", "passkey", *long)
+    running = start(["skipwise", *command, "--processes", "2"])
+    deadline = time.monotonic() + LIMIT
+    while not list(tmp_path.glob(".rows.jsonl.parts/*/rows-1.jsonl")):
+        assert running.poll() is None, running.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(workers_of(running.pid)[1], signal.SIGKILL)
+    killed = time.monotonic()
+    _, shown = running.communicate(timeout=LIMIT)
+    assert time.monotonic() - killed < 60
+    assert running.returncode == 2
+    assert len(error_lines(shown)) == 1, shown
+    assert "process 2 of 2 was ended by SIGKILL" in error_lines(shown)[0]
+    assert error_lines(shown)[0].endswith("to go on, run the same command")
+    assert "Traceback" not in shown
+    kept = [row for path in tmp_path.glob(".rows.jsonl.parts/*/rows-*.jsonl") for row in read_jsonl(path)]
+    assert kept
+    assert main.main(command) == 0
+    rows = read_jsonl(tmp_path / "rows.jsonl")
+    assert rows[: len(kept)] == kept, "nothing was measured again"
+    assert len({(row["model"], row["length"], row["depth"]) for row in rows}) == len(rows) == 2 * 3 * (3 + 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from skipwise.cli.options import check_sections, check_server_options, mapping, server_config
-from skipwise.cli.parsing import add_command, add_model, add_server, add_set, items
+from skipwise.cli.parsing import add_command, add_model, add_processes, add_server, add_set, items
 
 
 def add(commands: Any) -> None:
@@ -61,10 +61,11 @@ def add(commands: Any) -> None:
         completes="file",
         help="file that rows are appended to",
     )
+    add_processes(parser, "evaluate")
     parser.set_defaults(action=run)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int | None:
     from skipwise.config import (
         EvaluationConfig,
         ModelConfig,
@@ -93,9 +94,18 @@ def run(args: argparse.Namespace) -> None:
     ]
     check_server_options(args, any(isinstance(model, ServerConfig) for model in models))
 
+    from skipwise.utils import processes
+
+    if args.processes and not processes.place().launched:
+        from skipwise.utils.launch import launch
+
+        return launch(args.words, args.processes, again="run the same command")
     from skipwise.evals.tables import change_table, summary_table
     from skipwise.jobs.evaluate import evaluate
 
     measured = evaluate(models, config, args.out)
+    if not processes.first():
+        return None
     print("\n".join(f"\n{table}" for table in (summary_table(measured), change_table(measured)) if table))
     print(f"\nrows    {args.out}")
+    return None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipwise.cli.options import mapping
-from skipwise.cli.parsing import add_command, add_set
+from skipwise.cli.parsing import add_command, add_processes, add_set
 from skipwise.errors import SkipwiseError
 
 if TYPE_CHECKING:
@@ -43,19 +43,8 @@ def add(commands: Any) -> None:
     add_set(parser, "training.steps=200")
     parser.add_argument("--out", metavar="FOLDER", completes="folder", setting="out", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out, if there is one")
-    parser.add_argument(
-        "--processes",
-        type=_count,
-        metavar="N",
-        help="train in N processes on this machine, one for each GPU (or use torchrun)",
-    )
+    add_processes(parser, "train and evaluate")
     parser.set_defaults(action=run)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number of processes, e.g. 8")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int | None:

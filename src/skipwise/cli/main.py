@@ -121,5 +121,5 @@ def main(argv: list[str] | None = None) -> int:
             raise
         line = " ".join(line.split())
         line = line if len(line) <= LONGEST_LINE else f"{line[:900]} … {line[-400:]}"
-        print(f"skipwise: {line}", file=sys.stderr)
+        _print_error(line)
         return USER_ERROR

@@ -13,6 +13,8 @@ from skipwise.errors import SkipwiseError
 MOST = 1_000_000
 """Largest count that an option takes, as in the configuration."""
 
+MOST_PROCESSES = 1024
+
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Adds each option's default: its own, or that of the setting that it stands for."""
@@ -182,6 +184,18 @@ def add_set(parser: Command, example: str) -> None:
         completes="settings",
         help=f"change a setting, e.g. {example}; `skipwise settings` lists them",
     )
+
+
+def add_processes(parser: Command, work: str) -> None:
+    """Add `--processes`. `work` says what the processes share."""
+    text = f"{work} in N processes on this machine, one for each GPU (or use torchrun)"
+    parser.add_argument("--processes", type=_processes, metavar="N", help=text)
+
+
+def _processes(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_PROCESSES:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of processes, e.g. 8")
+    return int(text)
 
 
 def add_page(parser: Command) -> None:

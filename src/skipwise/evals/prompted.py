@@ -1,8 +1,10 @@
 """Measure a task of prompts and answers: its grid of cells, then a row for each cell, then rows over several cells."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 
+from skipwise.evals.division import Piece, split
 from skipwise.evals.rows import Row
 from skipwise.evals.session import AnswerSession
 from skipwise.evals.task import Cell, Inputs, Task, TooShortError, header, measure, overall
@@ -31,24 +33,40 @@ class PromptedPlan:
         session, task = self._session, self._task
         rows: list[Row] = []
         for length, cells in self._grid.items():
-            at_length = [row for part in (_parts(cells) if task.apart else [cells]) for row in self._cells(part)]
+            at_length = [row for part in self._together(cells) for row in self._cells(part)]
             rows += at_length
             rows += [session.once(row) for row in overall(at_length)]
             progress.say(f"{session.label}: {task.name} at {length_text(length)}: {_mean(at_length)}")
         further = task.summarise(session.inputs, rows) if task.summarise else []
         return rows + [session.once(session.of_model(row)) for row in further]
 
+    def pieces(self, processes: int) -> list[Piece]:
+        """The cells of each length, in as many parts as there are processes: the cells of a part share what is read."""
+        parts = [
+            part
+            for cells in self._grid.values()
+            for together in self._together(cells)
+            for part in split(together, processes)
+        ]
+        return [
+            Piece(sum(cell.n * cell.length for cell in part), functools.partial(self._cells, part)) for part in parts
+        ]
+
+    def _together(self, cells: list[Cell]) -> list[list[Cell]]:
+        """Cells of one length in parts that one process measures together."""
+        return _parts(cells) if self._task.apart else [cells]
+
     def _cells(self, cells: list[Cell]) -> list[Row]:
         """The rows of the cells of one length, in their order; those that are missing are measured together."""
         session, task = self._session, self._task
-        rows: list[Row | None] = []
-        missing = []
-        for place, cell in enumerate(cells):
-            questions = [task.question(session.inputs, cell, trial) for trial in range(cell.n)]
-            head = session.of_model(header(task, session.inputs, cell, questions))
-            rows.append(session.finished(head))
-            if rows[-1] is None:
-                missing.append((place, (cell, head, questions)))
+        asked = [[task.question(session.inputs, cell, trial) for trial in range(cell.n)] for cell in cells]
+        heads = [
+            session.of_model(header(task, session.inputs, cell, questions))
+            for cell, questions in zip(cells, asked, strict=True)
+        ]
+        finished = {place: session.finished(heads[place]) for place in session.order(asked)}
+        rows = [finished[place] for place in range(len(cells))]
+        missing = [(place, (cells[place], heads[place], asked[place])) for place, row in enumerate(rows) if row is None]
         if missing:
             total = session.tokens_to_read([q for _, (_, _, questions) in missing for q in questions])
             title = f"{session.label}: {task.name} at {length_text(cells[0].length)}"

@@ -7,26 +7,29 @@ compared with that of the row asked for, so rows of another model, seed or text 
 import heapq
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skipwise.config import EvaluationConfig
 from skipwise.data import text_sources
 from skipwise.data.documents import documents as read_documents
 from skipwise.data.tokenising import tokenise
 from skipwise.errors import SkipwiseError
-from skipwise.evals import tasks
+from skipwise.evals import division, tasks
 from skipwise.evals.prompted import PromptedPlan
 from skipwise.evals.rows import Row
 from skipwise.evals.served.deployment import Deployment
 from skipwise.evals.served.perplexity import ServedPerplexity
 from skipwise.evals.served.session import ServedSession
 from skipwise.evals.session import Session
-from skipwise.evals.task import Inputs, Task, TaskPlan
+from skipwise.evals.task import Inputs, LocalPlan, Task, TaskPlan
 from skipwise.models.load import LoadedModel
 from skipwise.models.memory import check_memory, chunk_tokens
 from skipwise.rope import hf_config
 from skipwise.utils import progress
 from skipwise.utils.text import length_text
+
+if TYPE_CHECKING:
+    from skipwise.training.processes import Team
 
 Document = tuple[str, Any]
 """(name, tokens without BOS)."""
@@ -115,6 +118,7 @@ def evaluate(
     out: Path,
     lengths: list[int],
     inputs: Inputs | None = None,
+    team: "Team | None" = None,
 ) -> list[Row]:
     """Measure all tasks of `settings.tasks` for one model.
 
@@ -126,12 +130,14 @@ def evaluate(
         out: File of rows. Rows that it holds finished are not measured again; the others are appended.
         lengths: Tokens.
         inputs: What prompts are made from, where some were made with it already; new when absent.
+        team: Processes that call this with the same arguments, and divide the measurements.
 
     Returns:
-        All rows, the finished ones among them.
+        All rows, the finished ones among them. None in a process of `team` that is not the first.
 
     Raises:
         SkipwiseError: before anything is measured, for lengths, documents or memory that cannot work.
+        Ended: Another process of `team` ended with an error.
     """
     if not lengths:
         raise SkipwiseError("evaluation.lengths is empty: expected tokens such as [2k, 4k, 8k]")
@@ -141,7 +147,8 @@ def evaluate(
     whole = hf_config.changes_with_length(loaded.model.config)
     longest = max([0, *(plan.longest for plan in plans)])
     check_memory(loaded.model, longest, chunk=None if whole else chunk_tokens(loaded.model))
-    return [row for plan in plans for row in plan.rows()]
+    with division.divided(session, plans, out, team) as mine:
+        return [row for plan in plans for row in plan.rows()] if mine else []
 
 
 def evaluate_served(session: ServedSession, settings: EvaluationConfig, lengths: list[int]) -> list[Row]:
@@ -202,6 +209,6 @@ def _served_plan(name: str, session: ServedSession, lengths: list[int]) -> TaskP
     return PromptedPlan(task, session, lengths) if isinstance(task, Task) else ServedPerplexity(session, lengths)
 
 
-def _plan(name: str, session: Session, lengths: list[int]) -> TaskPlan:
+def _plan(name: str, session: Session, lengths: list[int]) -> LocalPlan:
     task = tasks.task(name)
     return PromptedPlan(task, session, lengths) if isinstance(task, Task) else task.plan(session, lengths)

@@ -42,6 +42,8 @@ class AnswerSession(ABC):
         self._out = out
         self._columns = {"model": label, **columns}
         self._finished = {row.identity: row for row in rows.read(out)} if out else {}
+        self._collected: dict[str, Row] = {}
+        """Rows that several processes measured and that are not in the file yet."""
 
     def of_model(self, row: Row) -> Row:
         """A row with the columns of the model."""
@@ -49,7 +51,14 @@ class AnswerSession(ABC):
 
     def finished(self, row: Row) -> Row | None:
         """The finished row that measures the same as `row`, which has the model's columns."""
-        return self._finished.get(row.identity)
+        identity = row.identity
+        if identity in self._collected:
+            return self.append(self._collected.pop(identity))
+        return self._finished.get(identity)
+
+    def order(self, cells: Sequence[Sequence[Question]]) -> list[int]:
+        """Places of cells, given by their questions, in the order in which their rows are written."""
+        return list(range(len(cells)))
 
     def append(self, row: Row) -> Row:
         """Write a row that is measured."""
@@ -111,6 +120,29 @@ class Session(AnswerSession):
         }
         inputs = inputs or Inputs(loaded.tokenizer, settings)
         super().__init__(inputs, columns, label=label, out=out, documents=documents)
+        self.shared: Path | None = None
+        """Folder in which several processes leave what they measured for the first one."""
+
+    def leave_in(self, folder: Path, rank: int) -> None:
+        """Write what is measured from now on into a folder that all processes of the job read."""
+        self.shared, self._file = folder, self._out
+        self._out = folder / f"rows-{rank}.jsonl"
+
+    def collect(self) -> None:
+        """Take the rows that all processes have left, and write to the file of rows again."""
+        assert self.shared is not None
+        self._out = self._file
+        parts = [row for path in sorted(self.shared.glob("rows-*.jsonl")) for row in rows.read(path)]
+        self._collected = {row.identity: row for row in parts}
+        for identity in self._collected:
+            self._finished.pop(identity, None)
+
+    def order(self, cells: Sequence[Sequence[Question]]) -> list[int]:
+        """Places of cells in the order in which their last prompt is answered; see `speculative_decoding.answer`."""
+        places = list(range(len(cells)))
+        if not self._collected or self.reader.whole:
+            return places
+        return sorted(places, key=lambda place: max((q.ids + q.draft for q in cells[place]), default=[]))
 
     @functools.cached_property
     def reader(self) -> Reader:

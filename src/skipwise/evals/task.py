@@ -20,6 +20,7 @@ from skipwise.config import EvaluationConfig
 from skipwise.data import documents, text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import intervals
+from skipwise.evals.division import Piece
 from skipwise.evals.rows import Row, digest
 from skipwise.utils.text import length_text
 
@@ -188,12 +189,22 @@ class TaskPlan(Protocol):
         """Measure what is missing and return all rows of the task."""
 
 
+class LocalPlan(TaskPlan, Protocol):
+    """A plan whose model is in this process, so that several processes can divide it."""
+
+    def pieces(self, processes: int) -> list[Piece]:
+        """What each of several processes can measure alone, the same list in all. Afterwards `rows` finds it finished.
+
+        A plan that cannot be divided is one piece: `[Piece(self.longest, self.rows)]`.
+        """
+
+
 @dataclass(frozen=True)
 class CustomTask:
     """A task that is not prompts and answers, such as perplexity: it plans and measures its rows itself."""
 
     name: str
-    plan: Callable[["Session", list[int]], TaskPlan]
+    plan: Callable[["Session", list[int]], LocalPlan]
     """The rows of a model at some lengths (tokens, ascending). Errors: SkipwiseError for what cannot be measured."""
     check: Callable[[EvaluationConfig], object] = _nothing
     """As in `Task`."""

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from skipwise.config import EvaluationConfig, ModelConfig, ServerConfig, is_url, validate
 from skipwise.errors import SkipwiseError
-from skipwise.evals import prompted, rows, runner, tasks
+from skipwise.evals import division, prompted, rows, runner, tasks
 from skipwise.evals.rows import Row
 from skipwise.evals.served.client import Client
 from skipwise.evals.served.deployment import Deployment, explore
@@ -28,6 +28,8 @@ from skipwise.models.device import device_of
 from skipwise.models.load import load
 from skipwise.rope import hf_config
 from skipwise.runs.folder import model_of_run
+from skipwise.training import processes
+from skipwise.training.processes import Team
 from skipwise.utils.os_errors import check_writable
 
 Model = str | Path | ModelConfig | ServerConfig
@@ -57,8 +59,8 @@ def evaluate(
 ) -> list[Row]:
     """Evaluate models and append their rows to a file.
 
-    All models are measured at the same lengths. A row that `out` holds already is not measured again, so an interrupted
-    evaluation goes on where it was.
+    All models are measured at the same lengths; the processes of a job (torchrun) divide them. A row that `out` holds
+    already is not measured again, so an interrupted evaluation goes on where it was.
 
     Args:
         models: One or several models: a run folder, a model folder, a hub id, a .gguf file, a packaged name, or a
@@ -69,7 +71,7 @@ def evaluate(
         out: File that rows are read from and appended to, one JSON object a line.
 
     Returns:
-        The rows of all models, the finished ones among them.
+        The rows of all models, the finished ones among them. None in a process of a job that is not the first.
 
     Raises:
         SkipwiseError: before the first model is loaded, for a model, a server, a setting, documents, a missing package
@@ -77,40 +79,54 @@ def evaluate(
     """
     given = [models] if isinstance(models, Model) else list(models)
     settings = config if isinstance(config, EvaluationConfig) else validate(EvaluationConfig, dict(config or {}))
-    out = Path(out)
     if not given:
         raise SkipwiseError("no model to evaluate: give a folder, a hub id, a .gguf file or a packaged name")
     if not settings.tasks:
         raise SkipwiseError("evaluation.tasks is empty: expected names such as [perplexity, passkey]")
     if "perplexity" in settings.tasks and not settings.data:
         raise SkipwiseError("perplexity needs documents: give them with --data, or choose --tasks passkey")
+    with processes.joined(again="run the same command") as team, contextlib.ExitStack() as stack:
+        return _evaluate(given, settings, Path(out), team, stack)
+
+
+def _evaluate(
+    given: Sequence[Model], settings: EvaluationConfig, out: Path, team: Team, stack: contextlib.ExitStack
+) -> list[Row]:
+    """`evaluate` in one of the processes of `team`. Connections to servers are closed with `stack`."""
     _check_out(out)
     runner.check(settings)
-    with contextlib.ExitStack() as stack:
-        candidates = [_candidate(model, settings, stack) for model in given]
-        windows = [candidate.window for candidate in candidates]
-        lengths = list(settings.lengths or runner.default_lengths(min(windows), max(windows)))
-        for candidate in candidates:
-            _check_tasks(candidate, settings, lengths)
-        names = Counter(candidate.name for candidate in candidates)
-        measured: list[Row] = []
-        for candidate in candidates:
-            label = candidate.name if names[candidate.name] < 2 else candidate.given
-            measured += _measure(candidate, settings, label, out, lengths)
-        return measured
+    candidates = [_candidate(model, settings, stack) for model in given]
+    windows = [candidate.window for candidate in candidates]
+    lengths = list(settings.lengths or runner.default_lengths(min(windows), max(windows)))
+    for candidate in candidates:
+        _check_tasks(candidate, settings, lengths)
+    names = Counter(candidate.name for candidate in candidates)
+    if team.first:
+        division.adopt(out)
+    team.arrive("start")
+    team.meet("start")
+    measured: list[Row] = []
+    for candidate in candidates:
+        label = candidate.name if names[candidate.name] < 2 else candidate.given
+        measured += _measure(candidate, settings, label, out, lengths, team)
+    return measured
 
 
-def _measure(candidate: _Candidate, settings: EvaluationConfig, label: str, out: Path, lengths: list[int]) -> list[Row]:
-    """The rows of one model."""
+def _measure(
+    candidate: _Candidate, settings: EvaluationConfig, label: str, out: Path, lengths: list[int], team: Team
+) -> list[Row]:
+    """The rows of one model; none in a process that is not the first."""
     documents, inputs = candidate.documents, candidate.inputs
     if candidate.client and candidate.deployment:
+        if not team.first:
+            return []
         session = ServedSession(
             candidate.client, candidate.deployment, inputs, label=label, out=out, documents=documents
         )
         return runner.evaluate_served(session, settings, lengths)
     assert isinstance(candidate.config, ModelConfig)
     return runner.evaluate(
-        load(candidate.config), settings, documents, label=label, out=out, lengths=lengths, inputs=inputs
+        load(candidate.config), settings, documents, label=label, out=out, lengths=lengths, inputs=inputs, team=team
     )
 
 

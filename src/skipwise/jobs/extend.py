@@ -9,15 +9,15 @@ import contextlib
 import gc
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedConfig
 
-from skipwise.config import RunConfig
+from skipwise.config import ModelConfig, RunConfig
 from skipwise.errors import SkipwiseError
+from skipwise.evals import division
 from skipwise.evals import rows as rows_module
-from skipwise.evals.rows import Row
 from skipwise.evals.runner import Document, evaluate
 from skipwise.export import hugging_face, source_card
 from skipwise.export.model_card import write_card
@@ -40,6 +40,17 @@ from skipwise.utils.text import length_text
 
 ENVIRONMENT = "environment.json"
 RESULTS = "results.jsonl"
+
+
+class Evaluation(NamedTuple):
+    """What all processes of a job measure together."""
+
+    config: RunConfig
+    """Resolved."""
+    model: ModelConfig
+    documents: list[Document]
+    """For perplexity."""
+    label: str
 
 
 def extend(config: RunConfig, *, resume: bool = False) -> Path:
@@ -68,7 +79,7 @@ def extend(config: RunConfig, *, resume: bool = False) -> Path:
 
 
 def _extend(config: RunConfig, resume: bool, team: Team) -> None:
-    """Do all of a run but the part of the training that other processes do."""
+    """Do all of a run but the part of the measurements and of the training that other processes do."""
     folder = Path(config.out)
     check_folder(folder, resume)
     with held_folder(folder):
@@ -88,27 +99,31 @@ def _extend(config: RunConfig, resume: bool, team: Team) -> None:
         if texts and not trained:
             check_room(loaded, config, texts.examples.sampler.example_length, resume=resume)
         open_folder(config, folder, resume)
+        division.adopt(folder / RESULTS)
         known: dict[str, Any] = {"layers": layers, "source": source_card.facts(config.model)}
         if team.place.size > 1:
             known["processes"] = team.place.size
         facts = _environment(loaded, folder, known)
-        _evaluate(loaded, config, documents, "original", folder)
+        _evaluate(loaded, Evaluation(config, config.model, documents, "original"), team)
         del loaded
         gc.collect()
         if not trained:
             facts |= _train(config, texts, folder, resume, team)
             write_text(folder / ENVIRONMENT, json.dumps(facts, indent=2))
-        extended = load(config.model.model_copy(update={"path": str(folder / "model"), "revision": None}))
-        _evaluate(extended, config, documents, "extended", folder)
+        extended = config.model.model_copy(update={"path": str(folder / "model"), "revision": None})
+        _evaluate(load(extended), Evaluation(config, extended, documents, "extended"), team)
         write_card(folder / "model", config, facts, rows_module.read(folder / RESULTS))
         write_report([folder], folder / "report.html")
 
 
 def _help(team: Team) -> None:
-    """Wait for the first process of the job, and train with it when it does."""
+    """Wait for the first process of the job, and measure and train with it when it does."""
     while (message := team.wait()) != FINISHED:
-        config, resume = message
-        _train(config, None, Path(config.out), resume, team)
+        if isinstance(message, Evaluation):
+            _measure(load(message.model), message, team)
+        else:
+            config, resume = message
+            _train(config, None, Path(config.out), resume, team)
         gc.collect()
 
 
@@ -134,9 +149,17 @@ def _environment(loaded: LoadedModel, folder: Path, known: dict[str, Any]) -> di
     return facts
 
 
-def _evaluate(loaded: LoadedModel, config: RunConfig, documents: list[Document], label: str, folder: Path) -> list[Row]:
-    lengths = config.evaluation.lengths or []
-    return evaluate(loaded, config.evaluation, documents, label=label, out=folder / RESULTS, lengths=lengths)
+def _evaluate(loaded: LoadedModel, evaluation: Evaluation, team: Team) -> None:
+    """Measure a model with the other processes."""
+    team.tell(evaluation)
+    _measure(loaded, evaluation, team)
+
+
+def _measure(loaded: LoadedModel, evaluation: Evaluation, team: Team) -> None:
+    """The part of an evaluation that every process has."""
+    settings = evaluation.config.evaluation
+    out, lengths = Path(evaluation.config.out) / RESULTS, settings.lengths or []
+    evaluate(loaded, settings, evaluation.documents, label=evaluation.label, out=out, lengths=lengths, team=team)
 
 
 def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool, team: Team) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from transformers import PreTrainedConfig
 from skipwise.config import ModelConfig, ScalingConfig, SearchConfig
 from skipwise.data.recall_documents import Recall
 from skipwise.errors import SkipwiseError
+from skipwise.evals.document_losses import Document
 from skipwise.evals.runner import load_documents
-from skipwise.evals.tasks.perplexity import Document, bos_id
+from skipwise.evals.tasks.perplexity import bos_id
 from skipwise.jobs.early_checks import check_texts
 from skipwise.models import configuration, sources
 from skipwise.models.forward import token_nll

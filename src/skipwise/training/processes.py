@@ -12,6 +12,7 @@ import re
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -31,6 +32,8 @@ TIMEOUT = datetime.timedelta(minutes=30)
 """Longest time that processes wait for each other in training. The longest wait is for a checkpoint."""
 POLL_SECONDS = 0.2
 READ_SECONDS = 5.0
+MESSAGE_BYTES = 4 * 2**20
+"""Most bytes of one entry of the store. torch refuses more than 8 MiB."""
 FINISHED = "finished"
 """The message after which there is nothing more to do."""
 USER_ERROR = 2
@@ -94,6 +97,7 @@ class Team:
     def __init__(self, place: Place, store: Any = None, variables: dict[str, str] | None = None) -> None:
         self.place, self.store, self._variables = place, store, variables or {}
         self._messages = 0
+        self._names: Counter[str] = Counter()
 
     @property
     def first(self) -> bool:
@@ -103,8 +107,11 @@ class Team:
     def tell(self, message: Any) -> None:
         """Send a message from the first process to all others. In another process nothing happens."""
         if self.store is not None and self.first:
-            key = f"message-{self._messages}"
-            self.store.set(key, pickle.dumps(message))
+            key, data = f"message-{self._messages}", pickle.dumps(message)
+            parts = range(0, len(data), MESSAGE_BYTES)
+            for i, start in enumerate(parts):
+                self.store.set(f"{key}-{i}", data[start : start + MESSAGE_BYTES])
+            self.store.set(key, str(len(parts)))
             self.store.check([key])  # the answer shows that it has arrived, should this process end now
             self._messages += 1
 
@@ -123,12 +130,39 @@ class Team:
         while not self.store.check([key]):
             time.sleep(POLL_SECONDS)
         self._messages += 1
-        message = pickle.loads(self.store.get(key))  # written by the first process of this job
+        data = b"".join(self.store.get(f"{key}-{i}") for i in range(int(self.store.get(key))))
+        message = pickle.loads(data)  # written by the first process of this job
         if message == FINISHED or isinstance(message, Ended):
             self.store.add("finished", 1)
         if isinstance(message, Ended):
             raise message
         return message
+
+    def name(self, subject: str) -> str:
+        """Return a name for the next piece of common work on a subject, the same in each process."""
+        self._names[subject] += 1
+        return f"{subject}-{self._names[subject]}"
+
+    def take(self, name: str) -> int:
+        """Return the next number, from 0, that no process has taken under a name. Raises as `_check`."""
+        self._check()
+        return int(self.store.add(f"{name}-taken", 1)) - 1
+
+    def arrive(self, name: str) -> None:
+        """Let the others know that this process has come so far."""
+        if self.store is not None:
+            self.store.add(f"{name}-arrived", 1)
+
+    def meet(self, name: str) -> None:
+        """Wait until every process has arrived. Raises as `_check`."""
+        while self.store is not None and int(self.store.add(f"{name}-arrived", 0)) < self.place.size:
+            self._check()
+            time.sleep(POLL_SECONDS)
+
+    def _check(self) -> None:
+        """Raise `Ended` where another process has said why the job ends."""
+        if int(self.store.add("spoken", 0)):
+            raise Ended(USER_ERROR)
 
     def speaks(self) -> bool:
         """Tell whether no other process of the job has said yet why it ends."""
@@ -175,10 +209,13 @@ def _leave() -> None:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Team]:
+def joined(*, again: str = "run the same command with --resume") -> Iterator[Team]:
     """Join the other processes of this job for a block; without a launcher the block has one process.
 
-    An error in one process is told to the others, and one of them speaks about it.
+    An error in one process ends all of them, and one of them prints it.
+
+    Args:
+        again: How the user goes on after a process was lost.
 
     Raises:
         SkipwiseError: Another process was lost.
@@ -199,10 +236,10 @@ def joined() -> Iterator[Team]:
         try:
             yield team
         except BaseException as error:
-            _end(team, error)
+            _end(team, error, again)
 
 
-def _end(team: Team, error: BaseException) -> NoReturn:
+def _end(team: Team, error: BaseException, again: str) -> NoReturn:
     """End this process after an error: with a line about it, or in silence where another process has spoken."""
     if isinstance(error, Ended):
         raise error
@@ -210,8 +247,7 @@ def _end(team: Team, error: BaseException) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher ends the others when the first has ended
     lost = _is_lost(error)
     if lost:
-        text = "another process of this job ended or does not answer; to go on, run the same command with --resume"
-        error = SkipwiseError(text)
+        error = SkipwiseError(f"another process of this job ended or does not answer; to go on, {again}")
     code = error.code if isinstance(error, Terminated) else USER_ERROR
     speaks = not (lost and LAUNCHER in os.environ) and team.speaks()
     if team.first:

@@ -21,7 +21,7 @@ LAUNCHER = "SKIPWISE_LAUNCHER"
 """Set in the processes of a job whose end this module reports."""
 
 
-def launch(words: list[str], count: int) -> int:
+def launch(words: list[str], count: int, *, again: str = "run the same command with --resume") -> int:
     """Run `python -m skipwise` in several processes that can find each other, and wait for all of them.
 
     SIGTERM is passed on to them. When one fails, the others end by themselves or are killed.
@@ -29,6 +29,7 @@ def launch(words: list[str], count: int) -> int:
     Args:
         words: The command line of each.
         count: Number of processes.
+        again: How the user goes on after one was lost.
 
     Returns:
         The exit code: 0 when all succeeded, else that of the first that did not; 2 for one that a signal ended.
@@ -47,7 +48,7 @@ def launch(words: list[str], count: int) -> int:
             # A session of its own: Ctrl-C reaches this process, which passes it on once.
             workers.append(subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=True))
         try:
-            return _watch(workers)
+            return _watch(workers, again)
         except (Terminated, KeyboardInterrupt) as end:
             _signal(workers, signal.SIGTERM if isinstance(end, Terminated) else signal.SIGINT)
             _wait(workers, SAVE_SECONDS)
@@ -55,18 +56,18 @@ def launch(words: list[str], count: int) -> int:
             return code if any(worker.returncode for worker in workers) else 0
 
 
-def _watch(workers: list[subprocess.Popen[bytes]]) -> int:
+def _watch(workers: list[subprocess.Popen[bytes]], again: str) -> int:
     """Wait until all processes have ended well, or one has not."""
     while any(worker.poll() is None for worker in workers):
         failed = next((i for i, worker in enumerate(workers) if worker.poll()), None)
         if failed is not None:
-            return _report(failed, workers)
+            return _report(failed, workers, again)
         time.sleep(POLL_SECONDS)
     failed = next((i for i, worker in enumerate(workers) if worker.returncode), None)
-    return 0 if failed is None else _report(failed, workers)
+    return 0 if failed is None else _report(failed, workers, again)
 
 
-def _report(failed: int, workers: list[subprocess.Popen[bytes]]) -> int:
+def _report(failed: int, workers: list[subprocess.Popen[bytes]], again: str) -> int:
     """Return the exit code of a process that failed, with a line about one that a signal ended."""
     code = workers[failed].returncode
     if code >= 0:
@@ -74,7 +75,7 @@ def _report(failed: int, workers: list[subprocess.Popen[bytes]]) -> int:
     with contextlib.suppress(ValueError):
         say(
             f"skipwise: process {failed + 1} of {len(workers)} was ended by {signal.Signals(-code).name} (was the "
-            "memory full?); to go on, run the same command with --resume"
+            f"memory full?); to go on, {again}"
         )
     return 2
 

@@ -15,11 +15,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from skipwise.config import EvaluationConfig, ModelConfig
 from skipwise.errors import SkipwiseError
+from skipwise.evals.document_losses import PerplexityVariant
 from skipwise.evals.intervals import student
 from skipwise.evals.rows import Row, read
 from skipwise.evals.runner import evaluate
 from skipwise.evals.tasks import perplexity
-from skipwise.evals.tasks.perplexity import PerplexityVariant
 from skipwise.models.chunked_reader import Reader
 from skipwise.models.load import LoadedModel, load
 from support.known import bigram_llama

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from skipwise.errors import SkipwiseError
+from skipwise.evals.document_losses import PerplexityVariant
 from skipwise.evals.tasks import perplexity
-from skipwise.evals.tasks.perplexity import PerplexityVariant
 from skipwise.models.chunked_reader import Reader
 from skipwise.models.load import LoadedModel
 from support.known import bigram_llama

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skipwise.errors import SkipwiseError
+from skipwise.evals import document_losses
 from skipwise.evals.intervals import Losses
 from skipwise.evals.rows import Row
 from skipwise.evals.served.client import Completion, Request
@@ -127,7 +128,7 @@ class ServedPerplexity:
                 parts.append(_Part(i, [*bos, *tokens[: length - len(bos)].tolist()], length - 1))
                 continue
             text = tokens[: protocol.span - len(bos)].tolist()
-            for start, stop, scored in perplexity.windows(len(text), length - len(bos), protocol.stride):
+            for start, stop, scored in document_losses.windows(len(text), length - len(bos), protocol.stride):
                 ids = [*bos, *text[start:stop]]
                 parts.append(_Part(i, ids, min(scored, len(ids) - 1)))
         return parts
@@ -138,7 +139,7 @@ class ServedPerplexity:
         losses: dict[int, Losses] = {}
         for i, values in self._read(requests, way):
             losses[i] = -np.asarray(values[len(values) - parts[i].scored :], dtype=np.float32)
-            perplexity.require_finite(losses[i], self._documents[parts[i].document][0])
+            document_losses.require_finite(losses[i], self._documents[parts[i].document][0])
             advance(len(parts[i].ids))
         return [
             np.concatenate([losses[i] for i, part in enumerate(parts) if part.document == document])

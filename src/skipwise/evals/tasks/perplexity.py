@@ -14,20 +14,21 @@ Beside `prefix` comes, at no cost, the perplexity of the tokens between one leng
 `perplexity_by_position`: the average over a prefix hides where a model breaks.
 """
 
+import functools
 import hashlib
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from transformers import PreTrainedModel
 
 from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import intervals
+from skipwise.evals.division import Piece
+from skipwise.evals.document_losses import Document, DocumentLosses, PerplexityVariant, read_document, windows
 from skipwise.evals.rows import Row
 from skipwise.evals.session import Session
 from skipwise.evals.task import CustomTask, Inputs
@@ -38,23 +39,6 @@ from skipwise.utils import progress
 from skipwise.utils.text import length_text, value_text
 
 VERSION = 2
-
-Tokens = npt.NDArray[Any]
-Document = tuple[str, Tokens]
-
-
-class PerplexityVariant(NamedTuple):
-    """How perplexity is measured; everything here is written into the rows.
-
-    `span` (sliding only) is how much of each document is scored, in tokens and with its BOS; the same for all windows,
-    so that they are compared on the same text.
-    """
-
-    name: Literal["prefix", "sliding"] = "prefix"
-    stride: int = 256
-    span: int = 0
-    bos_id: int | None = None
-    seed: int = 0
 
 
 def bos_id(tokenizer: Any, wanted: bool) -> int | None:
@@ -166,7 +150,7 @@ def total_tokens(
             for n in lengths
         ]
         return sum(sum(stop - start for start, stop, _ in windows(end, n, variant.stride)) for n, end in ends)
-    return len(documents) * sum(max(group) for group in _passes(model, lengths))
+    return len(documents) * sum(max(group) for group in _passes(model, lengths, variant))
 
 
 def measure(
@@ -176,6 +160,7 @@ def measure(
     wanted: Sequence[tuple[int, int]],
     variant: PerplexityVariant,
     advance: Callable[[int], None] = lambda tokens: None,
+    known: Callable[[int, int], DocumentLosses | None] = lambda length, document: None,
 ) -> Iterator[Row]:
     """Measure perplexity.
 
@@ -191,6 +176,7 @@ def measure(
         wanted: (start, length) of each row, in tokens, as `parts` returns them.
         variant: How perplexity is measured.
         advance: Called with the number of tokens that were read.
+        known: Called with a length and a document's place; gives what was read before, or None.
 
     Yields:
         Rows as they are finished, without the model's columns.
@@ -199,14 +185,12 @@ def measure(
         SkipwiseError: A loss is not finite.
     """
     lengths = sorted({length for _, length in wanted})
-    groups = _passes(loaded.model, lengths) if variant.name == "prefix" else [[length] for length in lengths]
-    for group in groups:
-        started = time.monotonic()
-        losses = []
-        for name, tokens in documents:
-            losses.append(_losses_in_memory(reader, tokens, max(group), variant, advance))
-            require_finite(losses[-1], name)
-        seconds = time.monotonic() - started
+    for group in _passes(loaded.model, lengths, variant):
+        read = [
+            known(max(group), i) or read_document(reader, document, max(group), variant, advance)
+            for i, document in enumerate(documents)
+        ]
+        losses, seconds = [part.losses for part in read], sum(part.seconds for part in read)
         for start, length in [part for part in wanted if part[1] in group]:
             row = row_of_losses(header(documents, start, length, variant), losses, seconds)
             yield row.replace(beyond_window=length > loaded.window)
@@ -237,82 +221,10 @@ def row_of_losses(head: Row, losses: Sequence[intervals.Losses], seconds: float)
     )
 
 
-def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Lay sliding windows over a text.
-
-    The first window scores all it holds, the others `stride` tokens; the last one ends with the text and scores the
-    rest, which may be fewer.
-
-    Args:
-        tokens: Tokens of the text.
-        window: Tokens of a window.
-        stride: Tokens by which it moves.
-
-    Yields:
-        (start, stop, scored): the last `scored` tokens of the window are new.
-    """
-    previous = 0
-    for start in range(0, tokens, stride):
-        stop = min(start + window, tokens)
-        yield start, stop, stop - previous
-        if stop == tokens:
-            return
-        previous = stop
-
-
-def _losses_in_memory(
-    reader: Reader, tokens: Tokens, length: int, variant: PerplexityVariant, advance: Callable[[int], None]
-) -> intervals.Losses:
-    """Call `_document_losses`, again with half as much at once whenever memory runs out."""
-    while True:
-        try:
-            return _document_losses(reader, tokens, length, variant, advance)
-        except (MemoryError, RuntimeError) as error:
-            reader.shrink(error)
-
-
-def _document_losses(
-    reader: Reader, tokens: Tokens, length: int, variant: PerplexityVariant, advance: Callable[[int], None]
-) -> intervals.Losses:
-    """Losses of the scored tokens of one document, in their order, fp32."""
-    bos = [] if variant.bos_id is None else [variant.bos_id]
-    if variant.name == "prefix":
-        ids = torch.tensor([[*bos, *tokens[: length - len(bos)].tolist()]], device=reader.model.device)
-        parts = []
-        for losses in reader.token_nll(ids):
-            parts.append(losses[0].cpu().numpy())
-            advance(losses.shape[1])
-        advance(1)  # the last token is read and has no successor
-        return np.concatenate(parts)
-    text = tokens[: variant.span - len(bos)].tolist()
-    # Each window starts with a BOS, which takes one of its places.
-    todo = list(windows(len(text), length - len(bos), variant.stride))
-    rows = max(reader.chunk // length, 1)
-    scores = []
-    while todo:
-        batch = [part for part in todo[:rows] if part[1] - part[0] == todo[0][1] - todo[0][0]]
-        todo = todo[len(batch) :]
-        ids = torch.tensor([[*bos, *text[start:stop]] for start, stop, _ in batch], device=reader.model.device)
-        scored = [min(part[2], ids.shape[1] - 1) for part in batch]
-        rows_of = torch.cat(list(reader.token_nll(ids, scored=scored)), dim=1).cpu().numpy()  # (B, T - 1)
-        scores += [row[len(row) - count :] for row, count in zip(rows_of, scored, strict=True)]
-        advance(ids.numel())
-    return np.concatenate(scores)
-
-
-def require_finite(losses: intervals.Losses, name: str) -> None:
-    """Errors: SkipwiseError for a loss that is not finite, naming the document."""
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if len(bad):
-        raise SkipwiseError(
-            f"the model's loss on {name!r} is {losses[bad[0]]} at scored token {bad[0]}: its numbers overflow; "
-            "try --set model.precision=float32, and check that the checkpoint is whole"
-        )
-
-
-def _passes(model: PreTrainedModel, lengths: Sequence[int]) -> list[list[int]]:
-    """The lengths that one forward pass may share: all of them, unless RoPE depends on the length of the input."""
-    return [[length] for length in lengths] if hf_config.changes_with_length(model.config) else [list(lengths)]
+def _passes(model: PreTrainedModel, lengths: Sequence[int], variant: PerplexityVariant) -> list[list[int]]:
+    """The lengths of each pass: under `prefix` all in one, unless RoPE depends on the length of the input."""
+    shared = variant.name == "prefix" and not hf_config.changes_with_length(model.config)
+    return [list(lengths)] if shared else [[length] for length in lengths]
 
 
 def _digest(documents: Sequence[Document], tokens: int, bos: int | None) -> str:
@@ -354,17 +266,48 @@ class _PerplexityPlan:
         self._parts = parts(lengths, session.loaded.model, self._variant)
         self.longest = max(lengths)
 
-    def rows(self) -> list[Row]:
+    def _finished(self) -> dict[tuple[int, int], Row]:
         session, variant = self._session, self._variant
         heads = {part: session.of_model(header(self._documents, *part, variant)) for part in self._parts}
-        rows = {part: row for part, head in heads.items() if (row := session.finished(head))}
+        return {part: row for part, head in heads.items() if (row := session.finished(head))}
+
+    def pieces(self, processes: int) -> list[Piece]:
+        """One for each document and pass: a pass gives all lengths, so lengths are not divided."""
+        rows, model = self._finished(), self._session.loaded.model
+        ends = sorted({length for start, length in self._parts if (start, length) not in rows})
+        places = [(max(group), i) for group in _passes(model, ends, self._variant) for i in range(len(self._documents))]
+        return [Piece(length, functools.partial(self._leave, length, i)) for length, i in places if ends]
+
+    def _file(self, length: int, document: int) -> Path | None:
+        """Where a process leaves the losses of a document; None where one process measures all."""
+        folder = self._session.shared
+        return folder / f"losses-{length}-{document}.npz" if folder else None
+
+    def _leave(self, length: int, document: int) -> None:
+        """Read a document, and leave its losses where the first process finds them."""
+        with progress.bar(f"{self._session.label}: perplexity", total=length, unit="tok") as bar:
+            read = read_document(self._session.reader, self._documents[document], length, self._variant, bar.advance)
+        path = self._file(length, document)
+        assert path is not None
+        np.savez(path, **read._asdict())
+
+    def _known(self, length: int, document: int) -> DocumentLosses | None:
+        path = self._file(length, document)
+        if path is None or not path.exists():
+            return None
+        with np.load(path) as arrays:
+            return DocumentLosses(arrays["losses"], float(arrays["seconds"]))
+
+    def rows(self) -> list[Row]:
+        session, variant = self._session, self._variant
+        rows = self._finished()
         missing = [part for part in self._parts if part not in rows]
         if missing:
             ends = sorted({length for _, length in missing})
             total = total_tokens(self._documents, ends, session.loaded.model, variant)
             with progress.bar(f"{session.label}: perplexity", total=total, unit="tok") as bar:
-                results = measure(session.loaded, session.reader, self._documents, missing, variant, bar.advance)
-                for result in results:
+                done = (session.loaded, session.reader, self._documents, missing, variant, bar.advance, self._known)
+                for result in measure(*done):
                     row = session.append(session.of_model(result))
                     rows[row.start or 0, row.length or 0] = row
                     bar.note(f"{value_text(row.metric, row.value)} at {length_text(row.length)}")

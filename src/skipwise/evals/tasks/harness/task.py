@@ -7,6 +7,7 @@ the longest one. lm-eval is an optional dependency and imported where it is used
 """
 
 import copy
+import functools
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ import torch
 
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
+from skipwise.evals.division import Piece
 from skipwise.evals.intervals import Interval, ratio_of_sums, student
 from skipwise.evals.rows import Row
 from skipwise.evals.session import Session
@@ -351,6 +353,10 @@ class _HarnessPlan:
 
     def rows(self) -> list[Row]:
         return [row for benchmark in self._benchmarks for row in self._rows(benchmark)]
+
+    def pieces(self, processes: int) -> list[Piece]:
+        """A piece for each benchmark."""
+        return [Piece(one.n * one.longest, functools.partial(self._rows, one)) for one in self._benchmarks]
 
     def _rows(self, benchmark: Benchmark) -> list[Row]:
         """One row for each metric; measured when one of them is missing."""
