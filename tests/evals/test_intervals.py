@@ -249,6 +249,44 @@ def test_standard_error_over_blocks_of_a_known_series(correlation: float, tokens
     assert 0.93 <= np.mean(inside) <= 0.97
 
 
+def same_texts(texts: Any) -> intervals.Estimate:
+    """The estimate from the blocks of several documents, token by token."""
+    blocks = [intervals.document_blocks(text.astype(np.float32)) for text in texts]
+    return intervals.same_texts_estimate(
+        [part.sums for part in blocks], [part.counts.astype(np.float64) for part in blocks]
+    )
+
+
+@pytest.mark.parametrize(
+    ("correlation", "tokens"), [(0.0, [64, 96]), (0.5, [256] * 3), (0.9, [1024, 4096]), (0.95, [1024] * 4)]
+)
+def test_coverage_of_the_same_texts(correlation: float, tokens: list[int]) -> None:
+    """The truth is the mean of these texts, which differ by far more than their blocks do."""
+    draws, levels = 1000, 10.0 * np.arange(len(tokens))
+    series = ar1(correlation, sum(tokens) + 2000 * len(tokens), draws) - 3
+    starts = np.cumsum([0, *(n + 2000 for n in tokens)])
+    inside = []
+    for one in series:
+        texts = [one[start : start + n] + level for start, n, level in zip(starts, tokens, levels, strict=False)]
+        estimate = same_texts(texts)
+        inside.append(abs(estimate.mean - levels @ np.array(tokens) / sum(tokens)) <= estimate.half)
+    assert 0.935 <= np.mean(inside) <= 0.975
+
+
+def test_the_same_texts_by_hand() -> None:
+    """Text 1: blocks 0 and 2, mean 1, variance of the sum 2 · 2 = 4; text 2 likewise around 11. Σ / 4 tokens."""
+    parts = [np.array([0.0, 2.0]), np.array([10.0, 12.0])]
+    estimate = intervals.same_texts_estimate(parts, [np.ones(2), np.ones(2)])
+    assert estimate == pytest.approx((6.0, math.sqrt(4 + 4) / 4, 2.0))
+    assert estimate.half == pytest.approx(scipy.stats.t.ppf(0.975, 2) * math.sqrt(8) / 4, rel=1e-3)
+    sums, weights = np.array([3.0, 5.0, 4.0, 9.0]), np.array([1.0, 2.0, 1.0, 3.0])
+    one = intervals.same_texts_estimate([sums], [weights])
+    assert (one.mean, one.half) == pytest.approx(intervals.ratio_of_sums(sums, weights))
+    assert intervals.same_texts_estimate([np.ones(1)], [np.ones(1)]).half == math.inf
+    alike = intervals.same_texts_estimate([np.ones(4), np.ones(3)], [np.ones(4), np.ones(3)])
+    assert (alike.mean, alike.half) == (1.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("tokens", "number"), [(1, 1), (3, 3), (80, 4), (1279, 4), (1280, 5), (2048, 8), (4096, 16), (32_767, 16)]
 )
@@ -286,6 +324,7 @@ def test_equal_documents_give_a_point() -> None:
 
 @pytest.mark.parametrize("degrees", [1, 1.5, 2, 3, 4.7, 15, 100, 101, 5000])
 def test_students_quantile(degrees: float) -> None:
+    assert intervals.student(degrees, 0.2) == pytest.approx(scipy.stats.t.ppf(0.8, degrees), abs=2e-3)
     assert intervals.student(degrees) == pytest.approx(scipy.stats.t.ppf(0.975, degrees), abs=1e-3)
 
 

@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipwise.cli import main
+from skipwise.evals import power
 from skipwise.evals.paired_change import change, pairs, perplexity_ratio, score_difference, unpaired
 from skipwise.evals.rows import Row, read
-from skipwise.evals.tables import change_table, summary_table
+from skipwise.evals.tables import change_table, change_text, summary_table
+from skipwise.report.comparisons import compare
+from skipwise.report.wording import change_clause
 from skipwise.utils.text import value_text
 from support.tiny import tiny_llama
 
@@ -141,6 +144,67 @@ def test_prompts_that_share_a_list_are_paired_list_by_list() -> None:
     assert (whole.n, whole.verdict) == (4, "better")
     one = [r.replace(units=["list 0"] * 20) for r in (before, after)]
     assert change(*one).verdict == "undecided"  # type: ignore[union-attr]
+
+
+def test_one_list_gives_no_verdict_however_many_its_prompts() -> None:
+    units = ["list 0"] * 20
+    before, after = (row(model, [score] * 20, units=units) for model, score in (("a", 0.0), ("b", 1.0)))
+    paired = change(before, after)
+    assert paired is not None
+    assert (paired.few, paired.verdict) == ("one list", "undecided")
+    assert change_text(paired, after).endswith("one list decides nothing")
+    compared = compare(before, after)
+    assert compared.change == paired  # the page judges as the terminal does
+    assert "one list, which decides nothing" in change_clause(compared)
+    single = change(row("a", [0.0]), row("b", [1.0]))
+    assert single is not None
+    assert single.few == "one prompt"
+    two = [r.replace(units=["list 0"] * 10 + ["list 1"] * 10) for r in (before, after)]
+    clause = change_clause(compare(*two))
+    assert "20 prompts about 2 lists, undecided" in clause
+
+
+def blocks(model: str, levels: list[float], noise: float = 0.0) -> Row:
+    """Four blocks of 100 tokens in each of some documents; the losses differ by document and a little by block."""
+    parts = [[100 * (level + noise * wave) for wave in (1.0, -1.0, 0.5, -0.5)] for level in levels]
+    return losses(
+        model,
+        [sum(part) for part in parts],
+        counts=[400] * len(levels),
+        block_sums=parts,
+        block_counts=[[100] * 4] * len(levels),
+    )
+
+
+def test_few_documents_that_all_lose_differently_decide_about_themselves_alone() -> None:
+    """Losses of 0.05 to 0.4 nats: too far apart for a claim about other texts, clear on each of these."""
+    before, after = blocks("a", [3.0, 3.2, 3.1]), blocks("b", [3.05, 3.6, 3.2], noise=0.01)
+    paired = change(before, after)
+    assert paired is not None
+    assert paired.verdict == "undecided"
+    assert paired.same_texts is not None
+    assert (paired.same_texts.verdict, paired.same_texts.n) == ("worse", 12)
+    assert paired.low < paired.same_texts.low < paired.value < paired.same_texts.high < paired.high
+    text = change_text(paired, after)
+    assert "undecided, x" in text
+    assert f"; these texts [{paired.same_texts.low:.3f}, {paired.same_texts.high:.3f}] worse" in text
+    assert "undecided; on these very texts [+" in change_clause(compare(before, after))
+    assert "these texts: the interval for the documents read" in change_table([before, after])
+    older = [r.replace(block_sums=[], block_counts=[]) for r in (before, after)]
+    without = change(*older)
+    assert without is not None
+    assert without.same_texts is None
+    assert without[:3] == paired[:3]
+
+
+def test_an_undecided_change_names_what_would_have_shown() -> None:
+    few = change(row("a", [0.0] * 10), row("b", [1.0] + [0.0] * 9))
+    assert few is not None
+    assert few.detectable == power.detectable_share(10)
+    assert change_text(few, row("b", [1.0])).endswith(f"undecided, {100 * few.detectable:.3g} points would show")
+    none = change(row("a", [0.0] * 2), row("b", [1.0, 0.0]))
+    assert none is not None
+    assert change_text(none, row("b", [1.0])).endswith("undecided, too few to show any change")
 
 
 def test_a_ratio_over_blocks_of_one_document_joins_short_ones() -> None:

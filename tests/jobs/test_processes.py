@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from skipwise.cli import main
-from skipwise.training.checkpoints import last_checkpoint
+from skipwise.training.checkpoints import checkpoints_in
 from skipwise.utils.atomic_files import read_jsonl
 from support.tiny import tiny_llama
 
@@ -155,7 +155,7 @@ def test_a_lost_process_ends_the_job_and_one_process_goes_on(model: Path, alone:
     assert "--resume" in error_lines(shown)[0]
     assert "Traceback" not in shown
     assert not (folder / "model").exists()
-    assert last_checkpoint(folder / "checkpoints") is not None
+    assert checkpoints_in(folder / "checkpoints")
     assert main.main(["extend", "--out", str(folder), "--resume"]) == 0
     assert_same_training(folder, alone)
 

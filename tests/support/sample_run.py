@@ -164,6 +164,8 @@ def _perplexities(window: int, rng: np.random.Generator) -> list[dict[str, Any]]
             row = {"task": "perplexity_by_position" if start else "perplexity", "variant": "prefix", "length": length}
             row |= {"start": start, "metric": "perplexity", "value": value, "low": value * 0.9, "high": value * 1.1}
             row |= {"interval": "bootstrap 95%", "n": 4, "documents": DOCUMENTS, "sums": sums.tolist()}
+            quarters = [[float(loss) / 4 + wave for wave in (2.0, -2.0, 1.0, -1.0)] for loss in sums]
+            row |= {"block_sums": quarters, "block_counts": [[(length - start) // 4] * 4] * 4}
             rows.append(row | {"counts": [length - start] * 4})
     return rows
 

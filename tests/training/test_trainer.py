@@ -17,7 +17,7 @@ from skipwise.config import AdapterConfig, TrainingConfig
 from skipwise.data.skipped_positions import SkippedPositions
 from skipwise.errors import SkipwiseError
 from skipwise.training import adapters
-from skipwise.training.checkpoints import checkpoints_in, last_checkpoint, step_of
+from skipwise.training.checkpoints import checkpoints_in, step_of
 from skipwise.training.trainer import train
 from skipwise.utils.atomic_files import read_jsonl
 from support import TESTS
@@ -89,7 +89,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(moment: str, tmp_path: Path,
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "end").exists()
-    killed_at = last_checkpoint(tmp_path / "checkpoints")
+    killed_at = checkpoints_in(tmp_path / "checkpoints")
     assert spawn(tmp_path).wait() == 0
     assert same_bits(tmp_path, uninterrupted)
     assert not list((tmp_path / "checkpoints").glob(".*")), "what the killed process was writing is gone"
@@ -132,9 +132,9 @@ def test_old_checkpoints_go(uninterrupted: Path) -> None:
 
 def test_checkpoint_without_its_last_file_is_none(tmp_path: Path) -> None:
     (tmp_path / "step-000003").mkdir()
-    assert last_checkpoint(tmp_path) is None
+    assert checkpoints_in(tmp_path) == []
     (tmp_path / "step-000003/trainer_state.json").write_text("{}")
-    assert last_checkpoint(tmp_path) == tmp_path / "step-000003"
+    assert checkpoints_in(tmp_path) == [tmp_path / "step-000003"]
 
 
 def test_accumulated_gradients_equal_one_large_batch(tmp_path: Path, uninterrupted: Path) -> None:
@@ -167,8 +167,7 @@ def test_a_loss_that_is_no_number_names_step_and_last_good_checkpoint(tmp_path: 
     with pytest.raises(SkipwiseError, match=r"(loss at|weights after) step \d+ (is|are) (nan|inf|not)") as caught:
         job(tmp_path, learning_rate=1e30, warmup_steps=0, save_every=1, max_grad_norm=1e30)
     assert "\n" not in str(caught.value)
-    good = last_checkpoint(tmp_path / "checkpoints")
-    assert good is not None
+    good = checkpoints_in(tmp_path / "checkpoints")[-1]
     assert str(good) in str(caught.value)
     assert all(torch.isfinite(weight).all() for weight in load_file(good / "model.safetensors").values())
 
@@ -178,7 +177,7 @@ def test_a_model_that_is_ruined_by_its_last_step_is_not_saved(tmp_path: Path) ->
     with pytest.raises(SkipwiseError, match=r"after step 1 (is|are) (nan|inf|not|\d)") as caught:
         job(tmp_path, steps=1, learning_rate=1e3, warmup_steps=0)
     assert "training.learning_rate (now 1000)" in str(caught.value)
-    assert last_checkpoint(tmp_path / "checkpoints") is None
+    assert checkpoints_in(tmp_path / "checkpoints") == []
     assert [row["step"] for row in read_jsonl(tmp_path / "log.jsonl")] == [0]
 
 

@@ -7,6 +7,7 @@ is what was drawn independently: a prompt, a document, a list of pairs that seve
 
 import functools
 import math
+import statistics
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
@@ -182,7 +183,16 @@ def units(losses: Sequence[Losses]) -> Units:
     if len(losses) > 1:
         sums = np.array([part.sum(dtype=np.float64) for part in losses])
         return Units(sums, np.array([len(part) for part in losses]), blocks=False)
-    values = losses[0].astype(np.float64)
+    return document_blocks(losses[0])
+
+
+def document_blocks(losses: Losses) -> Units:
+    """Cut one document into `block_count` blocks of consecutive tokens.
+
+    Args:
+        losses: Nats, one a token.
+    """
+    values = losses.astype(np.float64)
     edges = np.linspace(0, len(values), block_count(len(values)) + 1).round().astype(np.int64)
     return Units(np.add.reduceat(values, edges[:-1]), np.diff(edges), blocks=True)
 
@@ -222,27 +232,72 @@ def ratio_of_sums(sums: Floats, weights: Floats) -> tuple[float, float]:
         sums: Total of each unit (U,), such as its loss in nats.
         weights: Size of each unit (U,), such as its tokens.
     """
+    estimate = ratio_estimate(sums, weights)
+    return estimate.mean, estimate.half
+
+
+class Estimate(NamedTuple):
+    """A mean with its standard error, infinite for one unit, and the degrees of freedom of that error."""
+
+    mean: float
+    error: float
+    degrees: float
+
+    @property
+    def half(self) -> float:
+        """Half the width of the 95 % interval."""
+        return student(self.degrees) * self.error
+
+
+def ratio_estimate(sums: Floats, weights: Floats) -> Estimate:
+    """Estimate the ratio of `ratio_of_sums`."""
     n, total = len(sums), float(weights.sum())
     mean = float(sums.sum()) / total
     if n < 2:
-        return mean, math.inf
+        return Estimate(mean, math.inf, 1.0)
     shares = weights / total
     residuals = (sums - weights * mean) / (1 - shares) / total
     error = math.sqrt((n - 1) / n * float(residuals @ residuals))
-    return mean, student(max(1 / float(shares @ shares) - 1, 1.0)) * error
+    return Estimate(mean, error, max(1 / float(shares @ shares) - 1, 1.0))
+
+
+def same_texts_estimate(sums: Sequence[Floats], weights: Sequence[Floats]) -> Estimate:
+    """Estimate Σ sums / Σ weights for the very texts that were read, from blocks of each of them.
+
+    The texts are strata: how they differ from each other does not count, only how the blocks of one spread around its
+    own mean. So this says what a measurement of these texts is worth and nothing of other texts. Variances of texts
+    add up, and the degrees of freedom are Satterthwaite's. It holds 95 % to 1.5 points as long as the correlation of
+    neighbouring tokens dies out well within a block (an AR(1) series with a coefficient of up to 0.95 and blocks of
+    256 tokens, by simulation). A drift along a text widens it.
+
+    Args:
+        sums: Total of each block of each text, such as its loss in nats.
+        weights: Size of each block of each text, such as its tokens.
+
+    Source: Cochran, Sampling Techniques, 1977, section 5.9; Satterthwaite, Biometrics Bulletin 1946, 2:110.
+    """
+    total = sum(float(part.sum()) for part in weights)
+    mean = sum(float(part.sum()) for part in sums) / total
+    texts = [ratio_estimate(*part) for part in zip(sums, weights, strict=True)]
+    parts = [text.error * float(part.sum()) / total for text, part in zip(texts, weights, strict=True)]
+    variance = sum(part**2 for part in parts)
+    if not 0 < variance < math.inf:
+        return Estimate(mean, math.sqrt(variance), 1.0)
+    spread = sum(part**4 / text.degrees for part, text in zip(parts, texts, strict=True))
+    return Estimate(mean, math.sqrt(variance), max(variance**2 / spread, 1.0))
 
 
 @functools.lru_cache(maxsize=1024)
-def student(degrees: float) -> float:
-    """97.5 % quantile of Student's t with `degrees` of freedom, 1 or more, right to 1e-3.
+def student(degrees: float, tail: float = TAIL) -> float:
+    """Quantile 1 - `tail` of Student's t with `degrees` of freedom, 1 or more, right to 1e-3. Default: 97.5 %.
 
     Up to 100 degrees by integration (with t = √degrees · tan θ the density is cos θ to the power degrees - 1), above by
     the Cornish-Fisher expansion (Abramowitz & Stegun 26.7.5).
     """
     if degrees > 100:
-        z = Z95
+        z = statistics.NormalDist().inv_cdf(1 - tail)
         return z + (z**3 + z) / 4 / degrees + (5 * z**5 + 16 * z**3 + 3 * z) / 96 / degrees**2
     angles = np.linspace(0, math.pi / 2, 10_001)
     density = np.cos(angles) ** (degrees - 1)
     area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(degrees) * math.tan(float(np.interp(1 - 2 * TAIL, area / area[-1], angles)))
+    return math.sqrt(degrees) * math.tan(float(np.interp(1 - 2 * tail, area / area[-1], angles)))

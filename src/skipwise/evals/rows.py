@@ -104,6 +104,10 @@ class Row(BaseModel):
     """Loss (nats) of each document, or block of one."""
     counts: list[int] = []
     """Tokens of each document, or block of one."""
+    block_sums: list[list[float]] = []
+    """Loss (nats) of the blocks of each document, where there are several documents."""
+    block_counts: list[list[int]] = []
+    """Tokens of the blocks of each document."""
     answers: list[Any] = []
     """(right answers, answer) of each prompt."""
 

@@ -1,5 +1,6 @@
 """Rows of all tasks as tables: values by length, models side by side, and the change from model to model."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,14 +14,27 @@ BEYOND = "beyond the window that the model is configured for"
 def change_text(paired: Change, row: Row) -> str:
     """`x0.93 [0.91, 0.95] better` for a perplexity, else `+12.5 [+3.1, +21.0] points better`.
 
-    One document or one prompt gives no verdict: its interval says nothing of others.
+    An undecided change names the smallest one that would have shown. A perplexity over several documents adds the
+    change for these texts alone.
     """
-    one = f"one {'document' if row.metric == 'perplexity' else 'prompt'} decides nothing"
-    verdict = paired.verdict if row.n > 1 else one
+    verdict = f"{paired.few} decides nothing" if paired.few else paired.verdict
+    if paired.verdict == "undecided" and not paired.few:
+        verdict += f", {detectable_text(paired, row.metric)}"
     if row.metric == "perplexity":
-        return f"x{paired.value:.3f} [{paired.low:.3f}, {paired.high:.3f}] {verdict}"
+        same = paired.same_texts
+        here = f"; these texts [{same.low:.3f}, {same.high:.3f}] {same.verdict}" if same else ""
+        return f"x{paired.value:.3f} [{paired.low:.3f}, {paired.high:.3f}] {verdict}{here}"
     value, low, high = (f"{100 * share:+.1f}" for share in (paired.value, paired.low, paired.high))
     return f"{value} [{low}, {high}] points {verdict}"
+
+
+def detectable_text(paired: Change, metric: str) -> str:
+    """`x1.62 would show` or `25 points would show`: the smallest change that so many units show four times in five."""
+    if paired.detectable is None or math.isinf(paired.detectable):
+        return "too few to show any change"
+    if metric == "perplexity":
+        return f"x{paired.detectable:.3g} would show"
+    return f"{100 * paired.detectable:.3g} points would show"
 
 
 def summary_table(rows: Sequence[Row]) -> str:
@@ -91,6 +105,8 @@ def change_table(rows: Sequence[Row]) -> str:
     if not places:
         return "nothing was measured alike for two models, so there is no change to show"
     note = "; other prompts: the tokens differ (another tokenizer or text), so nothing is paired" if apart else ""
+    texts = any(row.metric == "perplexity" and row.n > 1 for row in places.values())
+    note += "; these texts: the interval for the documents read, the other one is for texts like them" if texts else ""
     title = f"change against {models[0][0]} [95%], paired over the same prompts or texts{note}"
     part = _table(title, list(places.values()), models[1:], lambda model, row: cells.get((model, *row.place), "-"))
     return f"{part.title}\n{_text(part)}"

@@ -21,6 +21,7 @@ from skipwise.planning import operations_and_bytes
 from skipwise.planning.operations_and_bytes import Workload
 from skipwise.training import adapters
 from skipwise.training.trackers import check_trackers
+from skipwise.utils.text import gigabytes_text
 
 EXAMPLE_BYTES = 4 * 8
 """Of one token of an example: ids, positions, labels and mask as int64."""
@@ -88,7 +89,7 @@ def check_room(loaded: LoadedModel, config: RunConfig, tokens: int, *, resume: b
             training = config.training
             raise SkipwiseError(
                 f"training.batch_size {training.batch_size:,} with examples of {tokens:,} tokens needs about "
-                f"{_gigabytes(needed)} on {device} and {_gigabytes(free)} are free; use a smaller training.batch_size "
+                f"{gigabytes_text(needed)} on {device} and {gigabytes_text(free)} are free; use a smaller training.batch_size "
                 "or training.train_length, or training.gradient_checkpointing=true"
             )
     if not resume:
@@ -132,10 +133,6 @@ def _check_disk(loaded: LoadedModel, config: RunConfig) -> None:
     free = shutil.disk_usage(Path(config.out)).free
     if needed > free:
         raise SkipwiseError(
-            f"{checkpoints} checkpoints and the model take {_gigabytes(needed)} in {config.out} and "
-            f"{_gigabytes(free)} are free; make room, lower training.keep_checkpoints, or give another --out"
+            f"{checkpoints} checkpoints and the model take {gigabytes_text(needed)} in {config.out} and "
+            f"{gigabytes_text(free)} are free; make room, lower training.keep_checkpoints, or give another --out"
         )
-
-
-def _gigabytes(value: float) -> str:
-    return f"{value / 1e9:,.1f} GB"

@@ -1,4 +1,4 @@
-"""Paired comparisons that a page shows: which count, in which part of the window, and where too little decides."""
+"""Paired comparisons that a page shows: which of them count, and in which part of the window they lie."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -16,22 +16,12 @@ class Comparison(NamedTuple):
     before: Row
     after: Row
     change: Change | None
-    """None where the rows hold nothing to pair. The verdict of a change on one unit is `undecided`."""
-    few: str | None
-    """What the change rests on where that is too little for a verdict, such as `one document`."""
+    """None where the rows hold nothing to pair."""
 
 
 def compare(before: Row, after: Row) -> Comparison:
-    """Pair two rows that measured the same thing.
-
-    One document or one prompt gives no verdict. The blocks of one document have an interval, but it says nothing of
-    other documents.
-    """
-    paired, few = change(before, after), None
-    if paired and min(after.n, paired.n) < 2:
-        few = f"one {unit_name(after)}"
-        paired = paired._replace(verdict="undecided")
-    return Comparison(before, after, paired, few)
+    """Pair two rows that measured the same thing."""
+    return Comparison(before, after, change(before, after))
 
 
 def comparisons(first: Sequence[Row], later: Sequence[Row]) -> list[Comparison]:
@@ -66,10 +56,3 @@ def verdict_counts(every: Iterable[Comparison]) -> dict[str, int]:
     """How many comparisons have each verdict; those without a paired change have none."""
     verdicts = [c.change.verdict for c in every if c.change]
     return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
-
-
-def unit_name(row: Row) -> str:
-    """What `n` of a row counts, in the singular."""
-    if row.task == "harness":
-        return "question"
-    return "document" if row.metric == "perplexity" else "prompt"

@@ -6,8 +6,8 @@ from typing import Any
 from skipwise.report.comparisons import Comparison, compare, comparisons, counted, inside, verdict_counts
 from skipwise.report.run_files import Rows, Run
 from skipwise.report.three_questions import cost_clause
-from skipwise.report.wording import change_clause, measure_name, value_text
-from skipwise.utils.text import length_text
+from skipwise.report.wording import change_clause, measure_name
+from skipwise.utils.text import length_text, short_value_text
 
 
 def headline(runs: list[Run]) -> str:
@@ -37,7 +37,7 @@ def _at_target(run: Run, task: str) -> str:
     assert pair
     before, after = pair
     if before is None:
-        return f"{measure_name(after)} at {length_text(after.length)} is {value_text(after)}"
+        return f"{measure_name(after)} at {length_text(after.length)} is {short_value_text(after.metric, after.value)}"
     return change_clause(compare(before, after), interval=False)
 
 
@@ -49,7 +49,7 @@ def _comparison(runs: list[Run]) -> str:
         return f"{len(runs)} runs, with no length at which the perplexity of all was measured."
     rows = [table[max(shared)] for table in tables]
     best = min(range(len(runs)), key=lambda i: rows[i].value)
-    tokens, value = length_text(max(shared)), value_text(rows[best])
+    tokens, value = length_text(max(shared)), short_value_text(rows[best].metric, rows[best].value)
     return f"Of {len(runs)} runs, {runs[best].name} has the lowest perplexity at {tokens} tokens: {value}."
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from skipwise.evals.paired_change import unpaired
+from skipwise.evals.paired_change import Change, unpaired
 from skipwise.evals.rows import Row
 from skipwise.report.comparisons import comparisons, counted
 from skipwise.report.run_files import Rows, Run
@@ -106,7 +106,7 @@ def _base(entry: dict[str, Any], entries: list[dict[str, Any]]) -> int | None:
 def _changes(measured: dict[int, list[Row]], entry: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
     """The paired change of each row by its key: fields of `Change`, or {"other": True} for other prompts.
 
-    `few` says on what a change rests that decides nothing, `repeated` that another row counts the same measurement.
+    `repeated` says that another row counts the same measurement.
     """
     if entry["base"] is None:
         return {}
@@ -116,8 +116,14 @@ def _changes(measured: dict[int, list[Row]], entry: dict[str, Any]) -> dict[tupl
         changes[after.key] = {"other": True, "before": before.value}
     known = comparisons(first, later)
     once = {c.after.key for c in counted(known)}
-    for before, after, paired, few in known:
-        fields = {**(paired._asdict() if paired else {}), **({"few": few} if few else {})}
+    for before, after, paired in known:
+        fields = _fields(paired) if paired else {}
         repeated = {} if after.key in once or after.depth is not None or not paired else {"repeated": True}
         changes[after.key] = {"before": before.value, **fields, **repeated}
     return changes
+
+
+def _fields(paired: Change) -> dict[str, Any]:
+    """The fields of a change that are not empty, as plain values."""
+    same = {"same_texts": paired.same_texts._asdict()} if paired.same_texts else {}
+    return {name: value for name, value in (paired._asdict() | same).items() if value is not None}

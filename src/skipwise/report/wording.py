@@ -5,17 +5,12 @@ import math
 import shlex
 from typing import Any
 
-from skipwise.evals.paired_change import Change
+from skipwise.evals.paired_change import Change, shared_unit, unit_name
 from skipwise.evals.rows import Row
 from skipwise.positions.sampler import describe
-from skipwise.report.comparisons import Comparison, unit_name
+from skipwise.report.comparisons import Comparison
 from skipwise.report.run_files import Environment, Run
 from skipwise.utils.text import count_text, length_text, parameters_text, short_value_text
-
-
-def value_text(row: Row) -> str:
-    """The value of a row, to three digits."""
-    return short_value_text(row.metric, row.value)
 
 
 def measure_name(row: Row) -> str:
@@ -48,7 +43,7 @@ def change_clause(c: Comparison, *, interval: bool = True) -> str:
 
     The verb is neutral where the paired interval holds no change; without one, where the two intervals overlap.
     """
-    before, after = value_text(c.before), value_text(c.after)
+    before, after = (short_value_text(row.metric, row.value) for row in (c.before, c.after))
     length = f" at {length_text(c.after.length)}" if c.after.length else ""
     moved = f"from {before} to {after}"
     verb = f"stayed at {after}" if before == after else f"{_verb(c)} {moved}"
@@ -57,9 +52,28 @@ def change_clause(c: Comparison, *, interval: bool = True) -> str:
         return text
     if c.change is None:
         return f"{text} ({count_text(c.after.n, unit_name(c.after))})"
-    basis = f"{c.few}, which decides nothing" if c.few else count_text(c.after.n, unit_name(c.after))
-    unsure = ", undecided" if c.change.verdict == "undecided" and not c.few else ""
-    return f"{text} ({change_text(c.change, c.after.metric)}, {basis}{unsure})"
+    few, same = c.change.few, c.change.same_texts
+    basis = f"{few}, which decides nothing" if few else _basis(c.after, c.change.n)
+    unsure = c.change.verdict == "undecided" and not few
+    parts = [change_text(c.change, c.after.metric), *([_detectable(c.change, c.after.metric)] if unsure else [])]
+    parts += [basis, *(["undecided"] if unsure else [])]
+    low, high = (_difference(end, c.after.metric) for end in (same.low, same.high)) if same else ("", "")
+    here = f"; on these very texts [{low}, {high}]" if same else ""
+    return f"{text} ({', '.join(parts)}{here})"
+
+
+def _basis(row: Row, units: int) -> str:
+    """`4 documents`, or `40 prompts about 4 lists` where the interval is over the lists."""
+    prompts, shared = count_text(row.n, unit_name(row)), shared_unit(row)
+    return f"{prompts} about {count_text(units, shared)}" if shared and units < row.n else prompts
+
+
+def _detectable(change: Change, metric: str) -> str:
+    """`25 points would have shown`."""
+    if change.detectable is None or not math.isfinite(change.detectable):
+        return "no change would have shown"
+    size = _difference(change.detectable, metric)
+    return f"{size}{'' if metric == 'perplexity' else ' points'} would have shown"
 
 
 def _verb(c: Comparison) -> str:

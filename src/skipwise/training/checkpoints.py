@@ -45,12 +45,6 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint by its name, or None. Its content is not checked."""
-    checkpoints = checkpoints_in(folder)
-    return checkpoints[-1] if checkpoints else None
-
-
 def write_checksums(checkpoint: Path) -> None:
     """Write the checksums of all files that a checkpoint holds."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())

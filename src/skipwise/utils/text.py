@@ -40,6 +40,11 @@ def bytes_text(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
+def gigabytes_text(count: float) -> str:
+    """`1234567890` → `1.2 GB`, for amounts that are compared with each other."""
+    return f"{count / 1e9:,.1f} GB"
+
+
 def duration(seconds: float) -> str:
     """`75` → `1:15`, `3675` → `1:01:15`."""
     minutes, rest = divmod(max(round(seconds), 0), 60)

@@ -209,6 +209,7 @@ def row_of_losses(head: Row, losses: Sequence[intervals.Losses], seconds: float)
     scored = [part[first : head.length - 1] for part in losses] if head.variant == "prefix" else losses
     units = intervals.units(scored)
     interval = intervals.perplexity_interval(units)
+    blocks = [intervals.document_blocks(part) for part in scored] if len(scored) > 1 else []
     return head.replace(
         value=intervals.perplexity(scored),
         low=interval.low,
@@ -218,6 +219,8 @@ def row_of_losses(head: Row, losses: Sequence[intervals.Losses], seconds: float)
         seconds=round(seconds, 3),
         sums=[round(value, 4) for value in units.sums.tolist()],
         counts=units.counts.tolist(),
+        block_sums=[[round(value, 4) for value in part.sums.tolist()] for part in blocks],
+        block_counts=[part.counts.tolist() for part in blocks],
     )
 
 

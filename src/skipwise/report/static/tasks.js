@@ -34,23 +34,42 @@ const sizeless = (row) => inTokens(row) || !row.length;
 
 // Summary: every task at one length, models side by side, with their change
 
-function changeText(row) {
-  const { change } = row;
-  if (!change) return null;
-  if (change.other) return "other prompts, not paired";
-  if (change.verdict === undefined) return null;
+/** Writes an end of a change: a ratio of perplexities as percent, a difference of scores as points. */
+function changeValue(row) {
   const sign = (value) => (value < 0 ? "−" : "+") + significant(Math.abs(value), Math.abs(value) < 10 ? 2 : 3);
   const ratio = (value) =>
     value > 10 || !Number.isFinite(value)
       ? `×${Number.isFinite(value) ? significant(value) : "∞"}`
       : `${sign(100 * (value - 1))}%`;
-  const text = row.metric === "perplexity" ? ratio : (value) => sign(100 * value);
+  return row.metric === "perplexity" ? ratio : (value) => sign(100 * value);
+}
+
+/** What an undecided change would have had to be to show, and a perplexity's interval for the texts read. */
+function changeNotes(row) {
+  const { few, detectable, same_texts: same, verdict } = row.change ?? {},
+    text = changeValue(row),
+    points = row.metric === "perplexity" ? "" : " points";
+  return [
+    few && `${few} decides nothing`,
+    verdict === "undecided" &&
+      !few &&
+      (Number.isFinite(detectable) ? `${text(detectable)}${points} would show` : "too few to show any change"),
+    same && `these texts [${text(same.low)}, ${text(same.high)}] ${same.verdict}`,
+  ].filter(Boolean);
+}
+
+function changeText(row) {
+  const { change } = row;
+  if (!change) return null;
+  if (change.other) return "other prompts, not paired";
+  if (change.verdict === undefined) return null;
+  const text = changeValue(row);
   return `${text(change.value)}${row.metric === "perplexity" ? "" : " points"} [${text(change.low)}, ${text(change.high)}]`;
 }
 
 function summaryCell(row) {
   if (!row) return h("td", { class: "num" }, "–");
-  const { few, repeated, verdict } = row.change ?? {},
+  const { repeated, verdict } = row.change ?? {},
     text = changeText(row);
   return h(
     "td",
@@ -61,7 +80,7 @@ function summaryCell(row) {
     h("b", {}, valueText(row)),
     row.beyond_window && !sizeless(row) && "*",
     text && h("small", { class: `change ${repeated ? "" : (verdict ?? "")}` }, text, verdict && ` ${verdict}`),
-    few && h("small", {}, `${few} decides nothing`),
+    changeNotes(row).map((note) => h("small", {}, note)),
     repeated && h("small", {}, "counted in another row"),
   );
 }
