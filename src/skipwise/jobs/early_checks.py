@@ -89,8 +89,8 @@ def check_room(loaded: LoadedModel, config: RunConfig, tokens: int, *, resume: b
             training = config.training
             raise SkipwiseError(
                 f"training.batch_size {training.batch_size:,} with examples of {tokens:,} tokens needs about "
-                f"{gigabytes_text(needed)} on {device} and {gigabytes_text(free)} are free; use a smaller training.batch_size "
-                "or training.train_length, or training.gradient_checkpointing=true"
+                f"{gigabytes_text(needed)} on {device} and {gigabytes_text(free)} are free; use a smaller "
+                "training.batch_size or training.train_length, or training.gradient_checkpointing=true"
             )
     if not resume:
         _check_disk(loaded, config)
