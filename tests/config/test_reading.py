@@ -49,6 +49,16 @@ def set_to(*options: str) -> RunConfig:
         ("out=", "the value is empty; null stands for none"),
         ('out="a\\0b"', "NUL"),
         ("data.paths=['books', '']", "it is empty"),
+        (
+            "data={paths: [a, b], mix: [1]}",
+            "data.mix = [1]: expected one weight for each source, and there are 1 for 2",
+        ),
+        ("data={paths: a, mix: [1, 2]}", "data.mix = [1, 2]: expected one weight for each source"),
+        ("data={paths: [a, b], mix: [0, 0]}", "data.mix = [0, 0]: the weights sum to nothing"),
+        ("data={paths: [a, b], mix: [1, -1]}", "data.mix = -1: expected a list of numbers, 0 or more"),
+        ("data={paths: [a, b], mix: [1, .inf]}", "data.mix = inf: expected a list of numbers, 0 or more"),
+        ("data={recall: 0.8, plain: 0.5}", "data.plain = 0.5: with data.recall 0.8 that is more than all examples"),
+        ("data.plain=2", "data.plain = 2: expected a number from 0 to 1"),
         ("model.path=5", "model.path = 5: expected a text; put it in quotes"),
         ("=1", "expected key=value, e.g. --set training.steps=200"),
         ("a..b=1", "expected key=value"),
@@ -85,7 +95,8 @@ def test_good_settings_are_read_as_before() -> None:
     assert (config.out, config.training.steps) == ("2024", 1000)
 
 
-LISTS = [setting for setting in settings() if setting.type.startswith("list of") and setting.key != "scaling.factors"]
+NOT_ALONE = ("scaling.factors", "data.mix")  # a number for each dimension, a weight for each path
+LISTS = [setting for setting in settings() if setting.type.startswith("list of") and setting.key not in NOT_ALONE]
 
 
 @pytest.mark.parametrize("setting", LISTS, ids=lambda setting: setting.key)

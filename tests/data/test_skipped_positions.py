@@ -121,6 +121,31 @@ def test_recall_documents_take_their_share_and_keep_the_positions(tmp_path) -> N
     assert torch.equal(mixed[5]["input_ids"], mixed[5]["input_ids"]), "drawn by index, not by call"
 
 
+def test_plain_examples_take_their_share_beside_the_others(tmp_path) -> None:
+    """Contiguous text at the first positions, all of it with labels; recall documents stay what they were."""
+    documents = [np.arange(2, 502)]
+    options = {"target_length": 2048, "train_length": 256, "examples": 400}
+    recall = {"recall": Recall(tiny_tokenizer(tmp_path)), "recall_share": 0.3}
+    without, mixed = (SkippedPositions(documents, **options, **recall, plain_share=share) for share in (0, 0.25))
+    count = 0
+    for i in range(400):
+        item, before = mixed[i], without[i]
+        if all(torch.equal(item[name], before[name]) for name in item):
+            continue
+        count += 1
+        assert item["position_ids"].tolist() == list(range(256))
+        assert bool((item["input_ids"].diff() == 1).all()), "one piece of text"
+        assert torch.equal(item["labels"], item["input_ids"])
+    assert 0.2 < count / 400 < 0.3
+    everything = SkippedPositions(documents, **options, plain_share=1)
+    assert all(int(everything[i]["position_ids"][-1]) == 255 for i in range(50))
+
+
+def test_plain_text_covers_every_piece_of_a_long_document() -> None:
+    data = SkippedPositions(DOCUMENTS[1:2], target_length=T, train_length=L, plain_share=1)
+    assert sorted(int(data[i]["input_ids"][0]) - 1000 for i in range(len(data))) == [0, 16, 32, 48, 64, 80]
+
+
 @pytest.mark.parametrize(
     ("documents", "options", "message"),
     [
@@ -131,6 +156,7 @@ def test_recall_documents_take_their_share_and_keep_the_positions(tmp_path) -> N
         (DOCUMENTS, {"train_length": 0.5}, "train_length 0.5: expected a number of tokens"),
         (DOCUMENTS, {"seed": 0.5}, "seed 0.5: expected a whole number"),
         (DOCUMENTS, {"text": "aligned"}, "no document has the 128 tokens"),
+        ([np.arange(300)], {"sampler": "full", "plain_share": 0.1}, "plain examples have train_length tokens"),
     ],
 )
 def test_refusals(documents, options, message) -> None:

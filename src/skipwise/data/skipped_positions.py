@@ -12,6 +12,7 @@ from skipwise.data.labels import IGNORED
 from skipwise.data.recall_documents import Recall
 from skipwise.data.token_store import TokenDocuments
 from skipwise.errors import SkipwiseError
+from skipwise.positions.layouts import continuous
 from skipwise.positions.sampler import Sampler, SamplerName, TextChoice, example_order
 
 
@@ -40,6 +41,8 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             order and with other positions.
         recall: Makes synthetic recall documents.
         recall_share: Share of the examples that are recall documents. Only the answers in them have labels.
+        plain_share: Share of the examples that are contiguous text at the positions 0 to train_length - 1, as the
+            model was pre-trained.
 
     Raises:
         SkipwiseError: The documents are not tokenised, none is long enough, or as `Sampler`.
@@ -60,6 +63,7 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         examples: int | None = None,
         recall: Recall | None = None,
         recall_share: float = 0.0,
+        plain_share: float = 0.0,
     ) -> None:
         layout = {
             "target_length": target_length,
@@ -71,7 +75,14 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.documents = documents
         self.sampler = _sampler(sampler, {name: value for name, value in layout.items() if value is not None})
         self.bos, self.mask_seams = bos, mask_seams
-        self.recall, self.recall_share = recall, recall_share
+        self.recall = recall
+        self.recall_share = recall_share if recall is not None else 0.0
+        self.plain_share = plain_share
+        if plain_share and self.sampler.method.whole_target:
+            raise SkipwiseError(
+                f"plain examples have train_length tokens and those of sampler {self.sampler.name!r} target_length; "
+                "choose another sampler, or no plain ones"
+            )
         self.epoch = 0
         size = self.sampler.example_length
         if isinstance(documents, TokenDocuments):
@@ -90,6 +101,11 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             )
         self._length = self.per_epoch if examples is None else examples
         self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    @property
+    def example_length(self) -> int:
+        """Tokens of every example."""
+        return self.sampler.example_length
 
     def __len__(self) -> int:
         return self._length
@@ -135,11 +151,16 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         document, piece = self._place(self.epoch + rounds, index)
         tokens = self._tokens(document)
         size = self.sampler.example_length
-        # Where the text does not skip, a long document begins anew at each of its pieces.
-        start = 0 if self.sampler.text_skips else min(piece * size, len(tokens) - self.sampler.document_length)
-        layout = self.sampler.draw(self.epoch, [item], len(tokens) - start)
         generator = np.random.default_rng((self.sampler.seed, self.epoch, item))
-        if self.recall is not None and generator.random() < self.recall_share:
+        kind = generator.random()
+        plain = self.recall_share <= kind < self.recall_share + self.plain_share
+        # Where the text does not skip, a long document begins anew at each of its pieces.
+        needed = size if plain else self.sampler.document_length
+        start = min(piece * size, len(tokens) - needed) if plain or not self.sampler.text_skips else 0
+        layout = (
+            continuous(np.arange(size)[None]) if plain else self.sampler.draw(self.epoch, [item], len(tokens) - start)
+        )
+        if self.recall is not None and kind < self.recall_share:
             at = int(generator.integers(0, len(tokens) - size + 1))
             ids, labels = self.recall.document(generator, tokens[at : at + size].astype(np.int64), size)
         else:

@@ -96,7 +96,7 @@ def sources(
         _say_unread(path, [file for file in folder.unread if not _excluded(file.name, matches)], named or field)
     for pattern, count in matches.items():
         if not count:
-            say(f"exclude {pattern!r} matches no file")
+            say(f"exclude {pattern!r} matches no file of {', '.join(paths)}")
     if not chosen:
         raise SkipwiseError(f"no documents: exclude {list(matches)} leaves nothing of {', '.join(paths)}")
     for source in chosen.values():

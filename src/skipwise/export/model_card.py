@@ -95,7 +95,7 @@ def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) ->
         f"- {training.steps} steps of {training.batch_size * training.gradient_accumulation} examples of "
         f"{length_text(training.train_length)} tokens, learning rate {training.learning_rate:g}, seed {training.seed}",
         *([f"- Trained: {code(json.dumps(adapter))}, merged into the weights"] if adapter else []),
-        f"- Text: {', '.join(map(code, config.data.paths)) or 'none'}{_recall(config.data.recall)}",
+        f"- Text: {', '.join(map(code, config.data.described())) or 'none'}{_recall(config.data.recall)}",
         f"- {duration_words(environment.get('train_seconds', 0))} on {escape(environment['device'])}",
         *(f"- Layers: {note}" for note in environment.get("layers", [])),
         "",

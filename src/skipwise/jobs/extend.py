@@ -92,12 +92,12 @@ def _extend(config: RunConfig, resume: bool, team: Team) -> None:
         loaded = load(config.model)
         texts = run_texts(config, loaded.tokenizer) if config.data.paths else None
         config, documents = evaluation_documents(config, loaded.tokenizer, texts, lengths_given=lengths_given)
-        texts_to_read = [("data", texts.held_out.store.tokens)] if texts else []
+        texts_to_read = [("data", spans.store.tokens) for spans in texts.held_out] if texts else []
         for name, ids in [*texts_to_read, *documents]:
             check_text(name, ids, loaded.tokenizer, model)
         trained = (folder / "model").exists()
         if texts and not trained:
-            check_room(loaded, config, texts.examples.sampler.example_length, resume=resume)
+            check_room(loaded, config, texts.examples.example_length, resume=resume)
         open_folder(config, folder, resume)
         division.adopt(folder / RESULTS)
         known: dict[str, Any] = {"layers": layers, "source": source_card.facts(config.model)}
@@ -191,7 +191,7 @@ def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool
         wrapped = adapters.attach(loaded.model, config.adapter) if adapted else None
         if learns:
             texts = texts or run_texts(config, loaded.tokenizer)
-            tokens = length_text(texts.examples.sampler.example_length)
+            tokens = length_text(texts.examples.example_length)
             per_step = training.batch_size * training.gradient_accumulation
             several = f" in {team.place.size} processes" if team.place.size > 1 else ""
             say(f"training: {training.steps:,} steps of {per_step:,} examples of {tokens} tokens{several}")

@@ -2,12 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig
 
 from skipwise.config import DEFAULT_TRAIN_LENGTH, RunConfig, merge, validate
 from skipwise.data import token_store
+from skipwise.data.mix import Examples, Mixture, source_seed
 from skipwise.data.recall_documents import Recall
 from skipwise.data.skipped_positions import SkippedPositions
 from skipwise.data.token_store import Spans
@@ -52,6 +53,11 @@ def resolved_config(config: RunConfig, model: PreTrainedConfig) -> RunConfig:
             f"training.train_length {length_text(train_length)} is longer than the model's own window of "
             f"{length_text(original)} tokens; skipped positions need no more than that"
         )
+    if config.data.plain and method(config.positions.sampler).whole_target:
+        raise SkipwiseError(
+            f"data.plain {config.data.plain:g}: examples of positions.sampler={config.positions.sampler} have the "
+            "target's length, plain ones the train length; choose another sampler, or data.plain=0"
+        )
     scaled = scale(model, config.scaling, target_length=target, original_length=config.model.original_length)
     if config.training.steps:
         hf_config.refuse_training(scaled)
@@ -68,16 +74,18 @@ def resolved_config(config: RunConfig, model: PreTrainedConfig) -> RunConfig:
 class RunTexts:
     """The text of a run: what is learned from, and what is held out at the end of the corpus."""
 
-    examples: SkippedPositions
+    examples: Examples
     """One for each place in each step."""
-    validation: dict[str, SkippedPositions]
+    validation: dict[str, Examples]
     """Held-out examples at `skipped` positions and at `plain` ones, as in inference."""
-    held_out: Spans
+    held_out: list[Spans]
+    """Of each corpus: one, or one for each source of a mixture."""
 
     def documents(self) -> list[Document]:
         """Return the longest held-out texts as (name, tokens), longest first."""
-        order = sorted(range(len(self.held_out)), key=lambda i: -int(self.held_out.lengths[i]))
-        return [(self.held_out.name(i), self.held_out[i]) for i in order[:MOST_DOCUMENTS]]
+        every = [(int(spans.lengths[i]), spans, i) for spans in self.held_out for i in range(len(spans))]
+        every.sort(key=lambda each: -each[0])
+        return [(spans.name(i), spans[i]) for _, spans, i in every[:MOST_DOCUMENTS]]
 
 
 def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
@@ -90,24 +98,66 @@ def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
     Raises:
         SkipwiseError: For texts that cannot be read, and where none is long enough for an example.
     """
-    training = config.training
-    assert training.train_length is not None
+    training, data = config.training, config.data
     steps = training.steps * training.batch_size * training.gradient_accumulation
+    mixed = [(path, weight) for path, weight in zip(data.paths, data.mix, strict=False) if weight]
+    if not mixed:
+        source = _source(config, data.paths, tokenizer, training.seed, steps)
+        return RunTexts(source.examples, source.validation, [source.held_out])
+    weights = [weight for _, weight in mixed]
+    shares = [weight / sum(weights) for weight in weights]
+    parts = [
+        _source(config, [path], tokenizer, source_seed(training.seed, number), round(steps * share))
+        for number, ((path, _), share) in enumerate(zip(mixed, shares, strict=True))
+    ]
+
+    def mixture(sources: list[Examples], examples: int) -> Examples:
+        return Mixture(sources, weights, examples=examples, seed=training.seed)
+
+    validation = {
+        name: mixture([part.validation[name] for part in parts], training.validation_examples)
+        for name in parts[0].validation
+    }
+    examples = mixture([part.examples for part in parts], max(steps, 1))
+    return RunTexts(examples, validation, [part.held_out for part in parts])
+
+
+class _Source(NamedTuple):
+    """The examples of one corpus, those of its held-out part, and that part."""
+
+    examples: Examples
+    validation: dict[str, Examples]
+    held_out: Spans
+
+
+def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expected: int) -> _Source:
+    """Open one corpus and divide it.
+
+    Args:
+        config: The resolved configuration.
+        paths: The texts of this corpus.
+        tokenizer: The model's.
+        seed: Of its positions and its order.
+        expected: Examples that the training takes from it, over a share of which the target of `curriculum` grows.
+    """
+    training, data = config.training, config.data
+    assert training.train_length is not None
     sampler = sampler_from_config(
         config.positions,
         train_length=training.train_length,
         target_length=config.target_length,
-        seed=training.seed,
-        examples=steps,
+        seed=seed,
+        examples=expected,
     )
-    store = token_store.open_store(config.data, tokenizer)
+    store = token_store.open_store(data.model_copy(update={"paths": paths}), tokenizer)
     usable = token_store.usable(store, sampler.document_length)
     short = token_store.left_out(store, sampler.document_length)
     say(
-        f"text: {len(usable):,} documents, {int(store.lengths[usable].sum()):,} tokens; left out {short.documents:,} "
+        f"{', '.join(paths) if data.mix else 'text'}: {len(usable):,} documents, "
+        f"{int(store.lengths[usable].sum()):,} tokens; left out {short.documents:,} "
         f"shorter than {length_text(sampler.document_length)} tokens ({short.tokens:,} tokens)"
     )
-    spans = token_store.split(store, usable, config.data.validation, sampler.document_length)
+    spans = token_store.split(store, usable, data.validation, sampler.document_length)
     learned, held_out = (Spans(store, part) for part in spans)
     bos = leading_bos(tokenizer)
     examples = SkippedPositions(
@@ -115,12 +165,13 @@ def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
         sampler=sampler,
         bos=bos,
         mask_seams=training.mask_seams,
-        examples=max(steps, 1),
-        recall=Recall(tokenizer) if config.data.recall else None,
-        recall_share=config.data.recall,
+        examples=max(training.steps * training.batch_size * training.gradient_accumulation, 1),
+        recall=Recall(tokenizer) if data.recall else None,
+        recall_share=data.recall,
+        plain_share=data.plain,
     )
 
-    def validation(positions: Sampler) -> SkippedPositions:
+    def validation(positions: Sampler) -> Examples:
         return SkippedPositions(
             held_out,
             sampler=positions,
@@ -130,7 +181,7 @@ def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
         )
 
     plain = dataclasses.replace(sampler, name="original")
-    return RunTexts(examples, {"skipped": validation(sampler.final), "plain": validation(plain)}, held_out)
+    return _Source(examples, {"skipped": validation(sampler.final), "plain": validation(plain)}, held_out)
 
 
 def evaluation_documents(

@@ -23,8 +23,8 @@ Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 Chances = NDArray[np.float64]
 
-LAYOUT, ORDER, SHIFT = 0, 1, 2
-"""First part of every key, so that layouts, the order of examples and the shifts of sequences share no words."""
+LAYOUT, ORDER, SHIFT, MIX = 0, 1, 2, 3
+"""First part of every key, so that layouts, orders of examples, shifts of sequences and mixtures share no words."""
 
 
 class Layouts(NamedTuple):

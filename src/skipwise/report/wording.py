@@ -139,10 +139,11 @@ def settings(run: Run) -> list[dict[str, Any]]:
             "Arithmetic": f"{config.model.precision}, seed {training.seed}",
         },
         "Data": {
-            "Text": ", ".join(config.data.paths) or "unknown",
+            "Text": ", ".join(config.data.described()) or "unknown",
             "Left out": ", ".join(config.data.exclude) or "nothing",
             "Held out": f"{100 * config.data.validation:g}% for validation",
             "Synthetic recall": f"{100 * config.data.recall:g}% of examples",
+            "Plain positions": f"{100 * config.data.plain:g}% of examples",
         },
         "Evaluation": {
             "Documents": _documents(run) or ", ".join(evaluation.data) or "held-out part of the text",

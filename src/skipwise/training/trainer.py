@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArgu
 
 from skipwise.config import TrainingConfig
 from skipwise.data.labels import IGNORED
-from skipwise.data.skipped_positions import SkippedPositions
+from skipwise.data.mix import Examples
 from skipwise.errors import SkipwiseError
 from skipwise.models.forward import loss
 from skipwise.rope import hf_config
@@ -284,8 +284,8 @@ def _starting_point(folder: Path, resume: bool) -> tuple[Path | None, list[dict[
 def train(
     model: PreTrainedModel,
     config: TrainingConfig,
-    examples: SkippedPositions,
-    validation: dict[str, SkippedPositions],
+    examples: Examples,
+    validation: dict[str, Examples],
     *,
     folder: Path,
     precision: str,
@@ -320,7 +320,7 @@ def train(
         model.gradient_checkpointing_enable()
     model.train()
     arguments = _arguments(config, folder, model, precision)
-    tokens_per_step = config.batch_size * config.gradient_accumulation * examples.sampler.example_length
+    tokens_per_step = config.batch_size * config.gradient_accumulation * examples.example_length
     validated = ("validation", done) in [(row["kind"], row["step"]) for row in rows]
     arguments.eval_on_start = done % config.validate_every == 0 and not validated
     with progress.bar("training", total=config.steps, unit="step", initial=done) as bar, deferred() as terminated:
