@@ -18,7 +18,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from skipwise.config import DataConfig
-from skipwise.data import documents, text_sources, token_store, tokenising
+from skipwise.data import documents, store_building, text_sources, token_store, tokenising
 from skipwise.errors import SkipwiseError
 
 LLAMA3 = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)"""  # the pattern of Llama 3
@@ -99,7 +99,7 @@ def test_cutting_long_text_does_not_change_its_tokens(
     chosen, text = train(pattern=pattern), prose(20_000)
     monkeypatch.setattr(documents, "PIECE", 3000)
     monkeypatch.setattr(documents, "SEARCHED", 1000)
-    monkeypatch.setattr(token_store, "BATCH", 10_000)
+    monkeypatch.setattr(store_building, "BATCH", 10_000)
     (tmp_path / "data").write_text(text)
     whole = chosen(text, add_special_tokens=False)["input_ids"]
     store = token_store.open_store(config(tmp_path), chosen, progress=False)
@@ -266,7 +266,7 @@ def make_store(folder: Path, lengths: list[int]) -> token_store.TokenStore:
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     rows = "".join('{"text": "' + "a " * length + '"}\n' for length in lengths)
     (folder / "data.jsonl").write_text(rows)
-    data = DataConfig(paths=[str(folder / "data.jsonl")], cache=str(folder / "cache"))
+    data = DataConfig(paths=[str(folder / "data.jsonl")], cache=str(folder / "cache"), duplicates="keep")
     return token_store.open_store(data, PreTrainedTokenizerFast(tokenizer_object=backend), progress=False)
 
 
@@ -277,6 +277,8 @@ def test_usable_documents(tmp_path: Path) -> None:
     assert token_store.left_out(store, 100) == (2, 104)
     with pytest.raises(SkipwiseError, match=r"no document has the 1,000 tokens .* data\.jsonl:4, has 300; give longer"):
         token_store.usable(store, 1000)
+    with pytest.raises(SkipwiseError, match=r"301 tokens that data\.minimum_tokens asks for: .* smaller data\.minim"):
+        token_store.usable(store, 301, setting="data.minimum_tokens")
 
 
 @pytest.mark.parametrize(
@@ -367,7 +369,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
         with (folder / "data" / "one_document.txt").open("wb") as file:
             file.writelines([block] * repeats)
         for index in range(repeats):
-            (folder / "data" / f"part_{index:03}.txt").write_bytes(block)
+            (folder / "data" / f"part_{index:03}.txt").write_bytes(f"{index} ".encode() + block)
         out, errors = start(folder).communicate()
         print(errors)
         documents, count, peak = (int(part) for part in out.splitlines()[1].split())

@@ -49,6 +49,17 @@ class DataConfig(Stage):
     plain: float = Field(default=0.0, ge=0, le=1)
     """Share of the examples that are ordinary text without skips: contiguous, at the first positions. It keeps what the
     model could do inside its old window. The rest, after `data.recall` and this, skips."""
+    streaming: bool = False
+    """Begin to train at once, and tokenise the text while training goes on. Examples are then met in the order of the
+    documents, shuffled over 1,024 neighbours, and the first documents are held out in place of the last ones, as many
+    as `training.validation_examples` need (docs/data.md)."""
+    minimum_tokens: CountOrZero = 0
+    """Documents with fewer tokens are left out. Those too short for an example always are."""
+    duplicates: Literal["keep", "exact", "near"] = "exact"
+    """Documents that are left out because an earlier one is like them. `exact`: the same text but for white space;
+    `near`: also those that share most runs of words (MinHash; needs the extra `near-duplicates`); `keep`: none."""
+    similarity: float = Field(default=0.8, gt=0, le=1)
+    """`near`: share of runs of five words in common from which a document is left out."""
     cache: str | None = None
     """Folder of tokenised texts. The user's cache folder when absent."""
 

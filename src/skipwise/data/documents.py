@@ -30,12 +30,18 @@ class TextDocument:
 
 
 class Piece(NamedTuple):
-    """A document or a part of one. `first` starts a document; `read` is the bytes read of all sources by then."""
+    """A document or a part of one.
+
+    `first` starts a document; `read` is the bytes read of all sources by then. The document is row `number` of the
+    source with the number `source`.
+    """
 
     name: str
     text: str
     first: bool
     read: int
+    number: int = 1
+    source: int = 0
 
 
 def documents(sources: Iterable[TextSource]) -> Iterator[TextDocument]:
@@ -54,20 +60,28 @@ def documents(sources: Iterable[TextSource]) -> Iterator[TextDocument]:
     yield TextDocument(name, "".join(parts))
 
 
-def pieces(sources: Iterable[TextSource]) -> Iterator[Piece]:
+def pieces(sources: Iterable[TextSource], *, after: tuple[int, int] = (0, 0)) -> Iterator[Piece]:
     """Read the documents of all sources, the long ones in parts (see `split_text`).
+
+    Args:
+        sources: In the order in which they are read.
+        after: Number of a source, and of a row there: only what comes after that document is returned.
 
     Raises:
         SkipwiseError: As `documents`.
     """
-    before, read, empty = 0, 0, True
+    before, read, empty = 0, 0, after == (0, 0)
     names = list[str]()
-    for source in sources:
+    for index, source in enumerate(sources):
         names.append(source.name)
+        done = after[1] if index == after[0] else 0
+        if index < after[0] or (done and source.kind == "text"):
+            before += source.size or 0
+            continue
         with reading_errors(source.name, source.path):
-            for piece in _file_pieces(source) if source.kind == "text" else _row_pieces(source):
+            for piece in _file_pieces(source) if source.kind == "text" else _row_pieces(source, done):
                 read, empty = before + piece.read, False
-                yield piece._replace(read=read)
+                yield piece._replace(read=read, source=index)
         before = before + source.size if source.size else read
     if empty:
         raise SkipwiseError(f"no documents: nothing but empty text in {', '.join(names[:5])}")
@@ -107,9 +121,12 @@ def _file_pieces(source: TextSource) -> Iterator[Piece]:
                 first = False
 
 
-def _row_pieces(source: TextSource) -> Iterator[Piece]:
+def _row_pieces(source: TextSource, done: int = 0) -> Iterator[Piece]:
+    """The documents of a source of rows, without its first `done` rows."""
     characters = 0
-    for number, row, read in _rows(source):
+    for number, row, read in _rows(source, done):
+        if number <= done:
+            continue
         name = f"{source.name}:{number}"
         if source.field not in row:
             raise missing_field(name, source.field, row)
@@ -125,19 +142,19 @@ def _row_pieces(source: TextSource) -> Iterator[Piece]:
         characters += len(text)
         first = True
         for part in split_text(io.StringIO(text, newline="\n").read):
-            yield Piece(name, part, first, characters if read is None else read)
+            yield Piece(name, part, first, characters if read is None else read, number)
             first = False
 
 
-def _rows(source: TextSource) -> Iterator[tuple[int, dict[str, Any], int | None]]:
-    """(number, fields, bytes read if known) of every row of a source."""
+def _rows(source: TextSource, done: int) -> Iterator[tuple[int, dict[str, Any], int | None]]:
+    """(number, fields, bytes read if known) of the rows of a source; the first `done` may be left out."""
     if source.kind in ("saved", "dataset"):
-        yield from _dataset_rows(source)
+        yield from _dataset_rows(source, done)
     else:
         yield from read_rows(Path(source.path), source.name, [source.field] if source.kind == "parquet" else None)
 
 
-def _dataset_rows(source: TextSource) -> Iterator[tuple[int, dict[str, Any], None]]:
+def _dataset_rows(source: TextSource, done: int) -> Iterator[tuple[int, dict[str, Any], None]]:
     import datasets
 
     try:
@@ -153,7 +170,8 @@ def _dataset_rows(source: TextSource) -> Iterator[tuple[int, dict[str, Any], Non
         columns = rows.column_names
         if columns and source.field not in columns:
             raise missing_field(source.name, source.field, columns, "column")
-        for number, row in enumerate(rows.select_columns([source.field]) if columns else rows, start=1):
+        rows = rows.select_columns([source.field]) if columns else rows
+        for number, row in enumerate(rows.skip(done) if done else rows, start=done + 1):
             yield number, row, None
     except SkipwiseError:
         raise

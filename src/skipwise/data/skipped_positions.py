@@ -136,6 +136,11 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             raise SkipwiseError(f"document {document} holds {content}; expected token ids of shape (n,); {first}")
         return tokens
 
+    def _locate(self, item: int) -> tuple[int, int]:
+        """Document of an example, and which of its pieces."""
+        rounds, index = divmod(item, self.per_epoch)
+        return self._place(self.epoch + rounds, index)
+
     def _place(self, epoch: int, index: int) -> tuple[int, int]:
         """Document of an example, and which of its pieces."""
         if self._order is None or self._order[0] != epoch:
@@ -147,8 +152,7 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, item: int) -> dict[str, torch.Tensor]:
         if not 0 <= item < self._length:
             raise IndexError(item)
-        rounds, index = divmod(item, self.per_epoch)
-        document, piece = self._place(self.epoch + rounds, index)
+        document, piece = self._locate(item)
         tokens = self._tokens(document)
         size = self.sampler.example_length
         generator = np.random.default_rng((self.sampler.seed, self.epoch, item))

@@ -11,6 +11,17 @@ from skipwise.utils.os_errors import user_path
 from skipwise.utils.progress import say
 
 
+def cache_of(data: DataConfig) -> Path:
+    """The folder of tokenised texts."""
+    return user_path(data.cache) if data.cache else cache_folder() / "tokens"
+
+
+def cannot_write(cache: Path, error: OSError) -> SkipwiseError:
+    """Say that the cache cannot be written, why, and what to do."""
+    hint = "make room, or set data.cache or SKIPWISE_CACHE to another folder"
+    return SkipwiseError(f"cannot write tokens to {cache}: {error.strerror or error}; {hint}")
+
+
 def cached_folder(
     data: DataConfig, fingerprint: str, *, whole: Callable[[Path], bool], build: Callable[[Path], None]
 ) -> Path:
@@ -27,7 +38,7 @@ def cached_folder(
     Raises:
         SkipwiseError: The cache folder cannot be written. What `build` raises about its sources passes through.
     """
-    cache = user_path(data.cache) if data.cache else cache_folder() / "tokens"
+    cache = cache_of(data)
     folder = cache / fingerprint
     if whole(folder):
         return folder
@@ -44,8 +55,7 @@ def cached_folder(
     except OSError as error:
         if not Path(error.filename or cache).is_relative_to(cache):  # about a text, and says so
             raise
-        hint = "make room, or set data.cache or SKIPWISE_CACHE to another folder"
-        raise SkipwiseError(f"cannot write tokens to {cache}: {error.strerror or error}; {hint}") from error
+        raise cannot_write(cache, error) from error
     return folder
 
 

@@ -3,18 +3,17 @@
 A store is a folder in the cache, named by a fingerprint of the tokenizer, of the sources and of the settings that
 matter, so that a changed corpus gets a new store and an unchanged one is opened at once:
 
-    tokens.bin (uint16, or uint32 for a vocabulary above 65,536)  offsets.npy  names.txt  meta.json
+    tokens.bin (uint16, or uint32 for a vocabulary above 65,536)  offsets.bin  names.txt  meta.json
+    hashes.bin  passages.bin  passage_offsets.bin   (see `fingerprints`)
 
-It is built in a temporary folder and appears whole. Memory stays that of about a million characters, whatever the
-size of the corpus or of one text file in it.
+It is built in a temporary folder and appears whole. Memory stays that of about a million characters and 32 bytes a
+document, whatever the size of the corpus or of one text file in it.
 """
 
 import abc
 import functools
-import hashlib
 import json
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,22 +21,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipwise.config import DataConfig
-from skipwise.data import documents
+from skipwise.data.fingerprints import Hashes
+from skipwise.data.store_building import Corpus, build
 from skipwise.data.store_cache import cached_folder
-from skipwise.data.text_sources import TextSource, sources
-from skipwise.data.tokenising import encode, token_dtype, tokenizer_fingerprint
+from skipwise.data.store_writer import (
+    HASHES,
+    META,
+    NAMES,
+    OFFSETS,
+    PASSAGE_OFFSETS,
+    PASSAGES,
+    TOKENS,
+)
 from skipwise.errors import SkipwiseError
-from skipwise.utils.atomic_files import atomic_folder
-from skipwise.utils.progress import Bar
-from skipwise.utils.progress import bar as progress_bar
+from skipwise.utils.text import count_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 2
-BATCH = 2**20  # characters tokenised at once
-
 Indices = NDArray[np.int64]
+
+
+def mapped(path: Path, dtype: str, count: int) -> NDArray[Any]:
+    """Map the first `count` numbers of a file, (count,), read only; an empty array where that is 0."""
+    return np.memmap(path, dtype=dtype, mode="r", shape=(count,)) if count else np.empty(0, dtype=dtype)
 
 
 class TokenDocuments(Sequence[Any], abc.ABC):
@@ -62,13 +69,20 @@ class TokenStore(TokenDocuments):
     Attributes:
         tokens: Memory map of all ids, (n_tokens,) uint16 or uint32, without BOS and EOS.
         offsets: Memory map of where each document starts, (n_docs + 1,) int64.
+        hashes: Memory map of the documents' hashes, (n_docs,) uint64.
+        passages: Memory map of the hashes of their passages, (n_passages,) uint64.
+        passage_offsets: Memory map of where the passages of each document start, (n_docs + 1,) int64.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        self.tokens: NDArray[Any] = np.memmap(folder / "tokens.bin", dtype=self.meta["dtype"], mode="r")
-        self.offsets: Indices = np.load(folder / "offsets.npy", mmap_mode="r")
+        self.meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+        self.tokens: NDArray[Any] = mapped(folder / TOKENS, self.meta["dtype"], self.meta["tokens"])
+        documents = self.meta["documents"]
+        self.offsets: Indices = mapped(folder / OFFSETS, "int64", documents + 1)
+        self.hashes: Hashes = mapped(folder / HASHES, "uint64", documents)
+        self.passages: Hashes = mapped(folder / PASSAGES, "uint64", self.meta["passages"])
+        self.passage_offsets: Indices = mapped(folder / PASSAGE_OFFSETS, "int64", documents + 1)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -93,12 +107,18 @@ class TokenStore(TokenDocuments):
     @functools.cached_property
     def names(self) -> list[str]:
         """Where each document comes from."""
-        return (self.folder / "names.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        return (self.folder / NAMES).read_text(encoding="utf-8").split("\n")[:-1]
 
     @property
     def fingerprint(self) -> str:
         """Identifies the tokenizer, the sources and the settings that the tokens depend on."""
         return str(self.meta["fingerprint"])
+
+    @property
+    def duplicates_text(self) -> str:
+        """How many documents were left out as duplicates, e.g. `, 3 exact duplicates`. Empty where none was."""
+        counts = {kind: self.meta[f"{kind}_duplicates"] for kind in ("exact", "near")}
+        return "".join(f", {count_text(n, f'{kind} duplicate')}" for kind, n in counts.items() if n)
 
 
 class Spans(TokenDocuments):
@@ -126,7 +146,7 @@ class Spans(TokenDocuments):
 
     def name(self, index: int) -> str:
         """Where a part comes from."""
-        return self.store.names[int(self.spans[index, 0])]
+        return self.store.name(int(self.spans[index, 0]))
 
 
 class LeftOut(NamedTuple):
@@ -149,29 +169,21 @@ def open_store(data: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, progre
     Raises:
         SkipwiseError: The corpus cannot be read, or the cache folder cannot be written.
     """
-    texts = sources(data.paths, exclude=data.exclude, field=data.field, split=data.split)
-    fingerprints = "\n".join(source.fingerprint for source in texts)
-    identity: dict[str, Any] = {
-        "format": FORMAT,
-        "piece": documents.PIECE,
-        "tokenizer": tokenizer_fingerprint(tokenizer),
-        "sources": hashlib.sha256(fingerprints.encode(errors="replace")).hexdigest(),
-    }
-    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-    identity["fingerprint"] = fingerprint
+    corpus = Corpus(data, tokenizer)
 
-    def build(folder: Path) -> None:
-        _build(folder, texts, tokenizer, identity, progress)
+    def make(folder: Path) -> None:
+        build(folder, corpus, progress=progress)
 
-    return TokenStore(cached_folder(data, fingerprint, whole=_whole, build=build))
+    return TokenStore(cached_folder(data, corpus.fingerprint, whole=is_whole, build=make))
 
 
-def usable(store: TokenStore, minimum_tokens: int) -> Indices:
+def usable(store: TokenStore, minimum_tokens: int, *, setting: str = "training.train_length") -> Indices:
     """Find the documents with at least `minimum_tokens` tokens. See `left_out` for the others.
 
     Args:
         store: The store.
-        minimum_tokens: Tokens that an example needs.
+        minimum_tokens: Tokens that a document must have.
+        setting: Which setting asks for so many, for the error.
 
     Returns:
         Their indices, (n,).
@@ -183,9 +195,10 @@ def usable(store: TokenStore, minimum_tokens: int) -> Indices:
     indices = np.flatnonzero(lengths >= minimum_tokens)
     if not len(indices):
         longest = int(lengths.argmax())
+        who = "an example needs" if setting == "training.train_length" else f"{setting} asks for"
         raise SkipwiseError(
-            f"no document has the {minimum_tokens:,} tokens that an example needs: the longest of {len(store):,}, "
-            f"{store.names[longest]}, has {lengths[longest]:,}; give longer texts or a smaller training.train_length"
+            f"no document has the {minimum_tokens:,} tokens that {who}: the longest of {len(store):,}, "
+            f"{store.names[longest]}, has {lengths[longest]:,}; give longer texts or a smaller {setting}"
         )
     return indices
 
@@ -243,79 +256,14 @@ def split(store: TokenStore, usable: Indices, share: float, minimum_tokens: int)
     return np.array(train[::-1], dtype=np.int64), np.array(held[::-1], dtype=np.int64)
 
 
-def _whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
     """Whether `folder` holds a store with nothing missing."""
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        size = (folder / "tokens.bin").stat().st_size
-        offsets = np.load(folder / "offsets.npy", mmap_mode="r")
-        there = (folder / "names.txt").exists()
-        return bool(
-            there and size == meta["tokens"] * np.dtype(meta["dtype"]).itemsize and offsets[-1] == meta["tokens"]
-        )
-    except (OSError, ValueError, KeyError, IndexError):
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        sizes = {TOKENS: meta["tokens"] * np.dtype(meta["dtype"]).itemsize, HASHES: 8 * meta["documents"]}
+        sizes |= dict.fromkeys((OFFSETS, PASSAGE_OFFSETS), 8 * (meta["documents"] + 1))
+        sizes[PASSAGES] = 8 * meta["passages"]
+        there = (folder / NAMES).exists()
+        return there and all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _build(
-    folder: Path,
-    texts: list[TextSource],
-    tokenizer: "PreTrainedTokenizerBase",
-    identity: dict[str, Any],
-    progress: bool,
-) -> None:
-    sizes = [source.size for source in texts]
-    total = None if None in sizes else sum(size or 0 for size in sizes)
-    dtype = token_dtype(tokenizer)
-    with atomic_folder(folder) as partial, progress_bar("tokenising", total=total, unit="B", quiet=not progress) as bar:
-        offsets = _write_tokens(partial, texts, tokenizer, dtype, bar)
-        if offsets[-1] == 0:
-            raise SkipwiseError("no documents: the tokenizer makes no token of any of the texts")
-        np.save(partial / "offsets.npy", np.frombuffer(offsets, dtype=np.int64))
-        meta = {"documents": len(offsets) - 1, "tokens": offsets[-1], "dtype": dtype.name}
-        (partial / "meta.json").write_text(json.dumps(identity | meta, indent=1), encoding="utf-8")
-
-
-def _write_tokens(
-    folder: Path,
-    texts: list[TextSource],
-    tokenizer: "PreTrainedTokenizerBase",
-    dtype: np.dtype[Any],
-    bar: Bar,
-) -> "array[int]":
-    """Write tokens.bin and names.txt as the documents come, and return the offsets, 8 bytes a document."""
-    offsets, written, name = array("q", [0]), 0, ""
-    with (
-        (folder / "tokens.bin").open("wb") as tokens,
-        (folder / "names.txt").open("w", encoding="utf-8", errors="replace") as names,
-    ):
-
-        def close_document() -> None:
-            if written > offsets[-1]:  # a text may have no tokens
-                offsets.append(written)
-                names.write(" ".join(name.splitlines()) + "\n")
-
-        for batch in _batches(texts, bar):
-            for piece, ids in zip(batch, encode(tokenizer, [piece.text for piece in batch], dtype), strict=True):
-                if piece.first:
-                    close_document()
-                    name = piece.name
-                tokens.write(ids.data)
-                written += len(ids)
-        close_document()
-    return offsets
-
-
-def _batches(texts: list[TextSource], bar: Bar) -> Iterator[list[documents.Piece]]:
-    """Group pieces to about `BATCH` characters. The bar moves by the bytes read once a group is done."""
-    batch, characters = list[documents.Piece](), 0
-    for piece in documents.pieces(texts):
-        batch.append(piece)
-        characters += len(piece.text)
-        if characters >= BATCH:
-            yield batch
-            bar.advance(piece.read - bar.done)
-            batch, characters = [], 0
-    if batch:
-        yield batch
-        bar.advance(batch[-1].read - bar.done)

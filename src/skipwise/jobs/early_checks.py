@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from skipwise.assets import catalogue
-from skipwise.config import RunConfig
-from skipwise.data import text_sources
+from skipwise.config import DataConfig, RunConfig
+from skipwise.data import near_duplicates, text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import runner
 from skipwise.models import sources
@@ -42,10 +42,26 @@ def check_inputs(config: RunConfig) -> None:
     evaluation = config.evaluation
     # Without documents of its own, perplexity is measured on text that is held out of the training.
     tasks = [task for task in evaluation.tasks if task != "perplexity" or evaluation.data]
+    check_data(config.data)
     check_texts(config.data.paths, config.data.field, config.data.split)
     with _quiet():
         runner.check(evaluation.model_copy(update={"tasks": tasks}))
     sources.find(config.model)
+
+
+def check_data(data: DataConfig) -> None:
+    """Refuse settings of the corpus that cannot be combined, or that need a package that is missing.
+
+    Raises:
+        SkipwiseError: For the first.
+    """
+    if data.duplicates == "near":
+        if data.streaming:
+            raise SkipwiseError(
+                "data.duplicates=near compares every document with all others, which data.streaming=true has not read "
+                "yet; use data.duplicates=exact, or data.streaming=false"
+            )
+        near_duplicates.require_package()
 
 
 def check_texts(paths: list[str], field: str = "text", split: str = "train") -> None:

@@ -82,7 +82,8 @@ def _extend(config: RunConfig, resume: bool, team: Team) -> None:
     """Do all of a run but the part of the measurements and of the training that other processes do."""
     folder = Path(config.out)
     check_folder(folder, resume)
-    with held_folder(folder):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(held_folder(folder))
         check_inputs(config)
         rows_module.read(folder / RESULTS)
         lengths_given = config.evaluation.lengths is not None
@@ -91,6 +92,8 @@ def _extend(config: RunConfig, resume: bool, team: Team) -> None:
         layers = _unreached_layers(config, model)
         loaded = load(config.model)
         texts = run_texts(config, loaded.tokenizer) if config.data.paths else None
+        if texts:
+            stack.callback(texts.close)
         config, documents = evaluation_documents(config, loaded.tokenizer, texts, lengths_given=lengths_given)
         texts_to_read = [("data", spans.store.tokens) for spans in texts.held_out] if texts else []
         for name, ids in [*texts_to_read, *documents]:

@@ -1,7 +1,7 @@
 """What a run works with: its configuration with everything written out, its examples and its documents."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig
@@ -11,6 +11,7 @@ from skipwise.data import token_store
 from skipwise.data.mix import Examples, Mixture, source_seed
 from skipwise.data.recall_documents import Recall
 from skipwise.data.skipped_positions import SkippedPositions
+from skipwise.data.streaming import AHEAD, StreamedPositions, TextStream
 from skipwise.data.token_store import Spans
 from skipwise.data.tokenising import leading_bos
 from skipwise.errors import SkipwiseError
@@ -23,7 +24,7 @@ from skipwise.positions.samplers import method
 from skipwise.rope import hf_config
 from skipwise.rope.scale import scale
 from skipwise.utils.progress import say
-from skipwise.utils.text import length_text
+from skipwise.utils.text import count_text, length_text
 
 MOST_DOCUMENTS = 64
 """Held-out texts that perplexity may choose from, the longest ones."""
@@ -80,6 +81,13 @@ class RunTexts:
     """Held-out examples at `skipped` positions and at `plain` ones, as in inference."""
     held_out: list[Spans]
     """Of each corpus: one, or one for each source of a mixture."""
+    streams: list[TextStream] = field(default_factory=list)
+    """Corpora that are tokenised while they are read."""
+
+    def close(self) -> None:
+        """Stop tokenising."""
+        for stream in self.streams:
+            stream.close()
 
     def documents(self) -> list[Document]:
         """Return the longest held-out texts as (name, tokens), longest first."""
@@ -103,7 +111,7 @@ def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
     mixed = [(path, weight) for path, weight in zip(data.paths, data.mix, strict=False) if weight]
     if not mixed:
         source = _source(config, data.paths, tokenizer, training.seed, steps)
-        return RunTexts(source.examples, source.validation, [source.held_out])
+        return _run_texts(source.examples, source.validation, [source])
     weights = [weight for _, weight in mixed]
     shares = [weight / sum(weights) for weight in weights]
     parts = [
@@ -119,7 +127,12 @@ def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
         for name in parts[0].validation
     }
     examples = mixture([part.examples for part in parts], max(steps, 1))
-    return RunTexts(examples, validation, [part.held_out for part in parts])
+    return _run_texts(examples, validation, parts)
+
+
+def _run_texts(examples: Examples, validation: dict[str, Examples], parts: list["_Source"]) -> RunTexts:
+    streams = [part.stream for part in parts if part.stream is not None]
+    return RunTexts(examples, validation, [part.held_out for part in parts], streams)
 
 
 class _Source(NamedTuple):
@@ -128,6 +141,7 @@ class _Source(NamedTuple):
     examples: Examples
     validation: dict[str, Examples]
     held_out: Spans
+    stream: TextStream | None
 
 
 def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expected: int) -> _Source:
@@ -149,27 +163,23 @@ def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expe
         seed=seed,
         examples=expected,
     )
-    store = token_store.open_store(data.model_copy(update={"paths": paths}), tokenizer)
-    usable = token_store.usable(store, sampler.document_length)
-    short = token_store.left_out(store, sampler.document_length)
-    say(
-        f"{', '.join(paths) if data.mix else 'text'}: {len(usable):,} documents, "
-        f"{int(store.lengths[usable].sum()):,} tokens; left out {short.documents:,} "
-        f"shorter than {length_text(sampler.document_length)} tokens ({short.tokens:,} tokens)"
-    )
-    spans = token_store.split(store, usable, data.validation, sampler.document_length)
-    learned, held_out = (Spans(store, part) for part in spans)
     bos = leading_bos(tokenizer)
-    examples = SkippedPositions(
-        learned,
-        sampler=sampler,
-        bos=bos,
-        mask_seams=training.mask_seams,
-        examples=max(training.steps * training.batch_size * training.gradient_accumulation, 1),
-        recall=Recall(tokenizer) if data.recall else None,
-        recall_share=data.recall,
-        plain_share=data.plain,
-    )
+    options: dict[str, Any] = {
+        "sampler": sampler,
+        "bos": bos,
+        "mask_seams": training.mask_seams,
+        "examples": max(training.steps * training.batch_size * training.gradient_accumulation, 1),
+        "recall": Recall(tokenizer) if data.recall else None,
+        "recall_share": data.recall,
+        "plain_share": data.plain,
+    }
+    stream = _stream(config, paths, tokenizer, sampler) if data.streaming else None
+    if stream:
+        examples: Examples = StreamedPositions(stream, **options)
+        held_out = stream.held_out
+    else:
+        learned, held_out = _stored(config, paths, tokenizer, sampler)
+        examples = SkippedPositions(learned, **options)
 
     def validation(positions: Sampler) -> Examples:
         return SkippedPositions(
@@ -181,7 +191,43 @@ def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expe
         )
 
     plain = dataclasses.replace(sampler, name="original")
-    return _Source(examples, {"skipped": validation(sampler.final), "plain": validation(plain)}, held_out)
+    return _Source(examples, {"skipped": validation(sampler.final), "plain": validation(plain)}, held_out, stream)
+
+
+def _stored(config: RunConfig, paths: list[str], tokenizer: Any, sampler: Sampler) -> tuple[Spans, Spans]:
+    """Tokenise a whole corpus, or find it tokenised. Returns what is trained on, and what is held out."""
+    data = config.data
+    store = token_store.open_store(data.model_copy(update={"paths": paths}), tokenizer)
+    least = max(sampler.document_length, data.minimum_tokens)
+    asks = "data.minimum_tokens" if least > sampler.document_length else "training.train_length"
+    usable = token_store.usable(store, least, setting=asks)
+    short = token_store.left_out(store, least)
+    say(
+        f"{', '.join(paths) if data.mix else 'text'}: {len(usable):,} documents, "
+        f"{int(store.lengths[usable].sum()):,} tokens; left out {short.documents:,} "
+        f"shorter than {length_text(least)} tokens ({short.tokens:,} tokens){store.duplicates_text}"
+    )
+    learned, held_out = token_store.split(store, usable, data.validation, sampler.document_length)
+    return Spans(store, learned), Spans(store, held_out)
+
+
+def _stream(config: RunConfig, paths: list[str], tokenizer: Any, sampler: Sampler) -> TextStream:
+    """Tokenise the beginning of a corpus, and go on while it is read."""
+    training, data = config.training, config.data
+    stream = TextStream(
+        data.model_copy(update={"paths": paths}),
+        tokenizer,
+        document_length=max(sampler.document_length, data.minimum_tokens),
+        example_length=sampler.example_length,
+        hold_out=training.validation_examples * sampler.example_length,
+        ahead=max(AHEAD, 2 * training.batch_size * training.gradient_accumulation),
+    )
+    held = stream.held_out
+    say(
+        f"{', '.join(paths) if data.mix else 'text'}: tokenised while training goes on; held out: "
+        f"{count_text(len(held), 'document')} at its start, {int(held.lengths.sum()):,} tokens"
+    )
+    return stream
 
 
 def evaluation_documents(
