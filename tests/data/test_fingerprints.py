@@ -19,14 +19,13 @@ def by_hand(text: str) -> int:
 def test_a_passage_is_a_paragraph_without_white_space() -> None:
     wrapped = LONG.replace(" of ", " of\n   ").replace(" than ", "  than\n")
     text = f"Title\n\n{wrapped}\n \t\n{LONG} Another.\n"
-    assert [passage.hash for passage in passages(text)] == [by_hand(LONG), by_hand(LONG + "Another.")]
-    assert passages(text)[0].size == len(LONG.replace(" ", ""))
+    assert passages(text) == [by_hand(LONG), by_hand(LONG + "Another.")]
     assert passages("short\n\nlines\n") == []
 
 
 def test_each_line_of_a_long_block_is_a_passage() -> None:
     lines = [f"{LONG} {index}" for index in range(100)]
-    assert [passage.hash for passage in passages("\n".join(lines))] == [by_hand(line) for line in lines]
+    assert passages("\n".join(lines)) == [by_hand(line) for line in lines]
 
 
 @pytest.mark.parametrize("least", [1, 64])

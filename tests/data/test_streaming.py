@@ -193,7 +193,7 @@ def test_an_error_in_the_text_comes_when_its_place_is_reached(
 
 
 def test_too_little_text_is_one_line(corpus: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(SkipwiseError, match="too little text to train on: documents need 100,000 tokens, the longest"):
+    with pytest.raises(SkipwiseError, match=r"too little text .*: documents need 100,000 tokens .* the longest"):
         stream_of(corpus, tokenizer, minimum=100_000)
     with pytest.raises(SkipwiseError, match="the first ones are held out"):
         stream_of(corpus, tokenizer, hold_out=10**6)

@@ -53,7 +53,7 @@ class DataConfig(Stage):
     """Begin to train at once, and tokenise the text while training goes on. Examples are then met in the order of the
     documents, shuffled over 1,024 neighbours, and the first documents are held out in place of the last ones, as many
     as `training.validation_examples` need (docs/data.md)."""
-    minimum_tokens: CountOrZero = 0
+    minimum_tokens: Length | None = None
     """Documents with fewer tokens are left out. Those too short for an example always are."""
     duplicates: Literal["keep", "exact", "near"] = "exact"
     """Documents that are left out because an earlier one is like them. `exact`: the same text but for white space;

@@ -8,7 +8,6 @@ import hashlib
 import re
 from array import array
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +22,8 @@ BLANK_LINE = re.compile(rb"\n[ \t\r\f\v]*\n")
 Hashes = NDArray[np.uint64]
 
 
-class Passage(NamedTuple):
-    """A paragraph, as its hash, and its bytes without white space."""
-
-    hash: int
-    size: int
-
-
 class DocumentHashes:
-    """The hash of a document that comes in parts, and the passages that it consists of.
+    """The hash of a document that comes in parts, and the hashes of the passages that it consists of.
 
     A passage is a block between blank lines, or a line of a block longer than `LONG_BYTES`. Passages of fewer than
     `LEAST_BYTES` bytes are left out.
@@ -40,7 +32,7 @@ class DocumentHashes:
     def __init__(self) -> None:
         self._whole = hashlib.blake2b(digest_size=8)
         self._rest = b""
-        self.passages: list[Passage] = []
+        self.passages: list[int] = []
 
     def add(self, text: str) -> None:
         """Take the next part of the document."""
@@ -62,11 +54,11 @@ class DocumentHashes:
             self._whole.update(dense)
             if len(dense) >= LEAST_BYTES:
                 digest = hashlib.blake2b(dense, digest_size=8).digest()
-                self.passages.append(Passage(int.from_bytes(digest, "little"), len(dense)))
+                self.passages.append(int.from_bytes(digest, "little"))
 
 
-def passages(text: str) -> list[Passage]:
-    """Return the passages of a whole text."""
+def passages(text: str) -> list[int]:
+    """Return the hashes of the passages of a whole text."""
     hashes = DocumentHashes()
     hashes.add(text)
     hashes.close()

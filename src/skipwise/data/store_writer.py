@@ -132,7 +132,7 @@ class StoreWriter:
             if exact or near:
                 self._cut()
             else:
-                self._end_document(value, [passage.hash for passage in hashes.passages])
+                self._end_document(value, hashes.passages)
         elif self._near:
             self._near.close(forget=True)
 

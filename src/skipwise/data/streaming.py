@@ -32,7 +32,7 @@ from skipwise.config import DataConfig
 from skipwise.data.skipped_positions import SkippedPositions
 from skipwise.data.store_building import Corpus
 from skipwise.data.store_cache import cache_of, cannot_write
-from skipwise.data.store_writer import NAMES, OFFSETS, PASSAGES, TOKENS, StoreWriter, read_progress
+from skipwise.data.store_writer import NAMES, OFFSETS, PASSAGE_OFFSETS, PASSAGES, TOKENS, StoreWriter, read_progress
 from skipwise.data.token_store import Spans, TokenDocuments, TokenStore, is_whole, mapped
 from skipwise.errors import SkipwiseError
 from skipwise.positions.sampler import example_order
@@ -63,7 +63,7 @@ class GrowingStore(TokenStore):
     def __init__(self, folder: Path) -> None:
         self.folder, self.finished = folder, False
         self.tokens, self.offsets = np.empty(0, np.uint16), np.zeros(1, np.int64)
-        self.passages = np.empty(0, np.uint64)
+        self.passages, self.passage_offsets = np.empty(0, np.uint64), np.zeros(1, np.int64)
         self.refresh()
 
     def refresh(self) -> None:
@@ -82,8 +82,9 @@ class GrowingStore(TokenStore):
             dtype = (folder / "dtype").read_text(encoding="utf-8")
             tokens = mapped(folder / TOKENS, dtype, progress.tokens)
             passages = mapped(folder / PASSAGES, "uint64", progress.passages)
+            passage_offsets = mapped(folder / PASSAGE_OFFSETS, "int64", progress.documents + 1)
             self.offsets = mapped(folder / OFFSETS, "int64", progress.documents + 1)
-            self.tokens, self.passages = tokens, passages
+            self.tokens, self.passages, self.passage_offsets = tokens, passages, passage_offsets
 
     def name(self, index: int) -> str:
         """Where a document comes from."""
@@ -107,6 +108,7 @@ class TextStream:
         example_length: Tokens in an example.
         hold_out: Tokens to hold out at the start of the corpus.
         ahead: Slots to fill beyond the last one asked for.
+        setting: Which setting asks for `document_length`, for the error.
 
     Attributes:
         store: The documents so far.
@@ -125,11 +127,13 @@ class TextStream:
         example_length: int,
         hold_out: int,
         ahead: int = AHEAD,
+        setting: str = "training.train_length",
     ) -> None:
         self._corpus = Corpus(data, tokenizer)
         self._minimum, self._size, self._ahead = document_length, example_length, ahead
         self._missing = max(hold_out, document_length)
         self._folder = cache_of(data) / self._corpus.fingerprint
+        self._setting = setting
         self._changed, self._stopped = threading.Condition(), False
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -148,6 +152,13 @@ class TextStream:
     def slots(self) -> int:
         """Slots that can be read."""
         return self.ends[-1] if self.ends else 0
+
+    @property
+    def spans(self) -> Spans:
+        """What is trained on, of the documents so far."""
+        with self._changed:
+            columns = [np.array(self.documents), np.zeros(len(self.documents), np.int64), np.array(self.stops)]
+            return Spans(self.store, np.stack(columns, axis=1).astype(np.int64))
 
     @property
     def complete(self) -> bool:
@@ -284,9 +295,9 @@ class TextStream:
     def _too_little(self) -> str:
         longest = int(self.store.lengths.max(initial=0))
         return (
-            f"too little text to train on: documents need {self._minimum:,} tokens, the longest of {len(self.store):,} "
-            f"has {longest:,}, and the first ones are held out for validation; give more or longer texts, or a smaller "
-            "training.train_length"
+            f"too little text to train on: documents need {self._minimum:,} tokens ({self._setting}), the longest of "
+            f"{len(self.store):,} has {longest:,}, and the first ones are held out for validation; give more or longer "
+            f"texts, or a smaller {self._setting}"
         )
 
 

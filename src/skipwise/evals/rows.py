@@ -82,6 +82,8 @@ class Row(BaseModel):
     """Names of the documents of a perplexity."""
     data: str | None = None
     """Digest of the prompts and right answers, or of the texts, as tokens."""
+    overlap: float | None = None
+    """Share of the passages of the task's texts that stand in the training text too; None where nobody looked."""
 
     # Figures
     value: float = float("nan")

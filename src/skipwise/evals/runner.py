@@ -5,7 +5,7 @@ compared with that of the row asked for, so rows of another model, seed or text 
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,7 @@ def evaluate(
     lengths: list[int],
     inputs: Inputs | None = None,
     team: "Team | None" = None,
+    overlaps: Mapping[str, float] | None = None,
 ) -> list[Row]:
     """Measure all tasks of `settings.tasks` for one model.
 
@@ -131,6 +132,7 @@ def evaluate(
         lengths: Tokens.
         inputs: What prompts are made from, where some were made with it already; new when absent.
         team: Processes that call this with the same arguments, and divide the measurements.
+        overlaps: By task, the share of its texts' passages that the model was trained on, for the rows.
 
     Returns:
         All rows, the finished ones among them. None in a process of `team` that is not the first.
@@ -143,6 +145,7 @@ def evaluate(
         raise SkipwiseError("evaluation.lengths is empty: expected tokens such as [2k, 4k, 8k]")
     lengths = sorted(set(lengths))
     session = Session(loaded, settings, label=label, out=out, documents=documents, inputs=inputs)
+    session.overlaps = overlaps or {}
     plans = [_plan(name, session, lengths) for name in dict.fromkeys(settings.tasks)]
     whole = hf_config.changes_with_length(loaded.model.config)
     longest = max([0, *(plan.longest for plan in plans)])

@@ -2,7 +2,7 @@
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class AnswerSession(ABC):
         self.window: int = columns["window"]
         self._out = out
         self._columns = {"model": label, **columns}
+        self.overlaps: Mapping[str, float] = {}
         self._finished = {row.identity: row for row in rows.read(out)} if out else {}
         self._collected: dict[str, Row] = {}
         """Rows that several processes measured and that are not in the file yet."""
@@ -61,7 +62,9 @@ class AnswerSession(ABC):
         return list(range(len(cells)))
 
     def append(self, row: Row) -> Row:
-        """Write a row that is measured."""
+        """Write a row that is measured, with the overlap of its task's texts with the training text."""
+        if row.task in self.overlaps:
+            row = row.replace(overlap=self.overlaps[row.task])
         if self._out:
             rows.append(self._out, row)
         self._finished[row.identity] = row

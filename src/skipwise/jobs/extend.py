@@ -22,6 +22,7 @@ from skipwise.evals.runner import Document, evaluate
 from skipwise.export import hugging_face, source_card
 from skipwise.export.model_card import write_card
 from skipwise.jobs.early_checks import check_inputs, check_room
+from skipwise.jobs.overlaps import said_overlaps
 from skipwise.jobs.run_inputs import RunTexts, evaluation_documents, resolved_config, run_texts
 from skipwise.models import configuration, sources
 from skipwise.models.agreement import check_text
@@ -51,6 +52,8 @@ class Evaluation(NamedTuple):
     documents: list[Document]
     """For perplexity."""
     label: str
+    overlaps: dict[str, float]
+    """By task, the share of its texts' passages that the training text holds too."""
 
 
 def extend(config: RunConfig, *, resume: bool = False) -> Path:
@@ -101,20 +104,21 @@ def _extend(config: RunConfig, resume: bool, team: Team) -> None:
         trained = (folder / "model").exists()
         if texts and not trained:
             check_room(loaded, config, texts.examples.example_length, resume=resume)
+        overlaps = said_overlaps(config, texts, documents) if texts else {}
         open_folder(config, folder, resume)
         division.adopt(folder / RESULTS)
         known: dict[str, Any] = {"layers": layers, "source": source_card.facts(config.model)}
         if team.place.size > 1:
             known["processes"] = team.place.size
         facts = _environment(loaded, folder, known)
-        _evaluate(loaded, Evaluation(config, config.model, documents, "original"), team)
+        _evaluate(loaded, Evaluation(config, config.model, documents, "original", overlaps), team)
         del loaded
         gc.collect()
         if not trained:
             facts |= _train(config, texts, folder, resume, team)
             write_text(folder / ENVIRONMENT, json.dumps(facts, indent=2))
         extended = config.model.model_copy(update={"path": str(folder / "model"), "revision": None})
-        _evaluate(load(extended), Evaluation(config, extended, documents, "extended"), team)
+        _evaluate(load(extended), Evaluation(config, extended, documents, "extended", overlaps), team)
         write_card(folder / "model", config, facts, rows_module.read(folder / RESULTS))
         write_report([folder], folder / "report.html")
 
@@ -162,7 +166,16 @@ def _measure(loaded: LoadedModel, evaluation: Evaluation, team: Team) -> None:
     """The part of an evaluation that every process has."""
     settings = evaluation.config.evaluation
     out, lengths = Path(evaluation.config.out) / RESULTS, settings.lengths or []
-    evaluate(loaded, settings, evaluation.documents, label=evaluation.label, out=out, lengths=lengths, team=team)
+    evaluate(
+        loaded,
+        settings,
+        evaluation.documents,
+        label=evaluation.label,
+        out=out,
+        lengths=lengths,
+        team=team,
+        overlaps=evaluation.overlaps,
+    )
 
 
 def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool, team: Team) -> dict[str, Any]:

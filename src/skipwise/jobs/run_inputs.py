@@ -1,7 +1,7 @@
 """What a run works with: its configuration with everything written out, its examples and its documents."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig
@@ -81,13 +81,14 @@ class RunTexts:
     """Held-out examples at `skipped` positions and at `plain` ones, as in inference."""
     held_out: list[Spans]
     """Of each corpus: one, or one for each source of a mixture."""
-    streams: list[TextStream] = field(default_factory=list)
-    """Corpora that are tokenised while they are read."""
+    learned: list[Spans | TextStream]
+    """What is trained on of each corpus."""
 
     def close(self) -> None:
         """Stop tokenising."""
-        for stream in self.streams:
-            stream.close()
+        for corpus in self.learned:
+            if isinstance(corpus, TextStream):
+                corpus.close()
 
     def documents(self) -> list[Document]:
         """Return the longest held-out texts as (name, tokens), longest first."""
@@ -131,8 +132,7 @@ def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
 
 
 def _run_texts(examples: Examples, validation: dict[str, Examples], parts: list["_Source"]) -> RunTexts:
-    streams = [part.stream for part in parts if part.stream is not None]
-    return RunTexts(examples, validation, [part.held_out for part in parts], streams)
+    return RunTexts(examples, validation, [part.held_out for part in parts], [part.learned for part in parts])
 
 
 class _Source(NamedTuple):
@@ -141,7 +141,7 @@ class _Source(NamedTuple):
     examples: Examples
     validation: dict[str, Examples]
     held_out: Spans
-    stream: TextStream | None
+    learned: Spans | TextStream
 
 
 def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expected: int) -> _Source:
@@ -173,8 +173,9 @@ def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expe
         "recall_share": data.recall,
         "plain_share": data.plain,
     }
-    stream = _stream(config, paths, tokenizer, sampler) if data.streaming else None
-    if stream:
+    learned: Spans | TextStream
+    if data.streaming:
+        learned = stream = _stream(config, paths, tokenizer, sampler)
         examples: Examples = StreamedPositions(stream, **options)
         held_out = stream.held_out
     else:
@@ -191,16 +192,23 @@ def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expe
         )
 
     plain = dataclasses.replace(sampler, name="original")
-    return _Source(examples, {"skipped": validation(sampler.final), "plain": validation(plain)}, held_out, stream)
+    return _Source(examples, {"skipped": validation(sampler.final), "plain": validation(plain)}, held_out, learned)
+
+
+def _least(config: RunConfig, sampler: Sampler) -> tuple[int, str]:
+    """Tokens that a document must have, and which setting asks for them."""
+    minimum = config.data.minimum_tokens or 0
+    if minimum > sampler.document_length:
+        return minimum, "data.minimum_tokens"
+    return sampler.document_length, "training.train_length"
 
 
 def _stored(config: RunConfig, paths: list[str], tokenizer: Any, sampler: Sampler) -> tuple[Spans, Spans]:
     """Tokenise a whole corpus, or find it tokenised. Returns what is trained on, and what is held out."""
     data = config.data
     store = token_store.open_store(data.model_copy(update={"paths": paths}), tokenizer)
-    least = max(sampler.document_length, data.minimum_tokens)
-    asks = "data.minimum_tokens" if least > sampler.document_length else "training.train_length"
-    usable = token_store.usable(store, least, setting=asks)
+    least, setting = _least(config, sampler)
+    usable = token_store.usable(store, least, setting=setting)
     short = token_store.left_out(store, least)
     say(
         f"{', '.join(paths) if data.mix else 'text'}: {len(usable):,} documents, "
@@ -214,13 +222,15 @@ def _stored(config: RunConfig, paths: list[str], tokenizer: Any, sampler: Sample
 def _stream(config: RunConfig, paths: list[str], tokenizer: Any, sampler: Sampler) -> TextStream:
     """Tokenise the beginning of a corpus, and go on while it is read."""
     training, data = config.training, config.data
+    least, setting = _least(config, sampler)
     stream = TextStream(
         data.model_copy(update={"paths": paths}),
         tokenizer,
-        document_length=max(sampler.document_length, data.minimum_tokens),
+        document_length=least,
         example_length=sampler.example_length,
         hold_out=training.validation_examples * sampler.example_length,
         ahead=max(AHEAD, 2 * training.batch_size * training.gradient_accumulation),
+        setting=setting,
     )
     held = stream.held_out
     say(

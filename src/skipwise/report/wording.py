@@ -111,6 +111,15 @@ def missing(run: Run) -> list[str]:
     return notes
 
 
+def _overlaps(run: Run) -> str:
+    """How much of each task's texts the training text holds too: `3.5% of the passages of perplexity`."""
+    shares = {row.task: row.overlap for row in run.results if row.overlap is not None}
+    if not shares:
+        return "not looked up"
+    parts = [f"{100 * share:.2g}% of the passages of {task}" for task, share in shares.items() if share]
+    return ", ".join(parts) or f"no passage of the texts of {', '.join(shares)}"
+
+
 def settings(run: Run) -> list[dict[str, Any]]:
     """Groups of (label, value) that say what was done; the same groups and labels for every run."""
     config, environment = run.config, run.environment or Environment()
@@ -141,7 +150,9 @@ def settings(run: Run) -> list[dict[str, Any]]:
         "Data": {
             "Text": ", ".join(config.data.described()) or "unknown",
             "Left out": ", ".join(config.data.exclude) or "nothing",
-            "Held out": f"{100 * config.data.validation:g}% for validation",
+            "Held out": "the first documents, for validation"
+            if config.data.streaming
+            else f"{100 * config.data.validation:g}% for validation",
             "Synthetic recall": f"{100 * config.data.recall:g}% of examples",
             "Plain positions": f"{100 * config.data.plain:g}% of examples",
         },
@@ -150,6 +161,7 @@ def settings(run: Run) -> list[dict[str, Any]]:
             "Perplexity": f"{evaluation.protocol}, up to {evaluation.documents} documents",
             "Passkey": f"{evaluation.trials} × {len(evaluation.depths)} depths for each length",
             "Seed": f"{evaluation.seed}",
+            "Also trained on": _overlaps(run),
         },
         "Machine": {
             "Device": environment.device or "unknown",
