@@ -49,6 +49,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "summarize": {"data": [str(folder / "summaries.jsonl")], "output_tokens": 8},
         "ruler": {"tasks": ["qa_1"], "samples": 2, "squad": str(folder / "squad.json")},
         "harness": {"tasks": [str(folder / "sums.jsonl")]},
+        "babilong": {"kinds": [1, 4], "samples": 1, "examples": False, "filler": documents},
+        "mrcr": {"needles": [2], "samples": 1, "sentences": 1},
+        "non_literal": {"filler": documents},
+        "placed": {"filler": documents, "limit": 2, "depths": [0.5]},
     }
     return {
         "target_length": 1024,

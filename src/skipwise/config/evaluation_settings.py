@@ -97,6 +97,78 @@ class RulerConfig(Stage):
     """Average that a length must reach to be effective. RULER's is what Llama-2-7B reaches at 4k, 85.6 %."""
 
 
+class BabilongConfig(Stage):
+    """Task `babilong`: reasoning over facts that are scattered in a long text."""
+
+    kinds: list[Annotated[int, Field(ge=1, le=10)]] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    """bAbI's kinds: 1 to 3 supporting facts, 4 and 5 relations, 6 yes or no, 7 counting, 8 lists, 9 negation, 10
+    indefinite knowledge."""
+    samples: Count = 10
+    """Prompts for each kind and length. BABILong's authors use 100."""
+    examples: bool = True
+    """Put the published worked examples into the prompt. They take 70 to 140 words."""
+    filler: list[str] = ["python-reference"]
+    """Prose between the facts (files, folders, `datasets` ids, packaged names, or `PATH::FIELD`), repeated where too
+    short. BABILong's own are the books of PG-19."""
+
+
+class LongPplConfig(Stage):
+    """Task `longppl`: perplexity of the tokens that need the long context. Documents are those of perplexity."""
+
+    evaluator: str | None = None
+    """Model that says which tokens need the long context, with the tokenizer of the measured ones. When absent each
+    model does so for itself, and the values of two models do not compare."""
+    short_context: Annotated[Length, Field(ge=2)] | None = None
+    """Tokens of the short context. When absent the paper's 4k, or a quarter of the longest length where that is
+    less."""
+    step: Length | None = None
+    """Tokens that share one short context. When absent the paper's 1k, or a quarter of the short context where that is
+    less."""
+    gain: float = 2.0
+    """Log-probability (nats) that the long context has to add; the paper's alpha."""
+    log_probability: float = -2.0
+    """Log-probability (nats) that a token has to have after the long context; the paper's beta."""
+
+
+class MrcrConfig(Stage):
+    """Task `mrcr`: the k-th of several answers to one request in a long conversation."""
+
+    needles: list[Annotated[int, Field(ge=2, le=8)]] = [2, 4, 8]
+    """How often the request is made, each a variant with rows of its own."""
+    samples: Count = 8
+    """Questions for each number of needles and length."""
+    conversations: Count = 4
+    """Different conversations at each length. Questions about one share the reading of it; intervals are over them."""
+    sentences: Annotated[int, Field(ge=1, le=16)] = 3
+    """Sentences of each text after its opening; more make longer answers."""
+
+
+class NonLiteralConfig(Stage):
+    """Task `non_literal`: needles that share no word with their question, and twins that do."""
+
+    filler: list[str] = ["python-reference"]
+    """Prose that hides the needles (files, folders, `datasets` ids, packaged names, or `PATH::FIELD`), repeated where
+    too short."""
+
+
+class PlacedConfig(Stage):
+    """Task `placed`: short multiple-choice questions at several places of long filler, and without filler."""
+
+    questions: str | None = None
+    """A .jsonl file of multiple-choice questions, read as `harness` reads it (`evaluation.harness.question_field`,
+    `choices_field`, `answer_field`). When absent, 24 plain questions that come with Skipwise."""
+    limit: Count | None = None
+    """The first so many questions. All when absent."""
+    depths: list[Annotated[float, Field(ge=0, le=1)]] = [0.0, 0.5, 1.0]
+    """Places of the question in the filler, from 0 (start) to 1 (end)."""
+    answer: Literal["likelihood", "letter"] = "likelihood"
+    """`likelihood`: the likeliest choice, which needs the weights; `letter`: the model writes the letter of a choice. A
+    served model always writes the letter."""
+    filler: list[str] = ["python-reference"]
+    """Prose around the question (files, folders, `datasets` ids, packaged names, or `PATH::FIELD`), repeated where too
+    short."""
+
+
 class HarnessConfig(Stage):
     """Task `harness`: short benchmarks through lm-eval."""
 
@@ -155,5 +227,10 @@ class EvaluationConfig(Stage):
     summarize: SummarizeConfig = SummarizeConfig()
     ruler: RulerConfig = RulerConfig()
     harness: HarnessConfig = HarnessConfig()
+    babilong: BabilongConfig = BabilongConfig()
+    longppl: LongPplConfig = LongPplConfig()
+    mrcr: MrcrConfig = MrcrConfig()
+    non_literal: NonLiteralConfig = NonLiteralConfig()
+    placed: PlacedConfig = PlacedConfig()
     seed: Seed = 0
     """Seed of prompts, keys and documents."""

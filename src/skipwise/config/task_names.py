@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Literal
 FOLDER = Path(__file__).parent.parent / "evals" / "tasks"
 
 
+READS_DOCUMENTS = frozenset({"perplexity", "longppl"})
+"""Tasks that read the documents of `evaluation.data`, or held-out text."""
+
+
 def task_names() -> tuple[str, ...]:
     """Names of all tasks, in alphabetical order."""
     files = {path.stem for path in FOLDER.glob("*.py")}

@@ -80,6 +80,8 @@ class Row(BaseModel):
     """RULER's average: the tasks that it was made from."""
     documents: list[str] = []
     """Names of the documents of a perplexity."""
+    evaluator: str | None = None
+    """longppl: the model that chose the key tokens, as given."""
     data: str | None = None
     """Digest of the prompts and right answers, or of the texts, as tokens."""
     overlap: float | None = None
@@ -91,6 +93,8 @@ class Row(BaseModel):
     high: float | None = None
     interval: str | None = None
     """Name of the 95 % interval from `low` to `high`; None where there is none."""
+    chance: float | None = None
+    """What guessing would score; None where there is no such level."""
     tokens: float | None = None
     """Mean length of the prompts or, for a perplexity, how many tokens were scored."""
     seconds: float | None = None

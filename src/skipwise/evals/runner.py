@@ -21,7 +21,7 @@ from skipwise.evals.served.deployment import Deployment
 from skipwise.evals.served.perplexity import ServedPerplexity
 from skipwise.evals.served.session import ServedSession
 from skipwise.evals.session import Session
-from skipwise.evals.task import Inputs, LocalPlan, Task, TaskPlan
+from skipwise.evals.task import CustomTask, Inputs, LocalPlan, Task, TaskPlan
 from skipwise.models.load import LoadedModel
 from skipwise.models.memory import check_memory, chunk_tokens
 from skipwise.rope import hf_config
@@ -200,7 +200,8 @@ def check_served(name: str) -> None:
     Raises:
         SkipwiseError: For one that needs the weights.
     """
-    if name != "perplexity" and not isinstance(tasks.task(name), Task):
+    task = tasks.task(name)
+    if name != "perplexity" and isinstance(task, CustomTask) and task.served is None:
         raise SkipwiseError(
             f"{name} needs the weights of the model, which a server does not give; leave it out of --tasks"
         )
@@ -209,7 +210,9 @@ def check_served(name: str) -> None:
 def _served_plan(name: str, session: ServedSession, lengths: list[int]) -> TaskPlan:
     check_served(name)
     task = tasks.task(name)
-    return PromptedPlan(task, session, lengths) if isinstance(task, Task) else ServedPerplexity(session, lengths)
+    if isinstance(task, Task):
+        return PromptedPlan(task.served or task, session, lengths)
+    return task.served(session, lengths) if task.served else ServedPerplexity(session, lengths)
 
 
 def _plan(name: str, session: Session, lengths: list[int]) -> LocalPlan:

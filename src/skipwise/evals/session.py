@@ -8,6 +8,7 @@ from typing import Any
 
 from skipwise.config import EvaluationConfig
 from skipwise.evals import rows, speculative_decoding
+from skipwise.evals.choice_likelihood import ChoicePrompt, log_likelihoods
 from skipwise.evals.rows import Row
 from skipwise.evals.speculative_decoding import Prompt
 from skipwise.evals.task import Inputs, Question
@@ -154,16 +155,26 @@ class Session(AnswerSession):
 
     def tokens_to_read(self, questions: Sequence[Question]) -> int:
         """Tokens that `answer` will read at least, what prompts share once; see `speculative_decoding`."""
+        if questions and questions[0].choices:
+            return speculative_decoding.tokens_to_read(self.reader, [Prompt(q.ids, []) for q in questions])
         return speculative_decoding.tokens_to_read(self.reader, [Prompt(q.ids, q.draft) for q in questions])
 
     def answer(
         self, questions: Sequence[Question], limit: int, ended: Callable[[int, list[int]], bool], advance: Any
     ) -> Iterator[tuple[int, list[int]]]:
-        """Greedy answers as (index of the question, tokens), which end with the text at the latest."""
+        """Greedy answers as (index of the question, tokens), which end with the text at the latest.
+
+        Of questions with `choices` the likeliest one is the answer.
+        """
+        if questions and questions[0].choices:
+            prompts = [ChoicePrompt(question.ids, question.choices) for question in questions]
+            for i, values in log_likelihoods(self.reader, prompts, advance):
+                yield i, questions[i].choices[values.index(max(values))]
+            return
         ends = self._end_ids()
-        prompts = [Prompt(question.ids, question.draft) for question in questions]
-        return speculative_decoding.answer(
-            self.reader, prompts, limit, lambda i, new: new[-1] in ends or ended(i, new), advance
+        drafted = [Prompt(question.ids, question.draft) for question in questions]
+        yield from speculative_decoding.answer(
+            self.reader, drafted, limit, lambda i, new: new[-1] in ends or ended(i, new), advance
         )
 
     def _end_ids(self) -> set[int]:

@@ -141,7 +141,9 @@ def _task_table(rows: list[Row], shown: str) -> _Table:
     intervals = " or ".join(dict.fromkeys(row.interval for row in rows if row.interval))
     kinds = dict.fromkeys(row.variant or row.metric for row in rows)
     kind = f" ({next(iter(kinds))})" if len(kinds) == 1 else ""
-    unit = {"perplexity": "documents", "harness": "questions"}.get(rows[0].task.removesuffix("_by_position"), "prompts")
+    unit = {"perplexity": "documents", "longppl": "documents", "harness": "questions"}.get(
+        rows[0].task.removesuffix("_by_position"), "prompts"
+    )
     title = f"{rows[0].task}{kind}, value{f' [{intervals}]' if intervals else ''}, n {unit}"
     return _table(title, list(places.values()), _models(rows), lambda m, row: cells.get((m, *row.place), "-"), False)
 

@@ -25,6 +25,7 @@ from skipwise.evals.rows import Row, digest
 from skipwise.utils.text import length_text
 
 if TYPE_CHECKING:
+    from skipwise.evals.served.session import ServedSession
     from skipwise.evals.session import Session
 
 T = TypeVar("T")
@@ -68,6 +69,10 @@ class Question(NamedTuple):
     """Text that other questions are about too, such as `list 0`; the interval is over these. None: no other is."""
     answer_tokens: int = 0
     """Most tokens of its answer; set when it is asked."""
+    chance: float | None = None
+    """What a guess scores on average; None where there is no such level."""
+    choices: Sequence[list[int]] = ()
+    """Token ids of answers of which a model in this process gives the likeliest; none: it writes its answer."""
 
 
 def special_prefix(tokenizer: Any) -> list[int]:
@@ -108,6 +113,25 @@ class Inputs:
             return ids
         prefix: list[int] = self.once("prefix", lambda: special_prefix(self.tokenizer))
         return prefix + self._plain(body + lead)
+
+    def encode_turns(self, turns: Sequence[tuple[str, str]], last: str) -> list[int]:
+        """Token ids of a conversation and its last request.
+
+        Args:
+            turns: (request, answer) of each turn before.
+            last: The request that is to be answered.
+
+        Returns:
+            Under `evaluation.chat` the turns in the model's chat template; else a text of lines `User:` and
+            `Assistant:`, which ends with the latter.
+        """
+        if self.settings.chat:
+            messages = [message for turn in turns for message in zip(("user", "assistant"), turn, strict=True)]
+            shown = [{"role": role, "content": text} for role, text in [*messages, ("user", last)]]
+            text = self.tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
+            return self._plain(text)
+        lines = [f"User: {request}\n\nAssistant: {answer}" for request, answer in turns]
+        return self.encode("\n\n".join([*lines, f"User: {last}"]), "\n\nAssistant:")
 
     def count(self, text: str) -> int:
         """Tokens of a piece of text, without special tokens."""
@@ -176,6 +200,8 @@ class Task:
     """The variants share no text: they are measured one after the other, which holds fewer prompts at once."""
     check: Callable[[EvaluationConfig], object] = _nothing
     """Refuse what can be refused without a model, such as a missing package or file. Errors: SkipwiseError."""
+    served: "Task | None" = None
+    """What a served model is asked instead, where the task needs more than written answers."""
 
 
 class TaskPlan(Protocol):
@@ -208,6 +234,8 @@ class CustomTask:
     """The rows of a model at some lengths (tokens, ascending). Errors: SkipwiseError for what cannot be measured."""
     check: Callable[[EvaluationConfig], object] = _nothing
     """As in `Task`."""
+    served: Callable[["ServedSession", list[int]], TaskPlan] | None = None
+    """The rows of a served model; None for a task that needs the weights."""
 
 
 def depth_grid(settings: EvaluationConfig, name: str, length: int, minimum: int, answer_tokens: int) -> list[Cell]:
@@ -268,7 +296,14 @@ def header(task: Task, inputs: Inputs, cell: Cell, questions: Sequence[Question]
         seed=inputs.settings.seed,
         chat=inputs.settings.chat,
         data=state.hexdigest()[:16],
+        chance=_chance(questions),
     )
+
+
+def _chance(questions: Sequence[Question]) -> float | None:
+    """What guesses score on average over some prompts."""
+    levels = [question.chance for question in questions if question.chance is not None]
+    return round(sum(levels) / len(levels), 4) if levels and len(levels) == len(questions) else None
 
 
 def measure(
@@ -368,5 +403,6 @@ def _overall(rows: Sequence[Row]) -> Row:
         tokens=round(sum((row.tokens or 0) * row.n for row in rows) / n),
         seconds=round(sum(row.seconds or 0 for row in rows), 3),
         cut=sum(row.cut for row in rows),
+        chance=rows[0].chance and round(sum((row.chance or 0) * row.n for row in rows) / n, 4),
     )
     return scored(whole, [score for row in rows for score in row.scores])

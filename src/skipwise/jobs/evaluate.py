@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from skipwise.config import EvaluationConfig, ModelConfig, ServerConfig, is_url, validate
+from skipwise.config.task_names import READS_DOCUMENTS
 from skipwise.errors import SkipwiseError
 from skipwise.evals import division, prompted, rows, runner, tasks
 from skipwise.evals.rows import Row
@@ -83,8 +84,9 @@ def evaluate(
         raise SkipwiseError("no model to evaluate: give a folder, a hub id, a .gguf file or a packaged name")
     if not settings.tasks:
         raise SkipwiseError("evaluation.tasks is empty: expected names such as [perplexity, passkey]")
-    if "perplexity" in settings.tasks and not settings.data:
-        raise SkipwiseError("perplexity needs documents: give them with --data, or choose --tasks passkey")
+    reading = next((name for name in settings.tasks if name in READS_DOCUMENTS), None)
+    if reading and not settings.data:
+        raise SkipwiseError(f"{reading} needs documents: give them with --data, or choose --tasks passkey")
     with processes.joined(again="run the same command") as team, contextlib.ExitStack() as stack:
         return _evaluate(given, settings, Path(out), team, stack)
 
@@ -173,12 +175,12 @@ def _check_tasks(candidate: _Candidate, settings: EvaluationConfig, lengths: lis
     for name in dict.fromkeys(settings.tasks):
         task = tasks.task(name)
         if isinstance(task, Task):
-            cells = prompted.grid(task, inputs, lengths)
+            cells = prompted.grid((candidate.deployment and task.served) or task, inputs, lengths)
             if candidate.deployment:
                 runner.check_admitted(candidate.deployment, max(cells, default=0))
         elif candidate.deployment:
             runner.check_served(name)
-    if "perplexity" in settings.tasks:
+    if READS_DOCUMENTS & set(settings.tasks):
         candidate.documents = runner.load_documents(
             settings.data, inputs.tokenizer, minimum=max(lengths), limit=settings.documents
         )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedConfig
 
 from skipwise.config import DEFAULT_TRAIN_LENGTH, RunConfig, merge, validate
+from skipwise.config.task_names import READS_DOCUMENTS
 from skipwise.data import token_store
 from skipwise.data.mix import Examples, Mixture, source_seed
 from skipwise.data.recall_documents import Recall
@@ -259,19 +260,20 @@ def evaluation_documents(
     """
     evaluation = config.evaluation
     assert evaluation.lengths is not None
-    if evaluation.data and "perplexity" in evaluation.tasks:
+    reading = next((name for name in evaluation.tasks if name in READS_DOCUMENTS), None)
+    if evaluation.data and reading:
         limit = evaluation.documents
         return config, load_documents(evaluation.data, tokenizer, minimum=max(evaluation.lengths), limit=limit)
     if texts is None:
-        if "perplexity" in evaluation.tasks:
-            raise SkipwiseError("perplexity needs documents: name some with evaluation.data, or choose other tasks")
+        if reading:
+            raise SkipwiseError(f"{reading} needs documents: name some with evaluation.data, or choose other tasks")
         return config, []
     documents = texts.documents()
     longest = len(documents[0][1])
     reached = [length for length in evaluation.lengths if length <= longest]
-    if len(reached) == len(evaluation.lengths) or "perplexity" not in evaluation.tasks:
+    if len(reached) == len(evaluation.lengths) or not reading:
         return config, documents
-    reason = f"perplexity: the longest held-out text has {longest:,} tokens"
+    reason = f"{reading}: the longest held-out text has {longest:,} tokens"
     if lengths_given or not reached:
         raise SkipwiseError(
             f"{reason}, evaluation.lengths go up to {max(evaluation.lengths):,}; name longer documents with "

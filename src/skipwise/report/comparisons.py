@@ -32,7 +32,8 @@ def comparisons(first: Sequence[Row], later: Sequence[Row]) -> list[Comparison]:
 def counted(every: Iterable[Comparison]) -> list[Comparison]:
     """The comparisons that a count of verdicts is made of: those over all depths, and no measurement twice.
 
-    Perplexity between two lengths reads the same documents as perplexity at the longer one. An average is made of
+    Perplexity between two lengths reads the same documents as perplexity at the longer one, and so does the plain
+    perplexity beside LongPPL. An average is made of
     tasks that count by themselves. A benchmark with several metrics counts by its first.
     """
     whole = [c for c in every if c.after.depth is None and c.after.metric not in TOKEN_METRICS]
@@ -41,7 +42,8 @@ def counted(every: Iterable[Comparison]) -> list[Comparison]:
     for c in whole:
         row = c.after
         between = row.task == "perplexity_by_position" and (row.variant, row.length) in perplexities
-        if between or row.tasks or (row.task == "ruler" and row.variant == "average"):
+        plain = row.task == "longppl" and row.variant == "all"
+        if between or plain or row.tasks or (row.task == "ruler" and row.variant == "average"):
             continue
         one_each.setdefault((row.task, row.variant, row.start, row.length), c)
     return list(one_each.values())

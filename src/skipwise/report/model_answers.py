@@ -15,6 +15,9 @@ MOST_CHARACTERS = 240
 PREFERRED = ("needle", "key_value", "passkey", "document_qa", "k_max")
 """Tasks whose questions read well, the most natural text first; after them any other."""
 
+QUESTION_IN_TRUTH = ("babilong", "mrcr", "non_literal", "placed")
+"""Tasks whose rows hold the right answer and the question of each prompt."""
+
 
 def example(first: Sequence[Row], later: Sequence[Row], original: int, target: int) -> dict[str, Any] | None:
     """A question with the answers of two models, as plain values.
@@ -59,7 +62,9 @@ def _answer(row: Row) -> dict[str, Any]:
 
 def _truth(row: Row, truth: Any) -> str:
     texts = [truth] if isinstance(truth, str) else list(truth)
-    return str(texts[0]) if row.task == "key_value" else ", ".join(map(str, texts))[:MOST_CHARACTERS]
+    return (
+        str(texts[0]) if row.task in ("key_value", *QUESTION_IN_TRUTH) else ", ".join(map(str, texts))[:MOST_CHARACTERS]
+    )
 
 
 def _question(row: Row, truth: Any) -> str | None:
@@ -70,6 +75,8 @@ def _question(row: Row, truth: Any) -> str | None:
         protocol = key_value.VARIANTS[row.variant or ""]
         return (protocol.ask + protocol.lead).replace("{key}", str(truth[1])).strip()
 
+    if row.task in QUESTION_IN_TRUTH:
+        return str(truth[1])
     wordings: dict[str, Callable[[], str]] = {
         "passkey": lambda: passkey.ASK + passkey.LEAD,
         "k_max": lambda: passkey.ASK + passkey.LEAD,

@@ -10,9 +10,9 @@ from skipwise.assets import catalogue
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals import task
+from skipwise.evals.filler import Haystack, split
 from skipwise.evals.task import Cell, Inputs, Question, TooShortError
 from skipwise.evals.tasks import needle
-from skipwise.evals.tasks.needle import Haystack
 from support.tokenizers_of_kinds import Counting
 
 PROSE = (
@@ -43,7 +43,7 @@ def cell_of(length: int, depth: float = 0.5, n: int = 1) -> Cell:
 
 
 def test_sentences_end_where_they_do() -> None:
-    ends = needle.split(PROSE)
+    ends = split(PROSE)
     parts = [PROSE[a:b] for a, b in zip([0, *ends], ends, strict=False)]
     assert parts == [
         "It was a bright day in April. ",
@@ -53,13 +53,13 @@ def test_sentences_end_where_they_do() -> None:
         '"Ask Dr. Green (e.g. Tomorrow)." ',
         "The rest is silence",
     ]
-    assert needle.split("他来了。她走了。") == [4, 8]
-    assert needle.split("no end") == [6]
+    assert split("他来了。她走了。") == [4, 8]
+    assert split("no end") == [6]
 
 
 def test_wording_and_places() -> None:
     text = "One one. Two two. Three three. Four four.\n\n"
-    hay = Haystack(text, needle.split(text), 3.0)
+    hay = Haystack(text, split(text), 3.0)
     frame = needle.DESCRIPTION + "\n\n{}\n\nWhat is the secret number of Oslo?"
     said = "The secret number of Oslo is 123456."
 
@@ -77,7 +77,7 @@ def test_wording_and_places() -> None:
 
 
 def test_borders_of_the_repeated_text() -> None:
-    hay = Haystack(PROSE + "\n\n", needle.split(PROSE + "\n\n"), 3.0)
+    hay = Haystack(PROSE + "\n\n", split(PROSE + "\n\n"), 3.0)
     many = (PROSE + "\n\n") * 4
     for sentences in range(20):
         assert hay.cut(sentences) == many[: hay.end(sentences)]
@@ -172,7 +172,7 @@ def test_the_default_text_is_english_prose_that_python_carries() -> None:
     assert len(set(paragraphs)) == len(paragraphs) > 300
     letters = sum(letter.isalpha() or letter.isspace() for letter in text)
     assert letters / len(text) > 0.9
-    assert len(needle.split(text)) > 1.5 * len(paragraphs)
+    assert len(split(text)) > 1.5 * len(paragraphs)
 
 
 def test_building_is_linear_in_the_length(tokenizer: Any, book: Path) -> None:

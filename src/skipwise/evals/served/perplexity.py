@@ -20,6 +20,7 @@ from skipwise.evals.served.client import Completion, Request
 from skipwise.evals.served.session import ServedSession
 from skipwise.evals.task import special_prefix
 from skipwise.evals.tasks import perplexity
+from skipwise.evals.tasks.perplexity import Document, PerplexityVariant
 from skipwise.rope import hf_config
 from skipwise.utils import progress
 from skipwise.utils.text import length_text, value_text
@@ -61,47 +62,18 @@ class _Part(NamedTuple):
     scored: int
 
 
-class ServedPerplexity:
-    """The rows of one served model.
+class PromptLosses:
+    """The losses of documents' tokens that a server gives.
 
-    Raises:
-        SkipwiseError: when made, for documents or lengths that cannot work, and a server that cannot give
-            log-probabilities.
+    Args:
+        session: The server.
+        documents: (name, tokens without BOS).
     """
 
-    def __init__(self, session: ServedSession, lengths: list[int]) -> None:
-        self._session = session
-        self._documents, self._protocol = perplexity.choose(session.inputs, session.documents, lengths)
-        config = session.deployment.config
-        self._apart = config is None or hf_config.changes_with_length(config) or self._protocol.name == "sliding"
-        ordered = sorted(lengths)
-        self._parts = [(0, length) for length in ordered] + ([] if self._apart else list(itertools.pairwise(ordered)))
-        self.longest = max(lengths) + EXTRA_TOKENS
+    def __init__(self, session: ServedSession, documents: Sequence[Document]) -> None:
+        self._session, self._documents = session, documents
 
-    def rows(self) -> list[Row]:
-        """The finished rows, and those that are missing, measured."""
-        session, protocol = self._session, self._protocol
-        heads = {p: session.of_model(perplexity.header(self._documents, *p, protocol)) for p in self._parts}
-        rows = {part: row for part, head in heads.items() if (row := session.finished(head))}
-        missing = [part for part in self._parts if part not in rows]
-        if missing:
-            way = self._way()
-            lengths = sorted({length for _, length in missing})
-            groups = [[length] for length in lengths] if self._apart else [lengths]
-            requests = [self._requests(max(group)) for group in groups]
-            total = sum(len(part.ids) for parts in requests for part in parts)
-            with progress.bar(f"{session.label}: perplexity", total=total, unit="tok") as bar:
-                for group, parts in zip(groups, requests, strict=True):
-                    started = time.monotonic()
-                    losses = self._losses(parts, way, bar.advance)
-                    seconds = time.monotonic() - started
-                    for part in [part for part in missing if part[1] in group]:
-                        row = perplexity.row_of_losses(heads[part], losses, seconds)
-                        rows[part] = session.append(row.replace(beyond_window=part[1] > session.window))
-                        bar.note(f"{value_text(row.metric, row.value)} at {length_text(row.length)}")
-        return [rows[part] for part in self._parts]
-
-    def _way(self) -> _Way:
+    def way(self) -> _Way:
         """The first way that this server knows, tried on a few tokens."""
         session = self._session
         plain = session.deployment.tokenizer("The grass is green.", add_special_tokens=False, verbose=False)
@@ -119,9 +91,9 @@ class ServedPerplexity:
             "logprobs), which perplexity needs; vLLM gives them; leave perplexity out of --tasks here"
         )
 
-    def _requests(self, length: int) -> list[_Part]:
+    def requests(self, protocol: PerplexityVariant, length: int) -> list[_Part]:
         """What is read for one length: the beginnings of the documents, or windows over them."""
-        protocol, parts = self._protocol, list[_Part]()
+        parts = list[_Part]()
         bos = [] if protocol.bos_id is None else [protocol.bos_id]
         for i, (_, tokens) in enumerate(self._documents):
             if protocol.name == "prefix":
@@ -133,7 +105,7 @@ class ServedPerplexity:
                 parts.append(_Part(i, ids, min(scored, len(ids) - 1)))
         return parts
 
-    def _losses(self, parts: Sequence[_Part], way: _Way, advance: Callable[[int], None]) -> list[Losses]:
+    def losses(self, parts: Sequence[_Part], way: _Way, advance: Callable[[int], None]) -> list[Losses]:
         """Losses of the scored tokens of each document, in their order."""
         requests = [self._session.request(part.ids, EXTRA_TOKENS, **way.extra) for part in parts]
         losses: dict[int, Losses] = {}
@@ -158,3 +130,45 @@ class ServedPerplexity:
         if completion.prompt_tokens is not None and completion.prompt_tokens < sent:
             return f"{where} cut a text of {sent} tokens to {completion.prompt_tokens}: no perplexity can be told of it"
         return f"{where} gives other log-probabilities than were asked for: {error}"
+
+
+class ServedPerplexity:
+    """The rows of one served model.
+
+    Raises:
+        SkipwiseError: when made, for documents or lengths that cannot work, and a server that cannot give
+            log-probabilities.
+    """
+
+    def __init__(self, session: ServedSession, lengths: list[int]) -> None:
+        self._session = session
+        self._documents, self._protocol = perplexity.choose(session.inputs, session.documents, lengths)
+        config = session.deployment.config
+        self._losses = PromptLosses(session, self._documents)
+        self._apart = config is None or hf_config.changes_with_length(config) or self._protocol.name == "sliding"
+        ordered = sorted(lengths)
+        self._parts = [(0, length) for length in ordered] + ([] if self._apart else list(itertools.pairwise(ordered)))
+        self.longest = max(lengths) + EXTRA_TOKENS
+
+    def rows(self) -> list[Row]:
+        """The finished rows, and those that are missing, measured."""
+        session, protocol = self._session, self._protocol
+        heads = {p: session.of_model(perplexity.header(self._documents, *p, protocol)) for p in self._parts}
+        rows = {part: row for part, head in heads.items() if (row := session.finished(head))}
+        missing = [part for part in self._parts if part not in rows]
+        if missing:
+            way = self._losses.way()
+            lengths = sorted({length for _, length in missing})
+            groups = [[length] for length in lengths] if self._apart else [lengths]
+            requests = [self._losses.requests(protocol, max(group)) for group in groups]
+            total = sum(len(part.ids) for parts in requests for part in parts)
+            with progress.bar(f"{session.label}: perplexity", total=total, unit="tok") as bar:
+                for group, parts in zip(groups, requests, strict=True):
+                    started = time.monotonic()
+                    losses = self._losses.losses(parts, way, bar.advance)
+                    seconds = time.monotonic() - started
+                    for part in [part for part in missing if part[1] in group]:
+                        row = perplexity.row_of_losses(heads[part], losses, seconds)
+                        rows[part] = session.append(row.replace(beyond_window=part[1] > session.window))
+                        bar.note(f"{value_text(row.metric, row.value)} at {length_text(row.length)}")
+        return [rows[part] for part in self._parts]

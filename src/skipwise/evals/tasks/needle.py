@@ -5,20 +5,17 @@ stands between two sentences, the one nearest to its depth. Every prompt of a le
 comes before the needles is read once.
 """
 
-import bisect
-import re
-from typing import NamedTuple
-
 import numpy as np
 
 from skipwise.config import EvaluationConfig
-from skipwise.data import text_sources
-from skipwise.errors import SkipwiseError
+from skipwise.evals import filler
+from skipwise.evals.filler import Haystack
 from skipwise.evals.longest_prompt import fit
 from skipwise.evals.task import Cell, Inputs, Question, Task, check_depths, depth_grid
 from skipwise.evals.tasks import passkey
 
 ANSWER_TOKENS = 16
+SETTING = "evaluation.needle.haystack"
 
 DESCRIPTION = (
     "Somewhere in the following text stands the secret number of a city. Find it and remember it. "
@@ -33,41 +30,6 @@ CITIES = (
     *("Lima", "Lisbon", "London", "Madrid", "Manila", "Melbourne", "Montreal", "Moscow", "Mumbai", "Nairobi"),
     *("Oslo", "Paris", "Prague", "Rome", "Santiago", "Seoul", "Stockholm", "Tokyo", "Toronto", "Vienna"),
 )
-# Where one sentence has ended and the next begins. A title before a name does not end one.
-SENTENCE_END = re.compile(
-    r"""(?<=[\w"'”’)\]]{2}[.!?])(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)["'”’)\]]*\s+(?![a-z])"""
-    r"|(?<=[。！？])[”’」』]*\s*|\s*\n\s*\n\s*"
-)
-
-
-class Haystack(NamedTuple):
-    """Prose, repeated without end; sentence i ends at character `end(i)`, the white space after it included."""
-
-    text: str
-    ends: list[int]
-    characters: float
-    """In one token."""
-
-    def end(self, sentences: int) -> int:
-        """Characters that so many sentences take."""
-        rounds, rest = divmod(sentences, len(self.ends))
-        return rounds * len(self.text) + (self.ends[rest - 1] if rest else 0)
-
-    def sentences(self, characters: float) -> int:
-        """How many sentences, whole, so many characters hold."""
-        rounds, rest = divmod(max(int(characters), 0), len(self.text))
-        return rounds * len(self.ends) + bisect.bisect_right(self.ends, rest)
-
-    def cut(self, sentences: int) -> str:
-        """The text of so many sentences."""
-        rounds, rest = divmod(self.end(sentences), len(self.text))
-        return self.text * rounds + self.text[:rest]
-
-
-def split(text: str) -> list[int]:
-    """Where each sentence of a text ends; the last one ends with the text."""
-    ends = [match.end() for match in SENTENCE_END.finditer(text) if 0 < match.end() < len(text)]
-    return [*dict.fromkeys(ends), len(text)]
 
 
 def haystack(inputs: Inputs) -> Haystack:
@@ -77,17 +39,7 @@ def haystack(inputs: Inputs) -> Haystack:
         SkipwiseError: A path cannot be read, or no sentence ends in the text.
     """
     check(inputs.settings)
-    paths = inputs.settings.needle.haystack
-
-    def read() -> Haystack:
-        text = "".join(text.strip() + "\n\n" for _, text in inputs.texts(paths))
-        ends = split(text)
-        if len(ends) < 2:
-            raise SkipwiseError(f"no sentence ends in {', '.join(paths)}; give prose as evaluation.needle.haystack")
-        sample = text[:20_000]
-        return Haystack(text, ends, len(sample) / inputs.count(sample))
-
-    return inputs.once(("needle", *paths), read)
+    return filler.haystack(inputs, inputs.settings.needle.haystack, SETTING)
 
 
 def check(settings: EvaluationConfig) -> None:
@@ -97,9 +49,7 @@ def check(settings: EvaluationConfig) -> None:
         SkipwiseError: There are no depths, no prose is named, or it is missing.
     """
     check_depths(settings)
-    if not settings.needle.haystack:
-        raise SkipwiseError("evaluation.needle.haystack is empty: name prose, such as python-reference or a book")
-    text_sources.sources(settings.needle.haystack)
+    filler.check(settings.needle.haystack, SETTING)
 
 
 def prompt_text(hay: Haystack, sentences: int, depth: float, city: str, number: str) -> str:
@@ -112,16 +62,9 @@ def prompt_text(hay: Haystack, sentences: int, depth: float, city: str, number: 
         city: Whose number is asked for.
         number: The number.
     """
-    text = hay.cut(sentences)
-    i = hay.sentences(depth * len(text))
-    if i < sentences and hay.end(i + 1) - depth * len(text) < depth * len(text) - hay.end(i):
-        i += 1
-    before, after = text[: hay.end(i)], text[hay.end(i) :].rstrip()
-    space = " " if before and not before[-1].isspace() else ""
-    if not after:
-        before, space = before.rstrip(), " " if before else ""
-    needle = NEEDLE.format(city=city, number=number)
-    return f"{DESCRIPTION}\n\n{before}{space}{needle}{' ' if after else ''}{after}\n\n{ASK.format(city=city)}"
+    sentence = NEEDLE.format(city=city, number=number)
+    text = filler.insert(hay, sentences, [(hay.border(sentences, depth), sentence)])
+    return f"{DESCRIPTION}\n\n{text}\n\n{ASK.format(city=city)}"
 
 
 def draw(hay: Haystack, seed: int, cell: Cell, trial: int) -> tuple[str, str]:

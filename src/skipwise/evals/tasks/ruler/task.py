@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 from skipwise.config import EvaluationConfig, RulerConfig
 from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
-from skipwise.evals.intervals import mean_interval
+from skipwise.evals.averages import average
 from skipwise.evals.longest_prompt import fit
-from skipwise.evals.rows import Row, digest, digest_of
-from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, scored
+from skipwise.evals.rows import Row, digest_of
+from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError
 from skipwise.evals.tasks.ruler import documents, prompts
 from skipwise.evals.tasks.ruler.prompts import Documents, Essay, Needles, PromptTexts, Sample
 from skipwise.utils.progress import say
@@ -183,25 +183,8 @@ def score(answer: str, question: Question) -> float:
 def summarise(inputs: Inputs, rows: list[Row]) -> list[Row]:
     """The average over tasks at each length, then the effective length."""
     lengths = sorted({row.length for row in rows if row.length})
-    averages = [_average([row for row in rows if row.length == length]) for length in lengths]
+    averages = [average([row for row in rows if row.length == length]) for length in lengths]
     return [*averages, effective_length(averages, inputs.settings.ruler.threshold)]
-
-
-def _average(rows: list[Row]) -> Row:
-    """The mean over tasks. A sample is one prompt of every task, so all tasks count the same."""
-    whole = rows[0].replace(
-        variant="average",
-        tasks=[row.variant for row in rows],
-        data=digest(rows),
-        answers=[],
-        tokens=round(sum(row.tokens or 0 for row in rows) / len(rows)),
-        seconds=round(sum(row.seconds or 0 for row in rows), 3),
-    )
-    whole = scored(whole, [sum(column) / len(column) for column in zip(*(row.scores for row in rows), strict=True)])
-    # All prompts are independent of each other, so the interval is that of all of them together. That tasks differ in
-    # difficulty makes it wider than need be (as for a binomial: Hoeffding 1956), never narrower.
-    interval = mean_interval([score for row in rows for score in row.scores])
-    return whole.replace(low=interval.low, high=interval.high, interval=interval.name)
 
 
 def effective_length(averages: list[Row], threshold: float) -> Row:

@@ -1,0 +1,32 @@
+"""A row that averages the variants of a task at one length."""
+
+from skipwise.evals.intervals import mean_interval
+from skipwise.evals.rows import Row, digest
+from skipwise.evals.task import scored
+
+
+def average(rows: list[Row]) -> Row:
+    """Average over variants, all of which count the same.
+
+    Args:
+        rows: One for each variant, with the same number of prompts, none of which shares a text with another.
+
+    Returns:
+        The row `average`. A sample of it is one prompt of every variant.
+    """
+    levels = [row.chance for row in rows if row.chance is not None]
+    whole = rows[0].replace(
+        variant="average",
+        tasks=[row.variant for row in rows],
+        data=digest(rows),
+        answers=[],
+        tokens=round(sum(row.tokens or 0 for row in rows) / len(rows)),
+        seconds=round(sum(row.seconds or 0 for row in rows), 3),
+        cut=sum(row.cut for row in rows),
+        chance=round(sum(levels) / len(levels), 4) if len(levels) == len(rows) else None,
+    )
+    whole = scored(whole, [sum(column) / len(column) for column in zip(*(row.scores for row in rows), strict=True)])
+    # All prompts are independent of each other, so the interval is that of all of them together. That variants differ
+    # in difficulty makes it wider than need be (as for a binomial: Hoeffding 1956), never narrower.
+    interval = mean_interval([score for row in rows for score in row.scores])
+    return whole.replace(low=interval.low, high=interval.high, interval=interval.name)
