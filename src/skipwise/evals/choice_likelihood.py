@@ -57,6 +57,7 @@ def log_likelihoods(
                 trunk, held = None, []
 
 
+@torch.no_grad()
 def _after(
     reader: Reader, prompt: ChoicePrompt, trunk: KeyValues, held: list[int], advance: Callable[[int], None]
 ) -> list[float]:

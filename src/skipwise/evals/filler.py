@@ -85,9 +85,9 @@ def haystack(inputs: Inputs, paths: Sequence[str], setting: str) -> Haystack:
     Raises:
         SkipwiseError: A path cannot be read, or no sentence ends in the text.
     """
-    check(paths, setting)
 
     def read() -> Haystack:
+        check(paths, setting)
         text = "".join(text.strip() + "\n\n" for _, text in inputs.texts(paths))
         ends = split(text)
         if len(ends) < 2:

@@ -77,7 +77,7 @@ class Row(BaseModel):
     distances: list[int] | None = None
     """k_max: distances that it was made from."""
     tasks: list[str] | None = None
-    """RULER's average: the tasks that it was made from."""
+    """An average or a difference: the variants that it was made from."""
     documents: list[str] = []
     """Names of the documents of a perplexity."""
     evaluator: str | None = None

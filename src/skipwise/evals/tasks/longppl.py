@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from skipwise.config import EvaluationConfig, LongPplConfig, ModelConfig
 from skipwise.data import text_sources
@@ -33,6 +34,7 @@ from skipwise.evals.tasks import perplexity
 from skipwise.evals.tasks.perplexity import Document, PerplexityVariant
 from skipwise.models import checkpoint, configuration, sources
 from skipwise.models.chunked_reader import Reader
+from skipwise.models.device import arithmetic, device_of
 from skipwise.models.load import load
 from skipwise.rope import hf_config
 from skipwise.utils import progress
@@ -157,10 +159,16 @@ class Evaluator(NamedTuple):
 
     path: str
     fingerprint: str
+    dtype: str
+    """Type of its numbers, which decides for tokens near a threshold; `served` behind a server."""
 
 
-def find_evaluator(settings: LongPplConfig) -> Evaluator | None:
+def find_evaluator(settings: LongPplConfig, dtype: str) -> Evaluator | None:
     """Find the evaluator that the settings name, without its weights; None for "each model for itself".
+
+    Args:
+        settings: Of the task.
+        dtype: Type that its numbers will have: that of the measured model.
 
     Raises:
         SkipwiseError: There is no such model.
@@ -170,7 +178,7 @@ def find_evaluator(settings: LongPplConfig) -> Evaluator | None:
     inside = Path(settings.evaluator).expanduser() / "model"
     path = str(inside) if (inside / "config.json").is_file() else settings.evaluator
     source = sources.find(ModelConfig(path=path))
-    return Evaluator(path, checkpoint.fingerprint(source, configuration.read(source)))
+    return Evaluator(path, checkpoint.fingerprint(source, configuration.read(source)), dtype)
 
 
 def headers(
@@ -181,7 +189,7 @@ def headers(
     Their `data` is a digest of texts, evaluator and rule, so that other key tokens never pass for these.
     """
     text = perplexity.header(documents, 0, length, variant._replace(name="prefix"))
-    parts = [text.data, evaluator.fingerprint, str(rule.gain), str(rule.log_probability)]
+    parts = [text.data, evaluator.fingerprint, evaluator.dtype, str(rule.gain), str(rule.log_probability)]
     head = text.replace(
         task="longppl",
         task_version=VERSION,
@@ -243,7 +251,8 @@ class _LongPplPlan:
         self._documents, variant = perplexity.choose(session.inputs, session.documents, lengths)
         self._variant, self._lengths, self.longest = variant, lengths, max(lengths) + beyond
         self._rule = rule(settings, max(lengths))
-        named = find_evaluator(settings)
+        self._dtype = _dtype(session)
+        named = find_evaluator(settings, str(self._dtype))
         self._evaluator = itself if named is None or named.fingerprint == itself.fingerprint else named
         self._other = self._evaluator is not itself
 
@@ -308,8 +317,7 @@ class _LongPplPlan:
     def _load_evaluator(self) -> LossReader:
         """The evaluator with its weights. Errors: SkipwiseError for one with another tokenizer."""
         session = self._session
-        config = ModelConfig(path=self._evaluator.path)
-        loaded = load(config)
+        loaded = load(ModelConfig(path=self._evaluator.path), dtype=self._dtype)
         if loaded.tokenizer.get_vocab() != session.inputs.tokenizer.get_vocab():
             raise SkipwiseError(
                 f"evaluation.longppl.evaluator: {self._evaluator.path} has another tokenizer than {session.label}; key "
@@ -325,15 +333,21 @@ def check(settings: EvaluationConfig) -> None:
         SkipwiseError: A file of documents or the evaluator is missing.
     """
     text_sources.sources(settings.data)
-    find_evaluator(settings.longppl)
+    find_evaluator(settings.longppl, "")
+
+
+def _dtype(session: AnswerSession) -> torch.dtype:
+    """Type of the numbers of an evaluator: that of the measured model; behind a server, the default here."""
+    return session.loaded.model.dtype if isinstance(session, Session) else arithmetic("auto", device_of("auto"))
 
 
 def _plan(session: Session, lengths: list[int]) -> TaskPlan:
-    return _LongPplPlan(session, lengths, Evaluator(session.loaded.path, session.loaded.fingerprint), 0)
+    loaded = session.loaded
+    return _LongPplPlan(session, lengths, Evaluator(loaded.path, loaded.fingerprint, str(loaded.model.dtype)), 0)
 
 
 def _served_plan(session: ServedSession, lengths: list[int]) -> TaskPlan:
-    itself = Evaluator(session.client.config.address, session.deployment.fingerprint)
+    itself = Evaluator(session.client.config.address, session.deployment.fingerprint, "served")
     return _LongPplPlan(session, lengths, itself, EXTRA_TOKENS)
 
 

@@ -50,11 +50,15 @@ function perplexityFigure() {
     "perplexity prefix": "first n tokens",
     "perplexity sliding": "sliding windows",
     "perplexity_by_position prefix": "between lengths",
+    "longppl key": "key tokens",
+    "longppl all": "all tokens",
   };
   const about = {
     "perplexity prefix": "the first n tokens of each document",
     "perplexity sliding": "windows of n tokens moved through each document",
     "perplexity_by_position prefix": "the tokens of each document from one length to the next",
+    "longppl key": "the tokens that need the long context",
+    "longppl all": "all tokens of the same texts",
   };
   return section(
     "perplexity",

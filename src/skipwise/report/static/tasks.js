@@ -24,6 +24,11 @@ const TASKS = {
   ruler: "RULER: retrieval, tracing, counting and questions in long prompts.",
   document_qa: "A question about the start of a long document, asked at its end.",
   summarize: "Summaries of long documents against written ones (ROUGE).",
+  babilong: "Questions about facts that are scattered over a long text (BABILong).",
+  mrcr: "The k-th of several answers to the same request in a long conversation; 1 is the right text, word for word.",
+  non_literal: "Needles that share no word with their question, and twins that do.",
+  placed: "Short multiple-choice questions at several places of long filler, and without filler.",
+  longppl: "How well the tokens that need the long context are predicted; lower is better.",
   harness: "Standard short benchmarks: what the extension costs or keeps on short texts.",
 };
 const variant = (row) => [row.task, row.variant].filter(Boolean).join(" ");
@@ -194,7 +199,10 @@ function summaryFigure() {
 function lengthFigure() {
   // k_max has one length and its prompts in cells by distance: its curve goes over those.
   const rows = data.results.filter(
-    (row) => (row.depth === null) === (row.task !== "k_max") && row.metric !== "perplexity" && !sizeless(row),
+    (row) =>
+      (row.depth === null) === (row.task !== "k_max") &&
+      !["perplexity", "difference"].includes(row.metric) &&
+      !sizeless(row),
   );
   if (!rows.length) return null;
   const names = unique(rows.map(variant)),
