@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from skipwise.evals import task as tasks
+from skipwise.evals.averages import overall
 from skipwise.evals.rows import Row
 from skipwise.evals.task import Inputs, Question, Task
 
@@ -23,5 +24,5 @@ def rows_of(task: Task, inputs: Inputs, length: int, reply: Callable[[Question],
         assert all(len(question.ids) <= length - cell.answer_tokens for question in questions)
         parts.append((cell, tasks.header(task, inputs, cell, questions), questions))
     rows = [row for _, row in sorted(tasks.measure(task, inputs, parts, answer), key=lambda part: part[0])]
-    rows += tasks.overall(rows)
+    rows += overall(rows)
     return rows + (task.summarise(inputs, rows) if task.summarise else [])

@@ -1,4 +1,7 @@
-"""A row that averages the variants of a task at one length."""
+"""Rows over several rows of a task at one length: over all depths, and the average of its variants."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from skipwise.evals.intervals import mean_interval
 from skipwise.evals.rows import Row, digest
@@ -30,3 +33,30 @@ def average(rows: list[Row]) -> Row:
     # in difficulty makes it wider than need be (as for a binomial: Hoeffding 1956), never narrower.
     interval = mean_interval([score for row in rows for score in row.scores])
     return whole.replace(low=interval.low, high=interval.high, interval=interval.name)
+
+
+def overall(rows: Sequence[Row]) -> list[Row]:
+    """A row over all depths for each variant and length that has depths: `depth` None, all their trials together."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row.depth is not None:
+            groups.setdefault((row.variant, row.length), []).append(row)
+    return [_overall(group) for group in groups.values()]
+
+
+def _overall(rows: Sequence[Row]) -> Row:
+    n = sum(row.n for row in rows)
+    whole = rows[0].replace(
+        depth=None,
+        distance=None,
+        depths=[row.depth for row in rows],
+        n=n,
+        data=digest(rows),
+        answers=[],
+        units=[unit for row in rows for unit in row.units],
+        tokens=round(sum((row.tokens or 0) * row.n for row in rows) / n),
+        seconds=round(sum(row.seconds or 0 for row in rows), 3),
+        cut=sum(row.cut for row in rows),
+        chance=rows[0].chance and round(sum((row.chance or 0) * row.n for row in rows) / n, 4),
+    )
+    return scored(whole, [score for row in rows for score in row.scores])

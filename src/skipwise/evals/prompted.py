@@ -4,10 +4,11 @@ import functools
 import itertools
 from collections.abc import Sequence
 
+from skipwise.evals.averages import overall
 from skipwise.evals.division import Piece, split
 from skipwise.evals.rows import Row
 from skipwise.evals.session import AnswerSession
-from skipwise.evals.task import Cell, Inputs, Task, TooShortError, header, measure, overall
+from skipwise.evals.task import Cell, Inputs, Task, TooShortError, header, measure
 from skipwise.utils import progress
 from skipwise.utils.text import length_text, value_text
 

@@ -21,7 +21,7 @@ from skipwise.data import documents, text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import intervals
 from skipwise.evals.division import Piece
-from skipwise.evals.rows import Row, digest
+from skipwise.evals.rows import Row
 from skipwise.utils.text import length_text
 
 if TYPE_CHECKING:
@@ -379,30 +379,3 @@ def scored(row: Row, scores: Sequence[float]) -> Row:
         interval = interval._replace(name=f"{interval.name} over {len(independent)} {noun}")
     value = sum(scores) / len(scores)
     return row.replace(value=value, low=interval.low, high=interval.high, interval=interval.name, scores=list(scores))
-
-
-def overall(rows: Sequence[Row]) -> list[Row]:
-    """A row over all depths for each variant and length that has depths: `depth` None, all their trials together."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        if row.depth is not None:
-            groups.setdefault((row.variant, row.length), []).append(row)
-    return [_overall(group) for group in groups.values()]
-
-
-def _overall(rows: Sequence[Row]) -> Row:
-    n = sum(row.n for row in rows)
-    whole = rows[0].replace(
-        depth=None,
-        distance=None,
-        depths=[row.depth for row in rows],
-        n=n,
-        data=digest(rows),
-        answers=[],
-        units=[unit for row in rows for unit in row.units],
-        tokens=round(sum((row.tokens or 0) * row.n for row in rows) / n),
-        seconds=round(sum(row.seconds or 0 for row in rows), 3),
-        cut=sum(row.cut for row in rows),
-        chance=rows[0].chance and round(sum((row.chance or 0) * row.n for row in rows) / n, 4),
-    )
-    return scored(whole, [score for row in rows for score in row.scores])

@@ -8,6 +8,7 @@ import pytest
 
 from skipwise.config import EvaluationConfig
 from skipwise.evals import speculative_decoding, task
+from skipwise.evals.averages import overall
 from skipwise.evals.task import Cell, Inputs, Question, TooShortError
 from skipwise.evals.tasks import k_max, passkey
 from support.tiny import tiny_tokenizer
@@ -147,7 +148,7 @@ def test_a_model_that_sees_so_far_has_exactly_that_k_max(bpe: Any) -> None:
     for i, row in task.measure(k_max.TASK, inputs, parts, answer):
         rows[i] = row.replace(model="m", beyond_window=True)
     assert [row.value for row in rows] == [1, 1, 1, pytest.approx(1 / 3), pytest.approx(1 / 3), 0, 0, 0]
-    over_all = task.overall(rows)
+    over_all = overall(rows)
     [found] = k_max.summarise(inputs, [*reversed(rows), *over_all])
     assert (found.metric, found.value, found.length, found.depth) == ("k_max", 1500, 2400, None)
     # Three of three keys prove more than 20 % (lower end 29 %), one of three does not; none of three excludes nothing.

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from skipwise.config import EvaluationConfig, validate
 from skipwise.errors import SkipwiseError
 from skipwise.evals import speculative_decoding, task
+from skipwise.evals.averages import overall
 from skipwise.evals.task import Cell, Inputs, Question, TooShortError
 from skipwise.evals.tasks import key_value
 from skipwise.evals.tasks.key_value import VARIANTS, Pair
@@ -303,7 +304,7 @@ def test_right_answers_at_some_places_fill_exactly_those_cells(bpe: Any) -> None
     assert [(row.variant, row.depth, row.value) for row in rows] == [
         (name, depth, value) for name in ("lines", "json") for depth, value in ((0, 0), (0.25, 0), (0.75, 1), (1, 1))
     ]
-    over_all = task.overall(rows)
+    over_all = overall(rows)
     assert [(row.variant, row.value, row.n) for row in over_all] == [("lines", 0.5, 12), ("json", 0.5, 12)]
     assert rows[0].answers[0][0] == [
         key_value.pairs_of(inputs, "lines", 3000, 0)[0].value,

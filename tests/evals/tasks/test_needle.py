@@ -10,6 +10,7 @@ from skipwise.assets import catalogue
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals import task
+from skipwise.evals.averages import overall
 from skipwise.evals.filler import Haystack, split
 from skipwise.evals.task import Cell, Inputs, Question, TooShortError
 from skipwise.evals.tasks import needle
@@ -225,4 +226,4 @@ def test_right_answers_at_some_depths_fill_exactly_those_cells(bpe: Any, book: P
         parts.append((cell, task.header(needle.TASK, inputs, cell, questions), questions))
     rows = [row for _, row in task.measure(needle.TASK, inputs, parts, answer)]
     assert [(row.depth, row.value) for row in rows] == [(0, 0), (0.25, 0), (0.5, 1), (0.75, 1), (1, 0)]
-    assert [row.value for row in task.overall(rows)] == [0.4]
+    assert [row.value for row in overall(rows)] == [0.4]

@@ -11,6 +11,7 @@ from tokenizers import processors
 from skipwise.config import EvaluationConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals import task
+from skipwise.evals.averages import overall
 from skipwise.evals.longest_prompt import fit
 from skipwise.evals.task import Cell, Inputs, Question
 from skipwise.evals.tasks import passkey
@@ -219,7 +220,7 @@ def test_right_answers_at_some_depths_fill_exactly_those_cells(bpe: Any) -> None
     assert [row.value for row in rows] == [0, 0, 1, 1, 0]
     assert [row.scores for row in rows] == [[0] * 3, [0] * 3, [1] * 3, [1] * 3, [0] * 3]
     assert [(row.depth, row.length, row.n) for row in rows] == [(cell.depth, 3000, 3) for cell in cells]
-    [over_all] = task.overall(rows)
+    [over_all] = overall(rows)
     assert (over_all.value, over_all.n, sum(over_all.scores), over_all.depth) == (0.4, 15, 6, None)
     # Clopper and Pearson, 6 of 15
     assert (over_all.low, over_all.high) == pytest.approx((0.16336, 0.67713), abs=1e-4)

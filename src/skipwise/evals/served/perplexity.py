@@ -14,13 +14,13 @@ import numpy as np
 
 from skipwise.errors import SkipwiseError
 from skipwise.evals import document_losses
+from skipwise.evals.document_losses import Document, PerplexityVariant
 from skipwise.evals.intervals import Losses
 from skipwise.evals.rows import Row
 from skipwise.evals.served.client import Completion, Request
 from skipwise.evals.served.session import ServedSession
 from skipwise.evals.task import special_prefix
 from skipwise.evals.tasks import perplexity
-from skipwise.evals.tasks.perplexity import Document, PerplexityVariant
 from skipwise.rope import hf_config
 from skipwise.utils import progress
 from skipwise.utils.text import length_text, value_text

@@ -24,14 +24,15 @@ from skipwise.config import EvaluationConfig, LongPplConfig, ModelConfig
 from skipwise.data import text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import intervals
+from skipwise.evals.division import Piece
+from skipwise.evals.document_losses import Document, PerplexityVariant, read_document, windows
 from skipwise.evals.intervals import Losses
 from skipwise.evals.rows import Row, digest_of
 from skipwise.evals.served.perplexity import EXTRA_TOKENS, PromptLosses
 from skipwise.evals.served.session import ServedSession
 from skipwise.evals.session import AnswerSession, Session
-from skipwise.evals.task import CustomTask, TaskPlan
+from skipwise.evals.task import CustomTask, LocalPlan, TaskPlan
 from skipwise.evals.tasks import perplexity
-from skipwise.evals.tasks.perplexity import Document, PerplexityVariant
 from skipwise.models import checkpoint, configuration, sources
 from skipwise.models.chunked_reader import Reader
 from skipwise.models.device import arithmetic, device_of
@@ -104,8 +105,7 @@ class LossReader:
         """Tokens that `long` at some lengths, and `short` with a rule at the longest, will read."""
         read = sum(lengths) if self.apart else max(lengths)
         if rule is not None:
-            windows = perplexity.windows(max(lengths), rule.short + rule.step, rule.step)
-            read += sum(stop - start for start, stop, _ in windows)
+            read += sum(stop - start for start, stop, _ in windows(max(lengths), rule.short + rule.step, rule.step))
         return read * len(self._documents)
 
     def long(self, lengths: Sequence[int], advance: Callable[[int], None]) -> dict[int, list[Losses]]:
@@ -124,11 +124,7 @@ class LossReader:
         return self._losses(variant, rule.short + rule.step, advance)
 
     def _losses(self, variant: PerplexityVariant, length: int, advance: Callable[[int], None]) -> list[Losses]:
-        every = []
-        for name, tokens in self._documents:
-            every.append(perplexity.document_losses(self._reader, tokens, length, variant, advance))
-            perplexity.require_finite(every[-1], name)
-        return every
+        return [read_document(self._reader, one, length, variant, advance).losses for one in self._documents]
 
 
 class ServedLossReader(LossReader):
@@ -222,6 +218,7 @@ def row_of(head: Row, losses: Sequence[Losses], keys: Sequence[Mask], seconds: f
         return None
     units = intervals.units(scored)
     interval = intervals.perplexity_interval(units) if len(scored) == len(losses) or len(scored) > 1 else intervals.NONE
+    blocks = [intervals.document_blocks(part) for part in scored] if len(scored) > 1 else []
     return head.replace(
         value=intervals.perplexity(scored),
         low=interval.low,
@@ -231,6 +228,8 @@ def row_of(head: Row, losses: Sequence[Losses], keys: Sequence[Mask], seconds: f
         seconds=round(seconds, 3),
         sums=[round(value, 4) for value in units.sums.tolist()],
         counts=units.counts.tolist(),
+        block_sums=[[round(value, 4) for value in part.sums.tolist()] for part in blocks],
+        block_counts=[part.counts.tolist() for part in blocks],
     )
 
 
@@ -281,6 +280,10 @@ class _LongPplPlan:
                         rows[place] = session.append(row.replace(beyond_window=part.length > session.window))
                         progress.say(self._summary(rows[place]))
         return [rows[place] for place in heads if place in rows]
+
+    def pieces(self, processes: int) -> list[Piece]:
+        """One: the key tokens of all documents and lengths come from the same readings."""
+        return [Piece(self.longest, self.rows)]
 
     def _loss_reader(self) -> LossReader:
         """Reads with the measured model."""
@@ -341,7 +344,7 @@ def _dtype(session: AnswerSession) -> torch.dtype:
     return session.loaded.model.dtype if isinstance(session, Session) else arithmetic("auto", device_of("auto"))
 
 
-def _plan(session: Session, lengths: list[int]) -> TaskPlan:
+def _plan(session: Session, lengths: list[int]) -> LocalPlan:
     loaded = session.loaded
     return _LongPplPlan(session, lengths, Evaluator(loaded.path, loaded.fingerprint, str(loaded.model.dtype)), 0)
 
