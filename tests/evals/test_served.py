@@ -141,7 +141,9 @@ def test_secrets_reach_the_server_and_no_file(
         assert "refuses the key in MY_KEY (401)" in line
         monkeypatch.delenv("MY_KEY")
         assert "MY_KEY (--api-key-env) is not set" in refused(address, model, out, api_key_env="MY_KEY")
-    everything = out.read_text() + line + "".join(capsys.readouterr())
+    page = tmp_path / "page.html"
+    assert main.main(["report", str(out), "--out", str(page)]) == 0
+    everything = out.read_text() + page.read_text() + line + "".join(capsys.readouterr())
     assert "secret" not in everything
     assert {row.path for row in read(out)} == {address}
 
@@ -206,11 +208,41 @@ def test_faults_before_anything_is_asked(model: Path, tmp_path: Path) -> None:
         assert "usually ends with /v1" in refused(root, model, out)
         assert f"{address} has no model 'tinny'; did you mean tiny?" in refused(address, model, out, model="tinny")
         assert f"{address} admits 512 tokens and 1k are asked for" in refused(address, model, out)
-        with pytest.raises(SkipwiseError, match="Name the model folder or hub id with --tokenizer"):
-            skipwise.evaluate(address, PASSKEY, out)
         with pytest.raises(SkipwiseError, match="harness needs the weights"):
             evaluate(address, model, out, PASSKEY | {"tasks": ["harness"], "lengths": [256]})
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ({"fail_every": 1}, "answered 500 to the same request 1 times: out of luck"),
+        ({"busy_every": 1}, "answered 429 to the same request 1 times: too many requests"),
+        ({"break_every": 1}, "ended a connection in the middle of an answer"),
+        ({"window": 300, "tells_window": False}, "refuses a prompt (400): This model's maximum context length is 300"),
+        ({"key": "sk-1"}, "asks for a key (401)"),
+        ({"name": "tin"}, "has no model 'tiny'; did you mean tin?"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_fault_is_one_line_and_exit_2_and_finished_rows_stay(
+    model: Path,
+    tmp_path: Path,
+    fault: dict[str, Any],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("skipwise.evals.served.client.RETRIES", 0)
+    out = tmp_path / "rows.jsonl"
+    options = ["--model", "tiny", "--tokenizer", str(model), "--tasks", "passkey", "--lengths", "256,512"]
+    options += ["--set", "evaluation.trials=1", "--out", str(out), "--concurrency", "1", "--window", "1k"]
+    with serving(model, **{"window": WINDOW, **fault}) as address:
+        assert main.main(["eval", address, *options]) == 2
+    printed = capsys.readouterr().err
+    assert line in printed.splitlines()[-1]
+    assert "Traceback" not in printed
+    assert {row.length for row in (read(out) if out.exists() else [])} == ({256} if "window" in fault else set())
 
 
 def test_another_tokenizer_is_refused_where_the_server_reads_text(model: Path, tmp_path: Path) -> None:
@@ -289,3 +321,37 @@ def test_the_preset_of_h2ogpt(model: Path, tmp_path: Path) -> None:
         ("key_value", "lines", 5000, 0.2),
         ("key_value", "lines", 6000, 0.2),
     ]
+
+
+def test_the_preset_of_papers_asks_for_titles_and_measures_dynamic_scaling_beside(model: Path, tmp_path: Path) -> None:
+    papers, out = tmp_path / "papers", tmp_path / "rows.jsonl"
+    papers.mkdir()
+    for i, word in enumerate(["rivers", "hills", "winds"]):
+        words = " ".join(f"Of {word} we count {j} in valley {j}." for j in range(400))
+        (papers / f"{i}.txt").write_text(f"On the nature of {word}\n\nAda Number\n\n{words}\n", encoding="utf-8")
+    options = ["--preset", "h2ogpt-papers", "--data", str(papers), "--lengths", "512", "--out", str(out)]
+    with serving(model, generate=True, window=WINDOW) as address:
+        options += ["--tokenizer", str(model), "--set", "model.precision=float32"]
+        assert main.main(["eval", str(model), address, *options]) == 0
+    rows = [row for row in read(out) if row.variant]
+    assert [(row.model, row.window, row.variant, row.n) for row in rows] == [
+        ("tiny", 1024, "title", 3),
+        ("tiny (dynamic ×2)", 2048, "title", 3),
+        ("tiny (dynamic ×4)", 4096, "title", 3),
+        ("tiny (served)", 1024, "title", 3),
+    ]
+    assert len({row.data for row in rows}) == 1, "the same prompts"
+    assert (rows[1].scaling or {})["method"] == "dynamic"
+    assert len({row.fingerprint for row in rows[:3]}) == 3
+
+
+def test_scalings_beside_are_read_from_the_command_line(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text, line in {
+        "dynamic": "--scaling dynamic: expected a method and a factor above 1",
+        "dynamic:1": "--scaling dynamic:1: expected a method and a factor above 1",
+        "dinamic:2": "scaling.method",
+    }.items():
+        assert main.main(["eval", str(model), "--tasks", "passkey", "--scaling", text]) == 2
+        assert line in capsys.readouterr().err
+    assert main.main(["eval", str(model), "--preset", "h2ogpt-papers"]) == 2
+    assert "give their folder with --data" in capsys.readouterr().err

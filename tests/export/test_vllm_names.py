@@ -1,7 +1,8 @@
-"""The fields of an export against the names that vLLM's released code looks up, written down here by version.
+"""The fields of an export against what vLLM's released code looks up and makes of them, written down here by version.
 
 vLLM itself is not run: it needs a GPU. Read were `get_rope` (rotary_embedding/__init__.py), `_get_and_verify_max_len`
-(config/model.py) and `patch_rope_parameters` or `patch_rope_scaling` (transformers_utils/config.py) of two releases:
+(config/model.py) and `patch_rope_parameters` or `patch_rope_scaling` (transformers_utils/config.py) of two releases,
+and pull request 56446 of September 2026, which stops multiplying windows by the factor of YaRN:
 
 - 0.33.0, on transformers 5: `config.rope_parameters`;
 - 0.11.0, on transformers 4: `config.rope_theta` and `config.rope_scaling`.
@@ -9,6 +10,7 @@ vLLM itself is not run: it needs a GPU. Read were `get_rope` (rotary_embedding/_
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from transformers import AutoConfig
 from skipwise.config import ScalingConfig
 from skipwise.export import hugging_face
 from skipwise.rope.scale import scale
+from support import ROOT
 from support.tiny import llama_config, tiny_model, tiny_tokenizer
 
 
@@ -106,3 +109,51 @@ def test_an_attention_factor_of_its_own_reaches_both(tmp_path: Path) -> None:
     assert saved["rope_parameters"]["attention_factor"] == 1.5
     # 0.11.0 multiplies 0.1 · ln(factor) + 1 by it.
     assert (0.1 * math.log(4) + 1) * saved["rope_scaling"]["attn_factor"] == pytest.approx(1.5)
+
+
+def derived_until_2026_09(config: dict[str, Any], tokenizer: dict[str, Any]) -> float:
+    """The window that vLLM derives: `_get_and_verify_max_len` of vllm/config/model.py, as far as RoPE goes."""
+    length: float = min(config["max_position_embeddings"], tokenizer.get("model_max_length", math.inf))
+    rope = config["rope_parameters"]
+    if rope["rope_type"] in ("su", "longrope", "llama3"):
+        return length
+    if rope["rope_type"] == "yarn":
+        length = rope["original_max_position_embeddings"]
+    return length * float(rope.get("factor", 1.0))
+
+
+def derived_since_2026_09(config: dict[str, Any], tokenizer: dict[str, Any]) -> float:
+    """The same after pull request 56446: the window of a YaRN model is `max_position_embeddings` itself."""
+    if config["rope_parameters"]["rope_type"] == "yarn":
+        return min(config["max_position_embeddings"], float(tokenizer.get("model_max_length", math.inf)))
+    return derived_until_2026_09(config, tokenizer)
+
+
+RULES = {"until 2026-09": derived_until_2026_09, "since 2026-09": derived_since_2026_09}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("method", SCALINGS)
+def test_an_export_has_its_window_under_both_rules(method: str, rule: str, tmp_path: Path) -> None:
+    """`--max-model-len` beyond the derived window is refused by vLLM; without the option the derived one counts."""
+    out = exported(tmp_path, method, **SCALINGS[method])
+    config, tokenizer = (json.loads((out / name).read_text()) for name in ("config.json", "tokenizer_config.json"))
+    derived = RULES[rule](config, tokenizer)
+    assert derived >= 256, "--max-model-len 256 is admitted"
+    # Both multiply a linear or dynamic window that is extended already: hence the docs' word to give the option.
+    assert derived == (1024 if method in ("linear", "dynamic") else 256)
+
+
+def test_the_overrides_of_the_docs_are_admitted_under_both_rules() -> None:
+    """`--hf-overrides` needs rope_theta, and since 2026-09 the window beside the factor."""
+    text = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
+    (overrides,) = re.findall(r"--hf-overrides '(\{.+\})'", text)
+    (wanted,) = {int(n) for n in re.findall(r"vllm serve BASE --max-model-len (\d+)", text)}
+    given = json.loads(overrides)
+    assert "rope_theta" in given["rope_parameters"]
+    base = {"max_position_embeddings": given["rope_parameters"][ORIGINAL]}
+    for rule in RULES.values():
+        assert rule(base | given, {}) == wanted
+    without = base | {"rope_parameters": given["rope_parameters"]}
+    assert derived_until_2026_09(without, {}) == wanted
+    assert derived_since_2026_09(without, {}) < wanted, "an override without the window is refused by newer ones"

@@ -37,6 +37,9 @@ DEFAULTS: dict[str, Any] = {
     "seconds": 0.0,  # of each completion
     "logprobs": "prompt_logprobs",  # how log-probabilities of prompts are given: so, by `echo`, or `none`
     "template": None,  # a chat template in place of the checkpoint's
+    "continues": True,  # continues a last message of the assistant under `continue_final_message`
+    "tokenize": "vllm",  # how tokens are shown: so, as `llama.cpp` does, or `none`
+    "tells_window": True,  # in `/v1/models`
     "log": None,  # file with one line of JSON for each request
 }
 
@@ -67,11 +70,13 @@ class State:
             ids = ids[: len(ids) - len(plain)] + ids
         return ids
 
-    def chat(self, messages: list[dict[str, str]]) -> str:
+    def chat(self, messages: list[dict[str, str]], continued: bool = False) -> str:
         import jinja2
 
+        lead = messages[-1]["content"] if continued and self.settings["continues"] else ""
+        turns = messages[:-1] if lead else messages
         template = self.settings["template"] or (self.folder / "chat_template.jinja").read_text(encoding="utf-8")
-        return jinja2.Template(template).render(messages=messages, add_generation_prompt=True, bos_token="<s>")
+        return jinja2.Template(template).render(messages=turns, add_generation_prompt=True, bos_token="<s>") + lead
 
     def answer(self, ids: list[int], limit: int) -> tuple[str, int, str]:
         """(text, tokens, finish reason)."""
@@ -142,7 +147,8 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/models":
             if not self.refused():
                 entry = {"id": settings["name"], "object": "model", "created": int(time.time()), "owned_by": "vllm"}
-                entry |= {"root": "served-elsewhere", "parent": None, "max_model_len": settings["window"]}
+                entry |= {"root": "served-elsewhere", "parent": None}
+                entry |= {"max_model_len": settings["window"]} if settings["tells_window"] else {"owned_by": "me"}
                 self.reply({"object": "list", "data": [entry]})
         else:
             self.reply({"detail": "Not Found"}, 404)
@@ -155,11 +161,12 @@ class Handler(BaseHTTPRequestHandler):
         state = self.state
         if body.get("model", state.settings["name"]) != state.settings["name"]:
             return self.fail(404, f"The model `{body['model']}` does not exist.", "NotFoundError")
-        if self.path == "/tokenize":
-            text = state.chat(body["messages"]) if "messages" in body else body["prompt"]
-            ids = state.ids(text, body.get("add_special_tokens", "messages" not in body))
-            self.reply({"count": len(ids), "max_model_len": state.settings["window"], "tokens": ids})
-        elif self.path == "/v1/completions":
+        if self.path == "/tokenize" and state.settings["tokenize"] != "none":
+            self.tokenize(body)
+        elif self.path == "/detokenize" and state.settings["tokenize"] != "none":
+            name = "prompt" if state.settings["tokenize"] == "vllm" else "content"
+            self.reply({name: state.tokenizer.decode(body["tokens"], skip_special_tokens=False)})
+        elif self.path in ("/v1/completions", "/v1/chat/completions"):
             with state.lock:
                 state.asked += 1
                 state.active += 1
@@ -173,20 +180,36 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.reply({"detail": "Not Found"}, 404)
 
+    def tokenize(self, body: dict[str, Any]) -> None:
+        """`/tokenize` as vLLM answers it (tokenize/protocol.py), or llama.cpp (tools/server/README.md)."""
+        state, window = self.state, self.state.settings["window"]
+        if state.settings["tokenize"] == "llama.cpp":
+            return self.reply({"tokens": state.ids(body.get("content", ""), body.get("add_special", False))})
+        text = state.chat(body["messages"]) if "messages" in body else body["prompt"]
+        ids = state.ids(text, body.get("add_special_tokens", "messages" not in body))
+        if len(ids) > window:
+            return self.fail(400, f"This model's maximum context length is {window} tokens.")
+        self.reply({"count": len(ids), "max_model_len": window, "tokens": ids})
+
     def complete(self, body: dict[str, Any], number: int) -> None:
         state, settings = self.state, self.state.settings
+        chat = "messages" in body
         if settings["log"]:
+            shown = {key: body[key] for key in ("prompt", "messages", "max_tokens") if key in body}
             with Path(settings["log"]).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"prompt": body["prompt"], "max_tokens": body["max_tokens"]}) + "\n")
+                file.write(json.dumps(shown) + "\n")
         if settings["die_after"] and number >= settings["die_after"]:
             os._exit(1)
         time.sleep(settings["seconds"])
         for name, status, message in (("fail_every", 500, "out of luck"), ("busy_every", 429, "too many requests")):
             if settings[name] and number % settings[name] == 0:
                 return self.fail(status, message, "InternalServerError")
-        if settings["text_only"] and not isinstance(body["prompt"], str):
+        if settings["text_only"] and not chat and not isinstance(body["prompt"], str):
             return self.reply({"detail": "prompt must be a string."}, 400)
-        ids = state.ids(body["prompt"])
+        if chat:
+            ids = state.ids(state.chat(body["messages"], body.get("continue_final_message", False)), special=False)
+        else:
+            ids = state.ids(body["prompt"])
         limit = body["max_tokens"]
         if len(ids) + limit > settings["window"]:
             return self.fail(
@@ -196,7 +219,8 @@ class Handler(BaseHTTPRequestHandler):
             )
         ids = ids[-settings["cut_at"] :] if settings["cut_at"] else ids
         text, tokens, reason = state.answer(ids, limit)
-        choice: dict[str, Any] = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+        said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        choice: dict[str, Any] = {"index": 0, **said, "logprobs": None, "finish_reason": reason}
         if body.get("prompt_logprobs") is not None and settings["logprobs"] == "prompt_logprobs":
             choice["prompt_logprobs"] = state.prompt_logprobs(ids)
         if body.get("echo") and settings["logprobs"] == "echo":

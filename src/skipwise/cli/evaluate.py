@@ -6,6 +6,7 @@ from typing import Any
 
 from skipwise.cli.options import check_sections, check_server_options, mapping, server_config
 from skipwise.cli.parsing import add_command, add_model, add_processes, add_server, add_set, items
+from skipwise.errors import SkipwiseError
 
 
 def add(commands: Any) -> None:
@@ -42,8 +43,15 @@ def add(commands: Any) -> None:
     parser.add_argument("--data", nargs="+", metavar="PATH", completes="file", help="documents for perplexity")
     parser.add_argument(
         "--preset",
-        choices=["h2ogpt"],
-        help="settings of a published test: h2ogpt, its key/value lines at 5,000 and 6,000 tokens, depth 0.2",
+        choices=["h2ogpt", "h2ogpt-papers"],
+        help="settings of a published test: h2ogpt, its key/value lines at 5,000 and 6,000 tokens, depth 0.2; "
+        "h2ogpt-papers, the titles of long papers in --data; both with dynamic scaling by 2 and 4 beside",
+    )
+    parser.add_argument(
+        "--scaling",
+        type=items,
+        metavar="METHOD:FACTOR,…",
+        help="measure models in process with these scalings too, untrained, e.g. dynamic:2,dynamic:4",
     )
     parser.add_argument(
         "--config",
@@ -76,7 +84,7 @@ def run(args: argparse.Namespace) -> int | None:
         read_yaml,
         validate,
     )
-    from skipwise.config.presets import PRESETS
+    from skipwise.config.presets import PRESETS, SCALINGS
 
     recipe = read_yaml(args.config) if args.config else {}
     preset = {"evaluation": PRESETS[args.preset]} if args.preset else {}
@@ -84,6 +92,10 @@ def run(args: argparse.Namespace) -> int | None:
     values = merge(values, parse_settings(args.set))
     check_sections(values, "evaluation", "model")
     options: dict[str, Any] = {"data": args.data} if args.data else {}
+    if args.preset == "h2ogpt-papers":
+        if not args.data:
+            raise SkipwiseError("--preset h2ogpt-papers asks for the titles of papers; give their folder with --data")
+        options = {"document_qa": {"data": args.data}}
     options |= {"tasks": args.tasks} if args.tasks else {}
     options |= {"lengths": args.lengths} if args.lengths else {}
     config = validate(EvaluationConfig, merge(mapping(values, "evaluation"), options), "evaluation")
@@ -100,12 +112,15 @@ def run(args: argparse.Namespace) -> int | None:
         from skipwise.utils.launch import launch
 
         return launch(args.words, args.processes, again="run the same command")
-    from skipwise.evals.tables import change_table, summary_table
+    from skipwise.evals.tables import change_table, served_table, summary_table
     from skipwise.jobs.evaluate import evaluate
 
-    measured = evaluate(models, config, args.out)
+    measured = evaluate(
+        models, config, args.out, scalings=args.scaling or (), usual_scalings=SCALINGS.get(args.preset, ())
+    )
     if not processes.first():
         return None
-    print("\n".join(f"\n{table}" for table in (summary_table(measured), change_table(measured)) if table))
+    tables = [make(measured) for make in (summary_table, change_table, served_table)]
+    print("\n".join(f"\n{table}" for table in tables if table))
     print(f"\nrows    {args.out}")
     return None

@@ -59,6 +59,7 @@ SERVER_OPTIONS = {
     "model": "name",
     "api_key_env": "api_key_env",
     "tokenizer": "tokenizer",
+    "window": "window",
     "concurrency": "concurrency",
     "timeout": "timeout",
 }

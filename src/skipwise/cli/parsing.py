@@ -169,7 +169,12 @@ def add_server(parser: Command) -> None:
     add("--server", metavar="URL", help="base address of its API, such as http://localhost:8000/v1")
     add("--model", dest="name", metavar="NAME", help="name that the server has for it; when absent its only one")
     add("--api-key-env", metavar="VAR", help="environment variable that holds the key; none is sent when absent")
-    add("--tokenizer", metavar="PATH_OR_ID", help="model folder or hub id with the tokenizer of the served model")
+    add(
+        "--tokenizer",
+        metavar="PATH_OR_ID",
+        help="model folder or hub id with the tokenizer of the served model; when absent the server counts tokens",
+    )
+    add("--window", metavar="LENGTH", help="tokens that the server admits, where it does not tell them")
     add("--concurrency", kind=count, metavar="N", help="requests that are under way at once (default: 8)")
     add("--timeout", kind=float, metavar="SECONDS", help="time that one request may take (default: 600)")
 

@@ -49,6 +49,10 @@ class DocumentQAConfig(Stage):
     length are used."""
     documents: Count = 8
     """Documents for each length, drawn by the seed."""
+    questions: list[Literal["title", "author", "first_line"]] = Field(
+        default=["title", "author", "first_line"], min_length=1
+    )
+    """What is asked about a document, as far as its start tells it."""
 
 
 class SummarizeConfig(Stage):

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, field_validator
 
 from skipwise.config.stage import Stage
+from skipwise.config.values import Length
 
 
 class ServerConfig(Stage):
@@ -19,7 +20,9 @@ class ServerConfig(Stage):
     """Environment variable that holds the key. No key is sent when absent."""
     tokenizer: str | None = None
     """Model folder or hub id with the tokenizer and config.json of the served model. When absent, the folder that the
-    server names, where it is on this machine."""
+    server names, where it is on this machine; otherwise lengths are fitted by the server's own counts."""
+    window: Length | None = None
+    """Tokens of prompt and answer that the server admits, where neither it nor a config.json tells."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
     """Requests that are under way at once."""
     timeout: Annotated[float, Field(gt=0)] = 600.0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipwise.config import EvaluationConfig
+from skipwise.config.task_names import READS_DOCUMENTS
 from skipwise.data import text_sources
 from skipwise.data.documents import documents as read_documents
 from skipwise.data.tokenising import tokenise
@@ -19,6 +20,7 @@ from skipwise.evals.prompted import PromptedPlan
 from skipwise.evals.rows import Row
 from skipwise.evals.served.deployment import Deployment
 from skipwise.evals.served.perplexity import ServedPerplexity
+from skipwise.evals.served.server_tokenizer import ServerTokenizer
 from skipwise.evals.served.session import ServedSession
 from skipwise.evals.session import Session
 from skipwise.evals.task import CustomTask, Inputs, LocalPlan, Task, TaskPlan
@@ -194,21 +196,23 @@ def check_admitted(deployment: Deployment, longest: int) -> None:
         )
 
 
-def check_served(name: str) -> None:
+def check_served(name: str, deployment: Deployment) -> None:
     """Refuse a task that cannot be asked through a server.
 
     Raises:
-        SkipwiseError: For one that needs the weights.
+        SkipwiseError: For one that needs the weights, and for one that reads documents where no tokenizer is at hand.
     """
     task = tasks.task(name)
     if name != "perplexity" and isinstance(task, CustomTask) and task.served is None:
         raise SkipwiseError(
             f"{name} needs the weights of the model, which a server does not give; leave it out of --tasks"
         )
+    if name in READS_DOCUMENTS and isinstance(deployment.tokenizer, ServerTokenizer):
+        raise SkipwiseError(f"{name} of a served model needs its tokenizer; give --tokenizer PATH_OR_ID")
 
 
 def _served_plan(name: str, session: ServedSession, lengths: list[int]) -> TaskPlan:
-    check_served(name)
+    check_served(name, session.deployment)
     task = tasks.task(name)
     if isinstance(task, Task):
         return PromptedPlan(task.served or task, session, lengths)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from skipwise.evals.paired_change import Change, change, pairs, unpaired
 from skipwise.evals.rows import Row
+from skipwise.evals.served_change import finding, partner
 from skipwise.utils.text import escape, length_text, value_text
 
 BEYOND = "beyond the window that the model is configured for"
@@ -76,7 +77,8 @@ def markdown_tables(rows: Sequence[Row]) -> str:
 def change_table(rows: Sequence[Row]) -> str:
     """The change of every later model against the first one over all depths, with paired intervals.
 
-    Only what was measured on the same prompts or texts is compared; what was not is marked.
+    Only what was measured on the same prompts or texts is compared; what was not is marked. A served model that
+    `served_table` compares with itself in process is left out.
 
     Args:
         rows: Rows of any models and tasks.
@@ -84,31 +86,74 @@ def change_table(rows: Sequence[Row]) -> str:
     Returns:
         The table, empty for rows of one model.
     """
-    models = _models(rows)
+    partners = served_partners(rows)
+    models = [model for model in _models(rows) if model not in partners]
     if len(models) < 2:
         return ""
     whole = [row for row in rows if row.depth is None]
-    first = [row for row in whole if _model(row) == models[0]]
-    places: dict[tuple[Any, ...], Row] = {}
-    cells: dict[tuple[Any, ...], str] = {}
-    apart = False
-    for model in models[1:]:
-        later = [row for row in whole if _model(row) == model]
-        for before, after in pairs(first, later):
-            places.setdefault(after.place, after)
-            paired = change(before, after)
-            cells[(model, *after.place)] = change_text(paired, after) if paired else _plain(before, after)
-        for _, after in unpaired(first, later):
-            places.setdefault(after.place, after)
-            cells.setdefault((model, *after.place), "other prompts")
-            apart = True
-    if not places:
+    changes = _changes(whole, models[0], models[1:])
+    if not changes:
         return "nothing was measured alike for two models, so there is no change to show"
+    apart = any(text == "other prompts" for _, cells in changes.values() for text in cells.values())
     note = "; other prompts: the tokens differ (another tokenizer or text), so nothing is paired" if apart else ""
-    texts = any(row.metric == "perplexity" and row.n > 1 for row in places.values())
+    rows_shown = [row for row, _ in changes.values()]
+    texts = any(row.metric == "perplexity" and row.n > 1 for row in rows_shown)
     note += "; these texts: the interval for the documents read, the other one is for texts like them" if texts else ""
-    title = f"change against {models[0][0]} [95%], paired over the same prompts or texts{note}"
-    part = _table(title, list(places.values()), models[1:], lambda model, row: cells.get((model, *row.place), "-"))
+    return _change_text(f"change against {models[0][0]} [95%], paired over the same prompts or texts{note}", changes)
+
+
+def served_partners(rows: Sequence[Row]) -> dict[tuple[str, str], tuple[str, str]]:
+    """For each served model that has one, the model in process that read the same prompts."""
+    models = {model: [row for row in rows if _model(row) == model] for model in _models(rows)}
+    partners = {}
+    for model, own in models.items():
+        if own[0].served and (other := partner(own, models)) is not None:
+            partners[model] = other
+    return partners
+
+
+def served_table(rows: Sequence[Row]) -> str:
+    """Every served model against the same model in process: what the deployment changes.
+
+    Args:
+        rows: Rows of any models and tasks.
+
+    Returns:
+        For each a sentence and a table; empty without a served model that has a partner in process.
+    """
+    parts = []
+    for model, other in served_partners(rows).items():
+        local, served = ([row for row in rows if _model(row) == one] for one in (other, model))
+        whole = [row for row in rows if row.depth is None]
+        changes = _changes(whole, other, [model])
+        title = f"{finding(local, served)}\nserved against in process [95%], paired over the same prompts or texts"
+        parts.append(_change_text(title, changes))
+    return "\n\n".join(parts)
+
+
+_Changes = dict[tuple[Any, ...], tuple[Row, dict[tuple[str, str], str]]]
+"""By place: a row there, and the text of each model's change."""
+
+
+def _changes(rows: Sequence[Row], base: tuple[str, str], models: Sequence[tuple[str, str]]) -> _Changes:
+    """The changes of `models` against `base`, as far as rows measure the same."""
+    first = [row for row in rows if _model(row) == base]
+    changes: _Changes = {}
+    for model in models:
+        later = [row for row in rows if _model(row) == model]
+        for before, after in pairs(first, later):
+            paired = change(before, after)
+            text = change_text(paired, after) if paired else _plain(before, after)
+            changes.setdefault(after.place, (after, {}))[1][model] = text
+        for _, after in unpaired(first, later):
+            changes.setdefault(after.place, (after, {}))[1].setdefault(model, "other prompts")
+    return changes
+
+
+def _change_text(title: str, changes: _Changes) -> str:
+    models = list(dict.fromkeys(model for _, cells in changes.values() for model in cells))
+    rows = [row for row, _ in changes.values()]
+    part = _table(title, rows, models, lambda model, row: changes[row.place][1].get(model, "-"))
     return f"{part.title}\n{_text(part)}"
 
 

@@ -93,6 +93,8 @@ class Inputs:
 
     tokenizer: Any
     settings: EvaluationConfig
+    reply_begins: bool = True
+    """Under `evaluation.chat`: whether a reply can begin with given words. Otherwise they end the user's turn."""
     _texts: dict[tuple[str, ...], list[tuple[str, str]]] = field(default_factory=dict)
     _made: dict[Hashable, Any] = field(default_factory=dict)
 
@@ -107,9 +109,10 @@ class Inputs:
         `evaluation.chat`: `body` is the user's turn in the model's chat template and `lead` begins the reply.
         """
         if self.settings.chat:
-            turn = [{"role": "user", "content": body}]
+            turn = [{"role": "user", "content": body if self.reply_begins else body + lead}]
             text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-            ids: list[int] = self.tokenizer(text + lead.lstrip(), add_special_tokens=False, verbose=False)["input_ids"]
+            text += lead.lstrip() if self.reply_begins else ""
+            ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             return ids
         prefix: list[int] = self.once("prefix", lambda: special_prefix(self.tokenizer))
         return prefix + self._plain(body + lead)

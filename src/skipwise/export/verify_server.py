@@ -7,6 +7,7 @@ from skipwise.config import EvaluationConfig, ServerConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals.served.client import Client, Request
 from skipwise.evals.served.deployment import Deployment, explore, text_of
+from skipwise.evals.served.server_tokenizer import ServerTokenizer
 from skipwise.evals.served.session import ServedSession
 from skipwise.evals.task import Inputs, special_prefix
 from skipwise.evals.tasks import passkey
@@ -68,6 +69,8 @@ def _window(deployment: Deployment) -> Check:
 def _special_tokens(client: Client, deployment: Deployment) -> Check:
     """Whether the server reads a text as the tokenizer does, with the special tokens before it once."""
     name, tokenizer = "special tokens", deployment.tokenizer
+    if isinstance(tokenizer, ServerTokenizer):
+        return Check(name, "skipped", "no --tokenizer is given to compare with")
     prefix = special_prefix(tokenizer)
     ids = prefix + tokenizer(passkey.DESCRIPTION, add_special_tokens=False, verbose=False)["input_ids"]
     read = client.complete(Request(ids, text_of(tokenizer, ids), 1)).prompt_tokens
@@ -85,6 +88,8 @@ def _special_tokens(client: Client, deployment: Deployment) -> Check:
 def _chat_template(client: Client, deployment: Deployment) -> Check:
     """Whether a conversation becomes the same tokens; the same number of them, where the server does not show them."""
     name, tokenizer = "chat template", deployment.tokenizer
+    if isinstance(tokenizer, ServerTokenizer):
+        return Check(name, "skipped", "no --tokenizer is given to compare with")
     if not getattr(tokenizer, "chat_template", None):
         return Check(name, "skipped", "the checkpoint has none")
     text = tokenizer.apply_chat_template(_TURN, tokenize=False, add_generation_prompt=True)

@@ -4,15 +4,16 @@ Everything that can be refused is refused before the first model is loaded.
 """
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from skipwise.config import EvaluationConfig, ModelConfig, ServerConfig, is_url, validate
+from skipwise.config import EvaluationConfig, ModelConfig, ScalingConfig, ServerConfig, is_url, validate
 from skipwise.config.task_names import READS_DOCUMENTS
 from skipwise.errors import SkipwiseError
 from skipwise.evals import division, prompted, rows, runner, tasks
@@ -28,6 +29,7 @@ from skipwise.models.agreement import check_text
 from skipwise.models.device import device_of
 from skipwise.models.load import load
 from skipwise.rope import hf_config
+from skipwise.rope.scale import scale
 from skipwise.runs.folder import model_of_run
 from skipwise.training import processes
 from skipwise.training.processes import Team
@@ -51,12 +53,17 @@ class _Candidate:
     documents: Sequence[runner.Document] = ()
     client: Client | None = None
     deployment: Deployment | None = None
+    scaling: ScalingConfig | None = None
+    """A scaling to `window` that the model gets while it is loaded."""
 
 
 def evaluate(
     models: Model | Sequence[Model],
     config: EvaluationConfig | Mapping[str, Any] | None = None,
     out: str | Path = "results.jsonl",
+    *,
+    scalings: Sequence[str] = (),
+    usual_scalings: Sequence[str] = (),
 ) -> list[Row]:
     """Evaluate models and append their rows to a file.
 
@@ -70,6 +77,9 @@ def evaluate(
             what is absent. `lengths` are tokens; when absent, they double from a quarter of the smallest window to the
             largest.
         out: File that rows are read from and appended to, one JSON object a line.
+        scalings: Scalings that each model in process is measured with too, untrained, such as `dynamic:4`: a method
+            and the factor of the window.
+        usual_scalings: The same, for models that carry no scaling of their own.
 
     Returns:
         The rows of all models, the finished ones among them. None in a process of a job that is not the first.
@@ -88,16 +98,22 @@ def evaluate(
     if reading and not settings.data:
         raise SkipwiseError(f"{reading} needs documents: give them with --data, or choose --tasks passkey")
     with processes.joined(again="run the same command") as team, contextlib.ExitStack() as stack:
-        return _evaluate(given, settings, Path(out), team, stack)
+        return _evaluate(given, settings, Path(out), (scalings, usual_scalings), team, stack)
 
 
 def _evaluate(
-    given: Sequence[Model], settings: EvaluationConfig, out: Path, team: Team, stack: contextlib.ExitStack
+    given: Sequence[Model],
+    settings: EvaluationConfig,
+    out: Path,
+    scalings: tuple[Sequence[str], Sequence[str]],
+    team: Team,
+    stack: contextlib.ExitStack,
 ) -> list[Row]:
     """`evaluate` in one of the processes of `team`. Connections to servers are closed with `stack`."""
     _check_out(out)
     runner.check(settings)
-    candidates = [_candidate(model, settings, stack) for model in given]
+    plain = [_candidate(model, settings, stack) for model in given]
+    candidates = [one for candidate in plain for one in _beside(candidate, *scalings)]
     windows = [candidate.window for candidate in candidates]
     lengths = list(settings.lengths or runner.default_lengths(min(windows), max(windows)))
     for candidate in candidates:
@@ -127,9 +143,9 @@ def _measure(
         )
         return runner.evaluate_served(session, settings, lengths)
     assert isinstance(candidate.config, ModelConfig)
-    return runner.evaluate(
-        load(candidate.config), settings, documents, label=label, out=out, lengths=lengths, inputs=inputs, team=team
-    )
+    target = candidate.window if candidate.scaling else None
+    loaded = load(candidate.config, target_length=target, scaling=candidate.scaling)
+    return runner.evaluate(loaded, settings, documents, label=label, out=out, lengths=lengths, inputs=inputs, team=team)
 
 
 def _candidate(model: Model, settings: EvaluationConfig, stack: contextlib.ExitStack) -> _Candidate:
@@ -144,8 +160,8 @@ def _candidate(model: Model, settings: EvaluationConfig, stack: contextlib.ExitS
 def _served(config: ServerConfig, settings: EvaluationConfig, stack: contextlib.ExitStack) -> _Candidate:
     """Ask a server for its model. Its connection is closed with `stack`."""
     client = stack.enter_context(Client(config))
-    deployment = explore(client)
-    inputs = Inputs(deployment.tokenizer, settings)
+    deployment = explore(client, chat=settings.chat)
+    inputs = Inputs(deployment.tokenizer, settings, deployment.chat is None or deployment.chat.continues)
     path = PurePath(deployment.name)
     name = f"{path.name if path.is_absolute() else deployment.name} (served)"
     given = config.address if config.model is None else f"{config.model} at {config.address}"
@@ -169,6 +185,39 @@ def _unloaded(model: str | Path | ModelConfig, settings: EvaluationConfig) -> _C
     return _Candidate(config, given, name, hf_config.window(values), inputs, values)
 
 
+def _beside(plain: _Candidate, scalings: Sequence[str], usual_scalings: Sequence[str]) -> list[_Candidate]:
+    """A model, and the same with other scalings; a served model alone."""
+    if plain.model is None or not isinstance(plain.config, ModelConfig):
+        return [plain]
+    bare = hf_config.describe(plain.model) is None
+    asked = dict.fromkeys([*scalings, *(usual_scalings if bare else [])])
+    return [plain, *(_scaled(plain, *_scaling(text)) for text in asked)]
+
+
+def _scaling(text: str) -> tuple[ScalingConfig, float]:
+    """(method, factor) of `dynamic:4`. Errors: SkipwiseError for anything else."""
+    method, _, factor = text.partition(":")
+    try:
+        number = float(factor)
+    except ValueError:
+        number = math.nan
+    if not 1 < number <= 10_000:
+        raise SkipwiseError(f"--scaling {text}: expected a method and a factor above 1, such as dynamic:2,dynamic:4")
+    return validate(ScalingConfig, {"method": method}, "scaling"), number
+
+
+def _scaled(plain: _Candidate, scaling: ScalingConfig, factor: float) -> _Candidate:
+    """The model with a scaling. Errors: SkipwiseError for one that does not apply."""
+    assert isinstance(plain.config, ModelConfig)
+    assert plain.model is not None
+    original = plain.config.original_length or hf_config.true_original_length(plain.model)
+    window = round(factor * original)
+    values = scale(plain.model, scaling, target_length=window, original_length=plain.config.original_length)
+    name = f"{plain.name} ({scaling.method} ×{factor:g})"
+    given = f"{plain.given} ({scaling.method} ×{factor:g})"
+    return replace(plain, name=name, given=given, window=window, model=values, scaling=scaling)
+
+
 def _check_tasks(candidate: _Candidate, settings: EvaluationConfig, lengths: list[int]) -> None:
     """Read the documents and lay out the prompts. Errors: SkipwiseError for lengths that they do not reach or fit."""
     inputs = candidate.inputs
@@ -179,7 +228,7 @@ def _check_tasks(candidate: _Candidate, settings: EvaluationConfig, lengths: lis
             if candidate.deployment:
                 runner.check_admitted(candidate.deployment, max(cells, default=0))
         elif candidate.deployment:
-            runner.check_served(name)
+            runner.check_served(name, candidate.deployment)
     if READS_DOCUMENTS & set(settings.tasks):
         candidate.documents = runner.load_documents(
             settings.data, inputs.tokenizer, minimum=max(lengths), limit=settings.documents

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from skipwise.evals.rows import Row
+from skipwise.evals.served_change import finding
 from skipwise.report.comparisons import Comparison, compare, comparisons, counted, inside, verdict_counts
 from skipwise.report.run_files import Rows, Run
 from skipwise.report.three_questions import cost_clause
@@ -60,6 +62,8 @@ def rows_headline(series: list[dict[str, Any]], results: list[dict[str, Any]], f
     if len(series) == 1:
         return f"{series[0]['name']} on {over}."
     rows = [row for file in files for row in file.results]
+    if deployments := _deployments(series, rows):
+        return f"{'; '.join(deployments)}."
     first, later = ([row for row in rows if (row.model, row.fingerprint) == _model(s)] for s in series[:2])
     known = counted(comparisons(first, later))
     if len(series) > 2 or not any(verdict_counts(known).values()):
@@ -71,6 +75,16 @@ def rows_headline(series: list[dict[str, Any]], results: list[dict[str, Any]], f
     }
     shown = [f"{where} {_counts(part)}" for where, part in parts.items() if any(verdict_counts(part).values())]
     return f"{series[1]['name']} against {series[0]['name']} on {over}: {'; '.join(shown)}."
+
+
+def _deployments(series: list[dict[str, Any]], rows: Sequence[Row]) -> list[str]:
+    """What each served model shows against itself in process."""
+    models = {one["id"]: [row for row in rows if (row.model, row.fingerprint) == _model(one)] for one in series}
+    return [
+        finding(models[one["base"]], models[one["id"]])
+        for one in series
+        if one["served"] and one["base"] is not None and not models[one["base"]][0].served
+    ]
 
 
 def _model(series: dict[str, Any]) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from skipwise.evals.paired_change import Change, unpaired
 from skipwise.evals.rows import Row
+from skipwise.evals.served_change import partner
 from skipwise.report.comparisons import comparisons, counted
 from skipwise.report.run_files import Rows, Run
 
@@ -25,8 +26,8 @@ def series(runs: Sequence[Run], files: Sequence[Rows]) -> tuple[list[dict[str, A
 
     Returns:
         (series, rows) as plain values. A series has a `base`, the series that its changes are counted from: the
-        original model of its run or, for rows without a run, the first of all. An original model that several runs
-        measured alike is one series; so is a model in several files.
+        original model of its run or, for rows without a run, the first of all; for a served model, the same model in
+        process. An original model that several runs measured alike is one series; so is a model in several files.
     """
     entries: dict[tuple[Any, ...], dict[str, Any]] = {}
     rows: dict[tuple[Any, ...], Row] = {}
@@ -34,13 +35,15 @@ def series(runs: Sequence[Run], files: Sequence[Rows]) -> tuple[list[dict[str, A
         key = (owner, row.model, row.fingerprint)
         entry: dict[str, Any] = {"name": name, "model": row.model, "run": owner, "window": row.window}
         entry |= {"original_length": row.original_length, "fingerprint": row.fingerprint, "scaling": row.scaling}
+        entry |= {"served": row.served}
         entries.setdefault(key, {"id": len(entries), **entry})
         rows[(key, *row.key)] = row
     measured: dict[int, list[Row]] = {entry["id"]: [] for entry in entries.values()}
     for (key, *_), row in rows.items():
         measured[entries[key]["id"]].append(row)
     for one in entries.values():
-        one["base"] = _base(one, list(entries.values()))
+        local = partner(measured[one["id"]], measured) if one["served"] else None
+        one["base"] = _base(one, list(entries.values())) if local is None else local
     changes = {one["id"]: _changes(measured, one) for one in entries.values()}
     shown = [
         {
@@ -99,7 +102,8 @@ def _base(entry: dict[str, Any], entries: list[dict[str, Any]]) -> int | None:
         return None
     runs = [other for other in entries if other["model"] == "original" and other["run"] in (entry["run"], None)]
     same = [other for other in runs if other["run"] == entry["run"]]
-    base: int = next(iter([*same, *runs, *entries]))["id"]
+    local = [other for other in entries if not other["served"]]
+    base: int = next(iter([*same, *runs, *local, *entries]))["id"]
     return base if base != entry["id"] else None
 
 

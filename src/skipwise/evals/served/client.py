@@ -35,6 +35,8 @@ class Request(NamedTuple):
     answer_tokens: int
     extra: dict[str, Any] = {}  # noqa: RUF012 (a named tuple's default, never changed)
     """Further fields of the request."""
+    messages: list[dict[str, str]] | None = None
+    """A chat, sent in place of a prompt; the server puts its template around it."""
 
 
 class Completion(NamedTuple):
@@ -216,24 +218,20 @@ class Client:
         return list(await asyncio.gather(*(one(path) for path in paths)))
 
     async def _complete(self, request: Request, retries: int | None = None) -> Completion:
-        body: dict[str, Any] = {
-            "model": self.model,
-            "prompt": request.ids if request.text is None else request.text,
-            "max_tokens": request.answer_tokens,
-            "temperature": 0,
-            **request.extra,
-        }
+        path, body = _body(request, self.model)
         client = self._client if retries is None else self._client.with_options(max_retries=retries)
-        answer: Any = await client.post("completions", body=body, cast_to=object)
+        answer: Any = await client.post(path, body=body, cast_to=object)
         try:
             choice = answer["choices"][0]
             usage = answer.get("usage") or {}
-            text = choice.get("text")
+            # The content of a message is null where the model wrote none, or only thoughts.
+            text = choice.get("text") if request.messages is None else (choice["message"]["content"] or "")
             if not isinstance(text, str):
                 raise TypeError
         except (LookupError, TypeError, AttributeError):
+            where = "text" if request.messages is None else "message.content"
             raise SkipwiseError(
-                f"{self.config.address}/completions answered without choices[0].text: {failures.shortened(answer)}"
+                f"{self.config.address}/{path} answered without choices[0].{where}: {failures.shortened(answer)}"
             ) from None
         counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
         prompt, completion = (count if isinstance(count, int) else None for count in counts)
@@ -261,6 +259,16 @@ class Client:
                     group.create_task(one(i))
         except* Exception as failed:
             results.put(failed.exceptions[0])
+
+
+def _body(request: Request, model: str) -> tuple[str, dict[str, Any]]:
+    """(path, body) of a request."""
+    shared: dict[str, Any] = {"model": model, "max_tokens": request.answer_tokens, "temperature": 0, **request.extra}
+    if request.messages is None:
+        return "completions", {**shared, "prompt": request.ids if request.text is None else request.text}
+    if request.messages[-1]["role"] == "assistant":
+        shared |= {"continue_final_message": True, "add_generation_prompt": False}
+    return "chat/completions", {**shared, "messages": request.messages}
 
 
 def schedule(prompts: Sequence[list[int]]) -> tuple[list[int], dict[int, int]]:

@@ -15,7 +15,9 @@ from transformers import AutoTokenizer, PreTrainedConfig
 from skipwise.config import ModelConfig, ServerConfig
 from skipwise.errors import SkipwiseError
 from skipwise.evals.served import failures
+from skipwise.evals.served.chat import Chat, explore_chat
 from skipwise.evals.served.client import Client, Completion, Request
+from skipwise.evals.served.server_tokenizer import PROBE, ServerTokenizer
 from skipwise.evals.task import special_prefix
 from skipwise.models import checkpoint, configuration, sources
 from skipwise.rope import hf_config
@@ -24,7 +26,6 @@ from skipwise.utils.text import length_text
 
 _NO_LIMIT = 10**12
 """transformers writes 1e30 as the `model_max_length` of a tokenizer without one."""
-_PROBE = "The grass is green. The sky is blue. The sun is yellow."
 
 _SERVERS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("llama.cpp", "props", ("build_info",), ("default_generation_settings", "n_ctx")),
@@ -60,29 +61,32 @@ class Deployment(NamedTuple):
     """Whether the server counts the tokens of prompts."""
     fingerprint: str
     """Digest of what the server tells of itself; its weights are not seen."""
+    chat: Chat | None = None
+    """How prompts become chats; None for completions."""
 
 
-def explore(client: Client) -> Deployment:
+def explore(client: Client, *, chat: bool = False) -> Deployment:
     """Ask a server for its model and its window, load the tokenizer, and try how prompts are sent.
 
+    Args:
+        client: The connection.
+        chat: Whether prompts are sent as chats.
+
     Raises:
-        SkipwiseError: No server or model, no tokenizer, or one that is not the served model's.
+        SkipwiseError: No server or model, a tokenizer that cannot be loaded or is not the served model's.
     """
     entries = client.models()
     entry = _entry(client, entries)
     client.model = entry["id"]
     served, admitted = _server(client, entry)
     given = client.config.tokenizer or _folder_of(entry)
-    if given is None:
-        raise SkipwiseError(
-            f"which tokenizer does {entry['id']!r} at {client.config.address} have? Name the model folder or hub id "
-            "with --tokenizer; prompts are fitted to their lengths with it"
-        )
-    tokenizer, config = _tokenizer(given)
-    window = admitted or _window(tokenizer, config, given, client.config)
-    takes_tokens, counts = _try(client, tokenizer, given)
+    config, tokenizer = None, None
+    if given is not None:
+        tokenizer, config = _tokenizer(given, required=client.config.tokenizer is not None)
+    window = admitted or client.config.window or _window(tokenizer, config, given, client.config)
+    tokenizer = tokenizer or ServerTokenizer(client, chat=chat)
     told = [client.config.address, entry["id"], entry.get("root"), served, window]
-    return Deployment(
+    deployment = Deployment(
         client.config.address,
         entry["id"],
         served,
@@ -92,10 +96,20 @@ def explore(client: Client) -> Deployment:
         hf_config.describe(config) if config else None,
         tokenizer,
         config,
-        takes_tokens,
-        counts,
-        hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16],
+        takes_tokens=False,
+        counts=True,
+        fingerprint=hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16],
+        chat=explore_chat(client, tokenizer) if chat else None,
     )
+    if isinstance(tokenizer, ServerTokenizer) and not tokenizer.exact:
+        return deployment
+    try:
+        takes_tokens, counts = _try(client, tokenizer, given or "the server")
+    except SkipwiseError:
+        if chat:  # a server may offer chats alone
+            return deployment
+        raise
+    return deployment._replace(takes_tokens=takes_tokens, counts=counts)
 
 
 def _entry(client: Client, entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -150,23 +164,35 @@ def _folder_of(entry: dict[str, Any]) -> str | None:
     return None
 
 
-def _tokenizer(given: str) -> tuple[Any, PreTrainedConfig | None]:
-    """The tokenizer of a model folder or hub id with its configuration, or of a folder with a tokenizer alone."""
-    folder = Path(given).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file():
-        bare = sources.Source(folder.name, str(folder), None, {})
-        return sources.call(bare, "tokenizer", AutoTokenizer.from_pretrained), None
-    source = sources.find(ModelConfig(path=given), weights=False)
-    return checkpoint.tokenizer(source), configuration.read(source)
+def _tokenizer(given: str, *, required: bool) -> tuple[Any, PreTrainedConfig | None]:
+    """The tokenizer of a model folder or hub id with its configuration, or of a folder with a tokenizer alone.
+
+    (None, None) for a folder that the server names and that holds no tokenizer, unless it is `required`.
+    """
+    try:
+        folder = Path(given).expanduser()
+        if folder.is_dir() and not (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file():
+            bare = sources.Source(folder.name, str(folder), None, {})
+            return sources.call(bare, "tokenizer", AutoTokenizer.from_pretrained), None
+        source = sources.find(ModelConfig(path=given), weights=False)
+        return checkpoint.tokenizer(source), configuration.read(source)
+    except SkipwiseError:
+        if required:
+            raise
+        return None, None
 
 
-def _window(tokenizer: Any, config: PreTrainedConfig | None, given: str, server: ServerConfig) -> int:
+def _window(tokenizer: Any, config: PreTrainedConfig | None, given: str | None, server: ServerConfig) -> int:
     """The window of the checkpoint, for a server that does not tell its own."""
-    window = hf_config.window(config) if config else int(min(tokenizer.model_max_length, _NO_LIMIT))
+    window = _NO_LIMIT
+    if config is not None:
+        window = hf_config.window(config)
+    elif tokenizer is not None:
+        window = int(min(tokenizer.model_max_length, _NO_LIMIT))
     if window >= _NO_LIMIT:
         raise SkipwiseError(
-            f"{server.address} does not tell the window that it admits, and {given} has no config.json that tells the "
-            "model's; give --tokenizer the whole model folder"
+            f"{server.address} does not tell the window that it admits, and no config.json is at hand that tells the "
+            "model's; give --window LENGTH, or --tokenizer the whole model folder"
         )
     progress.say(
         f"{server.address} does not tell the window that it admits; {length_text(window)} tokens are taken from {given}"
@@ -193,7 +219,7 @@ def text_of(tokenizer: Any, ids: list[int]) -> str:
 
 def _try(client: Client, tokenizer: Any, given: str) -> tuple[bool, bool]:
     """(whether prompts can be tokens, whether they are counted), from two short requests at most."""
-    ids = list(special_prefix(tokenizer)) + tokenizer(_PROBE, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = list(special_prefix(tokenizer)) + tokenizer(PROBE, add_special_tokens=False, verbose=False)["input_ids"]
     try:
         answer = client.complete(Request(ids, None, 1), retries=1)
         if answer.prompt_tokens == len(ids):

@@ -80,7 +80,7 @@ class PromptLosses:
         ids = special_prefix(session.deployment.tokenizer) + plain["input_ids"]
         for way in _WAYS:
             try:
-                way.read(session.client.complete(session.request(ids, EXTRA_TOKENS, **way.extra)).choice, ids)
+                way.read(session.client.complete(session.plain_request(ids, EXTRA_TOKENS, **way.extra)).choice, ids)
             except (LookupError, TypeError, ValueError) as error:
                 if isinstance(error, SkipwiseError) and getattr(error.__cause__, "status_code", 0) not in (400, 422):
                     raise
@@ -107,7 +107,7 @@ class PromptLosses:
 
     def losses(self, parts: Sequence[_Part], way: _Way, advance: Callable[[int], None]) -> list[Losses]:
         """Losses of the scored tokens of each document, in their order."""
-        requests = [self._session.request(part.ids, EXTRA_TOKENS, **way.extra) for part in parts]
+        requests = [self._session.plain_request(part.ids, EXTRA_TOKENS, **way.extra) for part in parts]
         losses: dict[int, Losses] = {}
         for i, values in self._read(requests, way):
             losses[i] = -np.asarray(values[len(values) - parts[i].scored :], dtype=np.float32)

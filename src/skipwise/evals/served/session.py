@@ -6,6 +6,7 @@ from typing import Any
 
 from skipwise.evals.served.client import Client, Completion, Request
 from skipwise.evals.served.deployment import Deployment, text_of
+from skipwise.evals.served.server_tokenizer import ServerTokenizer
 from skipwise.evals.session import AnswerSession
 from skipwise.evals.task import Inputs, Question, special_prefix
 from skipwise.utils import progress
@@ -74,13 +75,22 @@ class ServedSession(AnswerSession):
 
     def request(self, ids: list[int], answer_tokens: int, **extra: Any) -> Request:
         """A request for a prompt, in the form that the server takes."""
+        chat = self.deployment.chat
+        if chat is not None:
+            return Request(ids, None, answer_tokens, extra, chat.messages(ids))
+        return self.plain_request(ids, answer_tokens, **extra)
+
+    def plain_request(self, ids: list[int], answer_tokens: int, **extra: Any) -> Request:
+        """A request for a completion, whatever the settings of chats."""
         text = None if self.deployment.takes_tokens else text_of(self.deployment.tokenizer, ids)
         return Request(ids, text, answer_tokens, extra)
 
     def _is_cut(self, request: Request, completion: Completion) -> bool:
         """Whether the server read less than it was sent; told once for each length."""
-        read = completion.prompt_tokens
-        missing = 0 if self.deployment.takes_tokens else self._prefix  # a server may put no special tokens
+        read, deployment = completion.prompt_tokens, self.deployment
+        missing = 0 if deployment.takes_tokens else self._prefix  # a server may put no special tokens
+        if deployment.chat is not None:
+            missing = -deployment.chat.surplus
         if read is None or read >= len(request.ids) - missing:
             return False
         self._tell(
@@ -99,9 +109,12 @@ class ServedSession(AnswerSession):
                 f"{self.label}: the server ended an answer after {completion.completion_tokens} of {limit} tokens; "
                 "look for a limit on answers"
             )
-        ids: list[int] = self.deployment.tokenizer(completion.text, add_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]
+        tokenizer = self.deployment.tokenizer
+        ids: list[int]
+        if isinstance(tokenizer, ServerTokenizer):
+            ids = tokenizer.pieces(completion.text, min(limit, len(completion.text)))
+        else:
+            ids = tokenizer(completion.text, add_special_tokens=False, verbose=False)["input_ids"]
         for end in range(1, min(len(ids), limit)):
             if ended(ids[:end]):
                 return ids[:end]

@@ -138,7 +138,11 @@ def _questions(inputs: Inputs, length: int) -> dict[str, list[Question]]:
     used, room = 0, length - ANSWER_TOKENS
     for place in np.random.default_rng([inputs.settings.seed]).permutation(len(documents)).tolist():
         text = documents[place][1]
-        asked = {kind: fact for kind, fact in known[place].items() if shared[plain(fact)] < 2 or kind == "author"}
+        asked = {
+            kind: fact
+            for kind, fact in known[place].items()
+            if kind in settings.questions and (kind == "author" or shared[plain(fact)] < 2)
+        }
         if len(text) < room or not asked:  # a token has at least a character, nearly always
             continue
         new = {kind: one for kind, fact in asked.items() if (one := _question(inputs, text, kind, fact, room))}

@@ -96,7 +96,7 @@ function summaryLead(rows) {
     .filter((series) => series.base !== null)
     .map((series) => {
       const base = data.series[series.base],
-        old = data.runs[series.run]?.original_length ?? base.window;
+        old = data.runs[series.run]?.original_length ?? (series.served ? base.original_length : base.window);
       const judged = rows.filter((row) => row.series === series.id && row.change?.verdict && !row.change.repeated);
       const counts = (part) => {
         const shown = ["better", "worse", "undecided"].map(
