@@ -144,7 +144,7 @@ def test_secrets_reach_the_server_and_no_file(
     page = tmp_path / "page.html"
     assert main.main(["report", str(out), "--out", str(page)]) == 0
     everything = out.read_text() + page.read_text() + line + "".join(capsys.readouterr())
-    assert "secret" not in everything
+    assert "sk-secret" not in everything
     assert {row.path for row in read(out)} == {address}
 
 
@@ -260,7 +260,7 @@ def test_a_request_that_takes_too_long(model: Path, tmp_path: Path, monkeypatch:
 
 def test_ctrl_c_ends_at_once_and_keeps_finished_rows(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
-    with serving(model, window=WINDOW, seconds=0.3) as address:
+    with serving(model, window=WINDOW, seconds=0.6) as address:
         options = ["--tokenizer", str(model), "--tasks", "passkey", "--lengths", "256,512,1024", "--out", str(out)]
         command = [sys.executable, "-m", "skipwise", "eval", address, *options, "--concurrency", "1"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

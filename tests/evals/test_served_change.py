@@ -76,6 +76,6 @@ def test_a_page_shows_the_comparison(tmp_path: Path) -> None:
     (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)
     data = json.loads(text)
     names = [series["name"] for series in data["series"]]
-    bases = {series["name"]: series["base"] and names[series["base"]] for series in data["series"] if series["base"]}
-    assert bases == {"extended (served)": "extended"}
+    bases = {series["name"]: names[series["base"]] for series in data["series"] if series["base"] is not None}
+    assert bases == {"extended": "original", "extended (served)": "extended"}
     assert "read the scaling" in data["headline"]

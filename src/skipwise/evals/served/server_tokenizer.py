@@ -129,9 +129,10 @@ class ServerTokenizer:
         return count
 
     def _refuse_cut(self, text: str, count: int) -> None:
-        """A text that begins like a much shorter one and has no more tokens was cut."""
+        """A text that begins like a shorter one, and has far fewer tokens than its characters promise, was cut."""
         characters, before = self._longest.get(text[:SHORT], (0, 0))
-        if characters >= SHORT and len(text) > 1.25 * characters and count <= 1.01 * before:
+        promised = before * len(text) / characters if characters else 0
+        if characters >= SHORT and len(text) > 1.25 * characters and count < before + (promised - before) / 3:
             raise SkipwiseError(
                 f"{self._client.config.address} counts {length_text(count)} tokens in a text of {len(text)} characters "
                 f"and {length_text(before)} in one of {characters}: it cuts prompts without an error; serve the model "
