@@ -1,12 +1,5 @@
 """The extended packaged model behind `transformers serve`, asked through the OpenAI client; it also passes `verify`."""
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,13 +11,14 @@ from skipwise.config import ModelConfig, ServerConfig
 from skipwise.evals.tasks import passkey
 from skipwise.utils.atomic_files import read_jsonl
 from support import ROOT
+from support.real_servers import ORIGINAL, transformers_serve
 
 pytestmark = pytest.mark.slow
 openai = pytest.importorskip("openai", reason="the OpenAI client is not installed (extra `serving`)")
 pytest.importorskip("fastapi", reason="transformers serve is not installed (extra `serving`)")
 
 RECIPE = ROOT / "recipes/bundled.yaml"
-ORIGINAL, TARGET = 256, 1024
+TARGET = 1024
 QUICK = [
     *("training.steps=120", "training.save_every=120", "training.validate_every=120", "evaluation.tasks=[passkey]"),
     *(f"evaluation.lengths=[{TARGET}]", f"evaluation.retrieval_lengths=[{ORIGINAL}, {TARGET}]", "evaluation.trials=2"),
@@ -50,46 +44,24 @@ def exported(run: Path) -> Path:
 @pytest.fixture(scope="module")
 def server(exported: Path) -> Iterator[str]:
     """Address of a real server process with the exported model."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    program = shutil.which("transformers", path=str(Path(sys.executable).parent)) or shutil.which("transformers")
-    assert program, "the transformers command is not installed"
-    command = [program, "serve", str(exported), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    log = exported.parent / "server.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 300
-        while True:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            try:
-                with urllib.request.urlopen(f"{address}/health", timeout=5):
-                    break
-            except OSError:
-                time.sleep(0.5)
+    with transformers_serve(exported) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def test_a_value_hidden_beyond_the_original_window(
     run: Path, exported: Path, server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client = openai.OpenAI(base_url=f"{server}/v1", api_key="none", timeout=300)
+    client = openai.OpenAI(base_url=server, api_key="none", timeout=300)
     answers = {}
     for key, depth in {"48151": 0.1, "62342": 0.3, "90876": 0.5, "17354": 0.7, "35209": 0.9}.items():
         prompt = passkey.prompt_text(key, 144, depth) + passkey.LEAD
-        said = client.completions.create(model=str(exported), prompt=prompt, max_tokens=12, temperature=0)
-        assert said.usage.prompt_tokens > 3 * ORIGINAL
-        assert said.usage.prompt_tokens + 12 <= TARGET
-        answers[key] = said.choices[0].text
+        answer = client.completions.create(model=str(exported), prompt=prompt, max_tokens=12, temperature=0)
+        assert answer.usage.prompt_tokens > 3 * ORIGINAL
+        assert answer.usage.prompt_tokens + 12 <= TARGET
+        answers[key] = answer.choices[0].text
     right = [key for key, text in answers.items() if passkey.first_number(text) == key]
     with capsys.disabled():
-        print(f"\n{len(right)} of 5 found in prompts of {said.usage.prompt_tokens} tokens: {answers}")
+        print(f"\n{len(right)} of 5 found in prompts of {answer.usage.prompt_tokens} tokens: {answers}")
     assert len(right) >= 3
     before = [row for row in read_jsonl(run / "results.jsonl") if row["model"] == "original" and row["depth"] is None]
     assert {row["length"]: row["value"] for row in before}[TARGET] == 0, "the original model finds none"
@@ -100,7 +72,7 @@ def test_served_verdicts_are_those_in_process(
 ) -> None:
     settings = {"tasks": ["passkey"], "lengths": [ORIGINAL, 512, TARGET], "depths": [0.0, 0.25, 0.5, 1.0], "trials": 5}
     out = tmp_path / "rows.jsonl"
-    asked = ServerConfig(url=f"{server}/v1", model=str(exported), tokenizer=str(exported), concurrency=2)
+    asked = ServerConfig(url=server, model=str(exported), tokenizer=str(exported), concurrency=2)
     served = skipwise.evaluate(asked, settings, out)
     local = skipwise.evaluate(ModelConfig(path=str(exported), precision="float32"), settings, out)
     prompts = [score for row in served if row.depth is not None for score in row.scores]

@@ -84,7 +84,7 @@ def explore(client: Client, *, chat: bool = False) -> Deployment:
     if given is not None:
         tokenizer, config = _tokenizer(given, required=client.config.tokenizer is not None)
     window = admitted or client.config.window or _window(tokenizer, config, given, client.config)
-    tokenizer = tokenizer or ServerTokenizer(client, chat=chat)
+    tokenizer = tokenizer or ServerTokenizer(client, window, chat=chat)
     told = [client.config.address, entry["id"], entry.get("root"), served, window]
     deployment = Deployment(
         client.config.address,

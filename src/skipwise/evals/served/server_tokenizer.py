@@ -34,6 +34,7 @@ class ServerTokenizer:
 
     Args:
         client: The connection; its model is named.
+        window: Tokens that the server admits: what it refuses has more.
         chat: Whether prompts are chats: counted with the server's own template.
 
     Raises:
@@ -44,15 +45,13 @@ class ServerTokenizer:
     model_max_length = 10**30
     bos_token_id = eos_token_id = None
 
-    def __init__(self, client: Client, *, chat: bool = False) -> None:
-        self._client, self._chat = client, chat
+    def __init__(self, client: Client, window: int, *, chat: bool = False) -> None:
+        self._client, self._window, self._chat = client, window, chat
         self._texts: dict[int, tuple[str, int]] = {}
         self._counts: dict[bytes, int] = {}
         self._longest: dict[str, tuple[int, int]] = {}
         self._each = 0.25
         """Tokens of a character, as last counted."""
-        self._largest = 0
-        """Tokens of the longest text that the server has counted."""
         self._show = None if chat else _shown(client)
         if self._show is None:
             self._count(f"{BEFORE}{PROBE}{AFTER}" if chat else PROBE)
@@ -116,7 +115,7 @@ class ServerTokenizer:
         try:
             count = self._client.complete(Request([], text, 1, messages=messages)).prompt_tokens
         except SkipwiseError as error:
-            if not self._largest or getattr(error.__cause__, "status_code", 0) not in _REFUSED:
+            if not self._longest or getattr(error.__cause__, "status_code", 0) not in _REFUSED:
                 raise
             return self._beyond(text)
         if count is None:
@@ -143,11 +142,11 @@ class ServerTokenizer:
 
     def _learn(self, text: str, count: int) -> None:
         if len(text) >= SHORT:
-            self._each, self._largest = count / len(text), max(self._largest, count)
+            self._each = count / len(text)
 
     def _beyond(self, text: str) -> int:
-        """Tokens of a text that the server refuses as too long, estimated: more than of any that it took."""
-        return max(round(len(text) * self._each), self._largest + 1)
+        """Tokens of a text that the server refuses as too long, estimated."""
+        return max(round(len(text) * self._each), self._window + 1)
 
 
 def messages_of(text: str, before: str = BEFORE, after: str = AFTER) -> list[dict[str, str]] | None:
