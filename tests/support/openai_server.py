@@ -219,8 +219,8 @@ class Handler(BaseHTTPRequestHandler):
             )
         ids = ids[-settings["cut_at"] :] if settings["cut_at"] else ids
         text, tokens, reason = state.answer(ids, limit)
-        said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-        choice: dict[str, Any] = {"index": 0, **said, "logprobs": None, "finish_reason": reason}
+        reply = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        choice: dict[str, Any] = {"index": 0, **reply, "logprobs": None, "finish_reason": reason}
         if body.get("prompt_logprobs") is not None and settings["logprobs"] == "prompt_logprobs":
             choice["prompt_logprobs"] = state.prompt_logprobs(ids)
         if body.get("echo") and settings["logprobs"] == "echo":

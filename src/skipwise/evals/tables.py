@@ -106,8 +106,8 @@ def served_partners(rows: Sequence[Row]) -> dict[tuple[str, str], tuple[str, str
     """For each served model that has one, the model in process that read the same prompts."""
     models = {model: [row for row in rows if _model(row) == model] for model in _models(rows)}
     partners = {}
-    for model, own in models.items():
-        if own[0].served and (other := partner(own, models)) is not None:
+    for model, measured in models.items():
+        if measured[0].served and (other := partner(measured, models)) is not None:
             partners[model] = other
     return partners
 

@@ -52,16 +52,16 @@ def _window(deployment: Deployment) -> Check:
     name, admitted = "window admitted", deployment.admitted
     model = hf_config.window(deployment.config) if deployment.config else None
     if admitted is None:
-        return Check(name, "noted", f"{deployment.served} does not tell it; see whether the needles are found")
-    told = f"{length_text(admitted)} tokens by {deployment.served}"
+        return Check(name, "noted", f"{deployment.served} does not say; see whether the needles are found")
+    shown = f"{length_text(admitted)} tokens by {deployment.served}"
     if model is None or admitted == model:
-        return Check(name, "ok", told + (", as in the checkpoint" if model else ""))
+        return Check(name, "ok", shown + (", as in the checkpoint" if model else ""))
     if admitted > model:
-        return Check(name, "noted", f"{told}, the checkpoint has {length_text(model)}: longer prompts are admitted")
+        return Check(name, "noted", f"{shown}, the checkpoint has {length_text(model)}: longer prompts are admitted")
     return Check(
         name,
         "failed",
-        f"{told}, the checkpoint has {length_text(model)}; serve it with that window (vLLM: --max-model-len {model}, "
+        f"{shown}, the checkpoint has {length_text(model)}; serve it with that window (vLLM: --max-model-len {model}, "
         f"llama.cpp: -c {model})",
     )
 

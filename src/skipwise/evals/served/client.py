@@ -122,7 +122,7 @@ class Client:
             SkipwiseError: The server is not there, refuses the key, or is no such API.
         """
         try:
-            answer = self._run(self._told(self._get("models", retries=2), tries=3))
+            answer = self._run(self._explained(self._get("models", retries=2), tries=3))
         except SkipwiseError as error:
             if self.config.model is not None and getattr(error.__cause__, "status_code", 0) >= 404:
                 return []
@@ -155,7 +155,7 @@ class Client:
             return await self._client.with_options(max_retries=1).post(target, body=body, cast_to=object)
 
         try:
-            answer = self._run(self._told(ask()))
+            answer = self._run(self._explained(ask()))
         except SkipwiseError as error:
             if getattr(error.__cause__, "status_code", 0) in (400, 404, 405, 422, 500, 501):
                 return {}
@@ -164,7 +164,7 @@ class Client:
 
     def complete(self, request: Request, *, retries: int | None = None) -> Completion:
         """Ask for one completion. Raises SkipwiseError; the `__cause__` of one for a refusal has a `status_code`."""
-        return self._run(self._told(self._complete(request, retries)))
+        return self._run(self._explained(self._complete(request, retries)))
 
     def complete_all(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """(index, completion) of every request, as they arrive.
@@ -193,8 +193,8 @@ class Client:
         finally:
             job.cancel()
 
-    async def _told(self, work: Coroutine[Any, Any, T], tries: int | None = None) -> T:
-        """Whatever fails, as one line without the key."""
+    async def _explained(self, work: Coroutine[Any, Any, T], tries: int | None = None) -> T:
+        """Turn whatever fails into a SkipwiseError of one line, without the key."""
         try:
             return await work
         except SkipwiseError:
@@ -248,7 +248,7 @@ class Client:
             if leaders[i] != i:
                 await answered[leaders[i]].wait()
             async with places:
-                completion = await self._told(self._complete(requests[i]))
+                completion = await self._explained(self._complete(requests[i]))
             if leaders[i] == i:
                 answered[i].set()
             results.put((i, completion))

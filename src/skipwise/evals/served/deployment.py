@@ -45,9 +45,9 @@ class Deployment(NamedTuple):
     name: str
     """As the server calls it."""
     served: str
-    """Server and version, such as `vLLM 0.33.0`; `unknown server` where it does not tell."""
+    """Server and version, such as `vLLM 0.33.0`; `unknown server` where it does not say."""
     admitted: int | None
-    """Tokens of prompt and answer that the server admits; None where it does not tell."""
+    """Tokens of prompt and answer that the server admits; None where it does not say."""
     window: int
     """`admitted`, else the window in the configuration beside the tokenizer."""
     original_length: int
@@ -60,7 +60,7 @@ class Deployment(NamedTuple):
     counts: bool
     """Whether the server counts the tokens of prompts."""
     fingerprint: str
-    """Digest of what the server tells of itself; its weights are not seen."""
+    """Digest of what the server says of itself; its weights are not seen."""
     chat: Chat | None = None
     """How prompts become chats; None for completions."""
 
@@ -85,7 +85,7 @@ def explore(client: Client, *, chat: bool = False) -> Deployment:
         tokenizer, config = _tokenizer(given, required=client.config.tokenizer is not None)
     window = admitted or client.config.window or _window(tokenizer, config, given, client.config)
     tokenizer = tokenizer or ServerTokenizer(client, window, chat=chat)
-    told = [client.config.address, entry["id"], entry.get("root"), served, window]
+    identity = [client.config.address, entry["id"], entry.get("root"), served, window]
     deployment = Deployment(
         client.config.address,
         entry["id"],
@@ -98,7 +98,7 @@ def explore(client: Client, *, chat: bool = False) -> Deployment:
         config,
         takes_tokens=False,
         counts=True,
-        fingerprint=hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16],
+        fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
         chat=explore_chat(client, tokenizer) if chat else None,
     )
     if isinstance(tokenizer, ServerTokenizer) and not tokenizer.exact:
@@ -137,10 +137,10 @@ def _server(client: Client, entry: dict[str, Any]) -> tuple[str, int | None]:
     answers = client.optional([path for _, path, _, _ in _SERVERS])
     served, admitted = owner or "unknown server", _count(entry.get("max_model_len"))
     for (name, _, version, window), answer in zip(_SERVERS, answers, strict=True):
-        told = _at(answer, version)
-        if not isinstance(told, str) or (owner is not None and owner != name):
+        release = _at(answer, version)
+        if not isinstance(release, str) or (owner is not None and owner != name):
             continue
-        served = f"{name} {told}"
+        served = f"{name} {release}"
         admitted = admitted or (_count(_at(answer, window)) if window else None)
         break
     return served, admitted

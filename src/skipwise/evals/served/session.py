@@ -47,7 +47,7 @@ class ServedSession(AnswerSession):
         self.client, self.deployment = client, deployment
         self._prefix = len(special_prefix(deployment.tokenizer))
         self._cut: set[tuple[int, ...]] = set()
-        self._told: set[str] = set()
+        self._lines: set[str] = set()
 
     def tokens_to_read(self, questions: Sequence[Question]) -> int:
         """Tokens of all prompts: what a server computes once is not seen."""
@@ -86,7 +86,7 @@ class ServedSession(AnswerSession):
         return Request(ids, text, answer_tokens, extra)
 
     def _is_cut(self, request: Request, completion: Completion) -> bool:
-        """Whether the server read less than it was sent; told once for each length."""
+        """Whether the server read less than it was sent; a line says so once for each length."""
         read, deployment = completion.prompt_tokens, self.deployment
         missing = 0 if deployment.takes_tokens else self._prefix  # a server may put no special tokens
         if deployment.chat is not None:
@@ -121,6 +121,6 @@ class ServedSession(AnswerSession):
         return ids
 
     def _tell(self, line: str) -> None:
-        if line not in self._told:
-            self._told.add(line)
+        if line not in self._lines:
+            self._lines.add(line)
             progress.say(line)
