@@ -51,7 +51,7 @@ class ServerTokenizer:
         self._counts: dict[bytes, int] = {}
         self._longest: dict[str, tuple[int, int]] = {}
         self._each = 0.25
-        """Tokens of a character, as last counted."""
+        """Tokens of a character, as last counted in a text of some length."""
         self._show = None if chat else _shown(client)
         if self._show is None:
             self._count(f"{BEFORE}{PROBE}{AFTER}" if chat else PROBE)
@@ -145,8 +145,14 @@ class ServerTokenizer:
             self._each = count / len(text)
 
     def _beyond(self, text: str) -> int:
-        """Tokens of a text that the server refuses as too long, estimated."""
-        return max(round(len(text) * self._each), self._window + 1)
+        """Tokens of a text that the server refuses as too long, estimated. A short one is refused for another reason."""
+        estimate = round(len(text) * self._each)
+        if estimate < self._window // 4:
+            raise SkipwiseError(
+                f"{self._client.config.address} does not count the tokens of a text of {len(text)} characters; look at "
+                "the server's log, or give --tokenizer"
+            )
+        return max(estimate, self._window + 1)
 
 
 def messages_of(text: str, before: str = BEFORE, after: str = AFTER) -> list[dict[str, str]] | None:
