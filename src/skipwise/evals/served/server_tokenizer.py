@@ -145,7 +145,7 @@ class ServerTokenizer:
             self._each = count / len(text)
 
     def _beyond(self, text: str) -> int:
-        """Tokens of a text that the server refuses as too long, estimated. A short one is refused for another reason."""
+        """Tokens of a text that the server refuses as too long, estimated; for a short one it has another reason."""
         estimate = round(len(text) * self._each)
         if estimate < self._window // 4:
             raise SkipwiseError(
