@@ -9,6 +9,7 @@ from support.openai_server import serving
 from support.tiny import tiny_llama, tiny_tokenizer
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra `harness`)")
+pytest.importorskip("tenacity", reason="lm-eval's models for servers are not installed (lm-eval[api])")
 
 
 def test_completions_are_cut_to_max_length_minus_max_gen_toks(tmp_path: Path) -> None:

@@ -140,8 +140,8 @@ def test_an_export_has_its_window_under_both_rules(method: str, rule: str, tmp_p
     config, tokenizer = (json.loads((out / name).read_text()) for name in ("config.json", "tokenizer_config.json"))
     derived = RULES[rule](config, tokenizer)
     assert derived >= 256, "--max-model-len 256 is admitted"
-    # Both multiply a linear or dynamic window that is extended already: hence the docs' word to give the option.
-    assert derived == (1024 if method in ("linear", "dynamic") else 256)
+    # Both multiply a linear window that is extended already: hence the docs' word to give the option.
+    assert derived == (1024 if method == "linear" else 256)
 
 
 def test_the_overrides_of_the_docs_are_admitted_under_both_rules() -> None:

@@ -46,9 +46,10 @@ def finding(local: Sequence[Row], served: Sequence[Row]) -> str:
     Returns:
         Where the served model is worse, by length; or that it is nowhere.
     """
-    whole = [(b, a, change(b, a)) for b, a in pairs(local, served) if a.depth is None and a.length and a.n > 1]
-    compared = sorted({after.length or 0 for _, after, _ in whole})
-    worse = sorted({after.length or 0 for _, after, paired in whole if paired and paired.verdict == "worse"})
+    paired = [(after.length, change(before, after)) for before, after in pairs(local, served) if after.depth is None]
+    decided = [(length, one.verdict) for length, one in paired if length and one and not one.few]
+    compared = sorted({length for length, _ in decided})
+    worse = sorted({length for length, verdict in decided if verdict == "worse"})
     name, other = served[0].model.removesuffix(SUFFIX), local[0].model
     title = f"{name} served against in process" if name == other else f"{name} served against {other} in process"
     if not compared:
