@@ -260,7 +260,7 @@ def test_a_request_that_takes_too_long(model: Path, tmp_path: Path, monkeypatch:
 
 def test_ctrl_c_ends_at_once_and_keeps_finished_rows(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
-    with serving(model, window=WINDOW, seconds=0.6) as address:
+    with serving(model, window=WINDOW, seconds=0.3) as address:
         options = ["--tokenizer", str(model), "--tasks", "passkey", "--lengths", "256,512,1024", "--out", str(out)]
         command = [sys.executable, "-m", "skipwise", "eval", address, *options, "--concurrency", "1"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
