@@ -59,7 +59,7 @@ def test_the_tables_compare_the_served_model_apart() -> None:
     assert "(served)" not in change_table(everything)
     table = served_table(everything)
     assert "served against in process" in table.splitlines()[0]
-    verdicts = re.findall(r"^passkey +(\w+) .* points (\w+)", table, re.M)
+    verdicts = re.findall(r"^passkey +(\w+) .*\] points (\w+)", table, re.M)
     assert verdicts == [("256", "undecided"), ("512", "worse"), ("1k", "worse")]
     assert served_table([*ORIGINAL, *EXTENDED]) == ""
     alone = [*ORIGINAL, *rows("x (served)", GOOD, served=True, data="c")]
