@@ -349,7 +349,7 @@ def test_scalings_beside_are_read_from_the_command_line(model: Path, capsys: pyt
     for text, line in {
         "dynamic": "--scaling dynamic: expected a method and a factor above 1",
         "dynamic:1": "--scaling dynamic:1: expected a method and a factor above 1",
-        "dinamic:2": "scaling.method",
+        "power:2": "scaling.method",
     }.items():
         assert main.main(["eval", str(model), "--tasks", "passkey", "--scaling", text]) == 2
         assert line in capsys.readouterr().err
