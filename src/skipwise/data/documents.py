@@ -60,17 +60,20 @@ def documents(sources: Iterable[TextSource]) -> Iterator[TextDocument]:
     yield TextDocument(name, "".join(parts))
 
 
-def pieces(sources: Iterable[TextSource], *, after: tuple[int, int] = (0, 0)) -> Iterator[Piece]:
+def pieces(
+    sources: Iterable[TextSource], *, after: tuple[int, int] = (0, 0), may_be_empty: bool = False
+) -> Iterator[Piece]:
     """Read the documents of all sources, the long ones in parts (see `split_text`).
 
     Args:
         sources: In the order in which they are read.
         after: Number of a source, and of a row there: only what comes after that document is returned.
+        may_be_empty: Accept sources without a document.
 
     Raises:
         SkipwiseError: As `documents`.
     """
-    before, read, empty = 0, 0, after == (0, 0)
+    before, read, empty = 0, 0, after == (0, 0) and not may_be_empty
     names = list[str]()
     for index, source in enumerate(sources):
         names.append(source.name)

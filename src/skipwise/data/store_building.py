@@ -67,8 +67,15 @@ class Corpus:
 
     def batches(self, *, after: tuple[int, int] = (0, 0)) -> Iterator[list[documents.Piece]]:
         """Group the pieces of the texts to about `BATCH` characters. `after`: see `documents.pieces`."""
+        return self._grouped(documents.pieces(self.texts, after=after))
+
+    def batches_of(self, source: int) -> Iterator[list[documents.Piece]]:
+        """Group the pieces of one source likewise. There may be none."""
+        return self._grouped(documents.pieces([self.texts[source]], may_be_empty=True))
+
+    def _grouped(self, pieces: Iterator[documents.Piece]) -> Iterator[list[documents.Piece]]:
         batch, characters = list[documents.Piece](), 0
-        for piece in documents.pieces(self.texts, after=after):
+        for piece in pieces:
             batch.append(piece)
             characters += len(piece.text)
             if characters >= BATCH:
