@@ -512,3 +512,16 @@ def test_any_file_is_read_or_refused_in_one_line(
         assert len(message) < 1000
     else:
         assert all(isinstance(document.text, str) and document.text for document in found)
+
+
+def test_arrays_in_a_folder_of_tables_are_read_row_by_row(tmp_path: Path) -> None:
+    """`datasets` would read each file whole. It says which files belong to the split."""
+    folder = folder_of(tmp_path, **{"train.json": " " + json.dumps(ROWS), "test.json": '[{"text": "held out"}]'})
+    (source,) = text_sources.sources([str(folder)])
+    assert (source.kind, source.name) == ("json", "train.json")
+    assert texts(folder) == ["one", "zwei – ü"]
+    (held,) = text_sources.sources([str(folder)], split="test")
+    assert held.name == "test.json"
+    (folder / "train.json").write_bytes(jsonl(ROWS))
+    (source,) = text_sources.sources([str(folder)])
+    assert source.kind == "dataset"

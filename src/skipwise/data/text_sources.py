@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from skipwise.assets import catalogue
-from skipwise.data.row_files import ROW_KINDS, RowKind, missing_field, opened, read_rows, reading_errors, suffix
+from skipwise.data.row_files import BLANK, ROW_KINDS, RowKind, missing_field, opened, read_rows, reading_errors, suffix
 from skipwise.errors import SkipwiseError
 from skipwise.utils.os_errors import user_path
 from skipwise.utils.progress import say
@@ -206,7 +206,10 @@ def _folder(folder: Path, given: str, field: str, split: str) -> _Folder:
         return _Folder([_dataset_folder("saved", folder, files, field, split)], [])
     if _has_dataset_card(folder):
         return _Folder([_dataset_folder("dataset", folder, files, field, split)], [])
-    if table := _only_table(files):
+    table = _only_table(files)
+    if arrays := _arrays(folder, split) if table == ".json" else []:
+        return _Folder([_file(file, file.relative_to(folder).as_posix(), field) for file in arrays], [])
+    if table:
         others = [file for file in files if suffix(file) != table and not _is_about(file)]
         unread = [UnreadFile(file.relative_to(folder).as_posix(), "kind") for file in others]
         return _Folder([_dataset_folder("dataset", folder, files, field, split)], unread)
@@ -282,6 +285,22 @@ def _only_table(files: list[Path]) -> str | None:
         return None
     binary = sorted(tables & {".parquet", ".arrow"}, reverse=True)  # text tables beside them tell about them
     return binary[0] if binary else tables.pop() if len(tables) == 1 else None
+
+
+def _arrays(folder: Path, split: str) -> list[Path]:
+    """The .json files of a split, where each is an array: `datasets`, which chooses them, would read each whole.
+
+    None where there is no such split, or a file holds something else.
+    """
+    from datasets.data_files import DataFilesDict, get_data_patterns
+
+    patterns = get_data_patterns(str(folder))
+    files = [Path(file) for file in DataFilesDict.from_patterns(patterns, base_path=str(folder)).get(split, [])]
+    for file in files:
+        with opened(file) as (_, content):
+            if content.read(HEAD).lstrip(BLANK)[:1] != b"[":
+                return []
+    return sorted(files)
 
 
 def _is_about(file: Path) -> bool:

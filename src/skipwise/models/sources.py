@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import io
 import re
 from collections.abc import Callable
@@ -18,6 +19,10 @@ PACKAGED = ("bundled", "smollm2")
 
 EQUIVALENTS = {"gptj": "phi", "baichuan": "llama"}
 """Model types that are read as another one (`equivalents`)."""
+
+
+HUB_SECONDS = 10.0
+"""Longest wait for the hub's first answer."""
 
 
 class Source(NamedTuple):
@@ -73,7 +78,38 @@ def find(config: ModelConfig, *, weights: bool = True) -> Source:
         raise SkipwiseError(f"{config.path} is not a model folder: no config.json and {len(files)} .gguf files{choice}")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", config.path):
         raise SkipwiseError(f"model {config.path!r}: no such file or folder")
+    _check_hub(config.path, config.revision or "main")
     return Source(config.path, config.path, None, {**options, "revision": config.revision or "main"})
+
+
+@functools.cache
+def _check_hub(name: str, revision: str) -> None:
+    """Refuse a hub id that is not in the cache while the hub does not answer: its client would ask for half a minute.
+
+    What the hub answers, be it an error, is left to the client.
+    """
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache  # here: heavy
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        return
+    try:
+        HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
+    except HfHubHTTPError:
+        return
+    except Exception as error:  # the hub's client raises what its HTTP library raises
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise SkipwiseError(
+            f"model {_taken_as_id(name)}: the hub at {constants.ENDPOINT} does not answer ({reason}), and the cache "
+            "holds no copy; check the path, or the network"
+        ) from error
+
+
+def _taken_as_id(name: str) -> str:
+    """A hub id with the words that say how it was read, and the packaged model that it resembles."""
+    near = difflib.get_close_matches(name, PACKAGED, n=1)
+    hint = f"; did you mean the packaged model {near[0]!r}?" if near else ""
+    return f"{name} (no folder of this name is here, so it was taken as a hub id{hint})"
 
 
 def _check_files(folder: Path) -> None:
@@ -108,7 +144,5 @@ def call(source: Source, what: str, from_pretrained: Callable[..., Any], **optio
             raise
         where = source.given
         if not Path(source.place).exists():
-            near = difflib.get_close_matches(source.place, PACKAGED, n=1)
-            hint = f"; did you mean the packaged model {near[0]!r}?" if near else ""
-            where += f" (no folder of this name is here, so it was taken as a hub id{hint})"
+            where = _taken_as_id(where)
         raise SkipwiseError(f"cannot read the {what} of {where}: {one_line(error)}") from error
