@@ -44,7 +44,7 @@ def set_to(*options: str) -> RunConfig:
         ("training.batch_size=100000", "training.batch_size = 100000: expected a whole number from 1 to 4,096"),
         ("training.steps=10000000", "expected at most 1,000,000"),
         ("training.steps=1.5", "expected a whole number"),
-        ("positions.sampler=posse", "original, pose, pose_reference, randpos or stratified; did you mean 'pose'?"),
+        ("positions.sampler=posse", "pose_reference, randpos, skipalign or stratified; did you mean 'pose'?"),
         ("out=''", "out = '': it is empty; was a shell variable not set?"),
         ("out=", "the value is empty; null stands for none"),
         ('out="a\\0b"', "NUL"),

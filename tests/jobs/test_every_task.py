@@ -53,6 +53,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "mrcr": {"needles": [2], "samples": 1, "sentences": 1},
         "non_literal": {"filler": documents},
         "placed": {"filler": documents, "limit": 2, "depths": [0.5]},
+        "instructions": {"samples": 1},
     }
     return {
         "target_length": 1024,

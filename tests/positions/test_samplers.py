@@ -14,6 +14,7 @@ from skipwise.config.sampler_names import sampler_names
 from skipwise.positions.coverage import examples_counted, examples_showing
 from skipwise.positions.sampler import Sampler, describe, example_order
 from skipwise.positions.samplers import method, stratified
+from support import slow_positions
 
 # SHA-256 of layouts over lengths, chunks, seeds, epochs and indices, made before each sampler had a file of its own.
 DIGESTS = {
@@ -175,6 +176,40 @@ def test_one_stratified_example_has_the_law_of_its_definition(varied):
     assert_law(skip.tolist(), law)
     border = 1 + np.argmax(np.diff(rows[skip > 0], axis=1) != 1, axis=1)
     assert_law(border.tolist(), flat(1, length - 1))
+
+
+BORDERS = [np.array(places, dtype=np.int64) for places in ([3, 9, 17, 20], [1], [], [19])]
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 3, 7])
+def test_skipalign_equals_the_slow_implementation_at_turn_borders(chunks):
+    for name in ("skipalign", "curriculum"):
+        sampler = Sampler(name, 24, 500, chunks=chunks, seed=5, base="skipalign")
+        layouts = sampler.draw(2, np.arange(4) + 7, 24, BORDERS)
+        for row, borders in enumerate(BORDERS):
+            stream = slow_positions.words(0, 5, 2, row + 7)
+            expected = slow_positions.skipalign(stream, 24, 500, chunks, borders.tolist())
+            assert tuple(part[row].tolist() for part in layouts) == expected
+
+
+def test_skipalign_skips_at_borders_only_and_every_set_of_them_alike():
+    borders, count = np.array([3, 9, 17, 20]), 12_000
+    rows = Sampler("skipalign", 24, 40, chunks=3).draw(0, np.arange(count), 24, [borders] * count).position_ids
+    jumps = np.diff(rows, axis=1) > 1  # (count, 23): at token 1 …
+    assert set((1 + np.flatnonzero(jumps.any(axis=0))).tolist()) == set(borders.tolist())
+    both = jumps[jumps.sum(axis=1) == 2]
+    sets = [tuple((1 + np.flatnonzero(row)).tolist()) for row in both]
+    assert_law(sets, dict.fromkeys(itertools.combinations(borders.tolist(), 2), Fraction(1, 6)))
+    last = (rows[:, -1] - 23).tolist()  # u_1 ~ U{0..16}, u_2 ~ U{u_1..16}
+    law = {u: sum(Fraction(1, 17 * (17 - first)) for first in range(u + 1)) for u in range(17)}
+    assert_law(last, law)
+
+
+def test_skipalign_without_borders_is_pose_over_contiguous_text():
+    rows, pose = (
+        Sampler(name, 24, 500, chunks=3, text="contiguous").draw(1, np.arange(9), 99) for name in ("skipalign", "pose")
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(rows, pose, strict=True))
 
 
 def test_stratified_steps_are_those_of_richtmyer():

@@ -1,5 +1,6 @@
 """A second, slow implementation of the samplers: Python integers and loops only, written from their definitions."""
 
+import itertools
 from decimal import Decimal, localcontext
 from statistics import NormalDist
 
@@ -52,6 +53,8 @@ def layout(name, length, target, chunks, text, seed, epoch, index, n_doc, base="
         closing = max(length // 32, 1)
         skips = [0, target - length]
         return spread([length - closing, closing], skips, [0, 0])
+    if name == "skipalign":
+        return skipalign(stream, length, target, chunks)
     if name == "stratified":
         return stratified(stream, length, target, chunks, text, seed, epoch, index, n_doc)
     if name == "randpos":
@@ -82,6 +85,24 @@ def cream(stream, length, target, text, n_doc):
     end = uniform(next(stream), ends + (middle - 1) * r // 2, length * r // 2 - ends - 1)
     skips = [0, end - (middle - 1) - ends, target - length]
     return spread([ends, middle, ends], skips, text_skips_of(stream, text, skips, length, n_doc))
+
+
+def skipalign(stream, length, target, chunks, borders=None):
+    if borders is None:
+        return pose(stream, length, target, chunks, "contiguous", length)
+    choices, words = ([next(stream) for _ in range(chunks - 1)] for _ in range(2))
+    left, chosen = list(borders), []
+    for word in choices[: len(borders)]:
+        place = uniform(word, 0, len(left) - 1)
+        chosen.append(left[place])
+        left[place] = left[0]  # a shuffle moves the first of the others into the gap
+        left = left[1:]
+    ends = [0, *sorted(chosen), length]
+    skips = [0]
+    for word in words[: len(chosen)]:
+        skips.append(uniform(word, skips[-1], target - length))
+    lengths = [end - start for start, end in itertools.pairwise(ends)]
+    return spread(lengths, skips, [0] * len(lengths))
 
 
 def stratified(stream, length, target, chunks, text, seed, epoch, index, n_doc):

@@ -173,6 +173,13 @@ class PlacedConfig(Stage):
     short."""
 
 
+class InstructionsConfig(Stage):
+    """Task `instructions`: short instructions whose answers rules can check."""
+
+    samples: Count = 10
+    """Prompts of each of the fourteen kinds."""
+
+
 class HarnessConfig(Stage):
     """Task `harness`: short benchmarks through lm-eval."""
 
@@ -236,5 +243,6 @@ class EvaluationConfig(Stage):
     mrcr: MrcrConfig = MrcrConfig()
     non_literal: NonLiteralConfig = NonLiteralConfig()
     placed: PlacedConfig = PlacedConfig()
+    instructions: InstructionsConfig = InstructionsConfig()
     seed: Seed = 0
     """Seed of prompts, keys and documents."""

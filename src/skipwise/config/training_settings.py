@@ -14,10 +14,11 @@ class PositionsConfig(Stage):
 
     sampler: SamplerName = "pose"
     """How positions are drawn. `pose`: chunks of consecutive positions with skips between them; `stratified`: the same,
-    spread evenly over the examples; `randpos`: a sorted random sample of all positions; `full`: the whole target;
-    `original`: no skips, to compare with. docs/positions.md describes all."""
+    spread evenly over the examples; `skipalign`: the same, cut at the turns of conversations; `randpos`: a sorted
+    random sample of all positions; `full`: the whole target; `original`: no skips, to compare with. docs/positions.md
+    describes all."""
     chunks: Count = 2
-    """`pose`, `stratified`: chunks of consecutive positions in one example."""
+    """`pose`, `stratified`, `skipalign`: chunks of consecutive positions in one example."""
     text: Literal["skip", "contiguous", "aligned"] = "skip"
     """`pose`, `stratified`, `cream`: which text the chunks hold. `skip`: from places of their own in the document;
     `contiguous`: one piece of text; `aligned`: from the places that their positions name."""

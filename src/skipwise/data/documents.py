@@ -7,7 +7,7 @@ text files become "\n". `documents` holds one document at a time, `pieces` about
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,12 +152,21 @@ def _row_pieces(source: TextSource, done: int = 0) -> Iterator[Piece]:
 def _rows(source: TextSource, done: int) -> Iterator[tuple[int, dict[str, Any], int | None]]:
     """(number, fields, bytes read if known) of the rows of a source; the first `done` may be left out."""
     if source.kind in ("saved", "dataset"):
-        yield from _dataset_rows(source, done)
+        yield from dataset_rows(source, [source.field], done)
     else:
         yield from read_rows(Path(source.path), source.name, [source.field] if source.kind == "parquet" else None)
 
 
-def _dataset_rows(source: TextSource, done: int) -> Iterator[tuple[int, dict[str, Any], None]]:
+def dataset_rows(
+    source: TextSource, wanted: list[str] | None, done: int = 0
+) -> Generator[tuple[int, dict[str, Any], None], None, None]:
+    """Number, fields and None of the rows of a `datasets` source, with the `wanted` columns or with all.
+
+    Args:
+        source: The source.
+        wanted: Columns.
+        done: Rows at the start that are left out.
+    """
     import datasets
 
     try:
@@ -171,9 +180,9 @@ def _dataset_rows(source: TextSource, done: int) -> Iterator[tuple[int, dict[str
             options = {"split": source.split, "revision": source.revision, "streaming": True}
             rows = datasets.load_dataset(source.path, source.config, **options)
         columns = rows.column_names
-        if columns and source.field not in columns:
-            raise missing_field(source.name, source.field, columns, "column")
-        rows = rows.select_columns([source.field]) if columns else rows
+        if columns and (missing := [name for name in wanted or () if name not in columns]):
+            raise missing_field(source.name, missing[0], columns, "column")
+        rows = rows.select_columns(wanted) if columns and wanted else rows
         for number, row in enumerate(rows.skip(done) if done else rows, start=done + 1):
             yield number, row, None
     except SkipwiseError:

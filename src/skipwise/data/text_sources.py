@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from skipwise.assets import catalogue
+from skipwise.data import chat_rows
 from skipwise.data.row_files import BLANK, ROW_KINDS, RowKind, missing_field, opened, read_rows, reading_errors, suffix
 from skipwise.errors import SkipwiseError
 from skipwise.utils.os_errors import user_path
@@ -35,7 +36,10 @@ MAYBE_ROWS = {".json", ".csv", ".tsv"}  # in a folder with other files these may
 
 @dataclass(frozen=True)
 class TextSource:
-    """One file or dataset. `fingerprint` changes when its content may have changed; `size` is its bytes where known."""
+    """One file or dataset. `fingerprint` changes when its content may have changed; `size` is its bytes where known.
+
+    `chat` is the form of its rows where they hold conversations (`chat_rows.form`), and empty where they hold text.
+    """
 
     kind: Literal["text", "saved", "dataset"] | RowKind
     name: str
@@ -46,6 +50,7 @@ class TextSource:
     config: str | None = None
     revision: str | None = None
     size: int | None = None
+    chat: str = ""
 
 
 class UnreadFile(NamedTuple):
@@ -55,7 +60,7 @@ class UnreadFile(NamedTuple):
     why: Literal["not UTF-8", "kind", "field"]
 
 
-class _Folder(NamedTuple):
+class Resolved(NamedTuple):
     """What a folder, or anything else that was named, holds."""
 
     sources: list[TextSource]
@@ -86,14 +91,14 @@ def sources(
     for spec in paths:
         with reading_errors(spec):
             path, named = split_field(spec)
-            folder = _resolve(path, named or field, split)
+            folder = resolve(path, named or field, split)
         if named and all(source.kind == "text" for source in folder.sources):
             raise SkipwiseError(f"{spec}: {path} is text without fields; leave out '::{named}'")
         for source in folder.sources:
-            if not _excluded(source.name, matches):
+            if not excluded(source.name, matches):
                 key = source.path, source.config, "" if source.kind == "text" else source.field
                 chosen.setdefault(key, source)
-        _say_unread(path, [file for file in folder.unread if not _excluded(file.name, matches)], named or field)
+        _say_unread(path, [file for file in folder.unread if not excluded(file.name, matches)], named or field)
     for pattern, count in matches.items():
         if not count:
             say(f"exclude {pattern!r} matches no file of {', '.join(paths)}")
@@ -119,7 +124,7 @@ def split_field(spec: str) -> tuple[str, str | None]:
     return path, field
 
 
-def _excluded(name: str, matches: dict[str, int]) -> bool:
+def excluded(name: str, matches: dict[str, int]) -> bool:
     """Whether a pattern matches the name, the path or a folder on it; counted in `matches`."""
     matching = [
         pattern
@@ -155,23 +160,34 @@ def _files_are(names: list[str]) -> str:
     return "1 file is" if len(names) == 1 else f"{len(names):,} files are"
 
 
-def _resolve(path: str, field: str, split: str) -> _Folder:
+def resolve(path: str, field: str, split: str, *, chats: bool = False) -> Resolved:
+    """Find the files or the dataset that one path stands for.
+
+    Args:
+        path: What the user named, without `::field`.
+        field: Field with the text.
+        split: Of a `datasets` source.
+        chats: Take files of conversations in a folder, too.
+
+    Raises:
+        SkipwiseError: There is nothing, or nothing that can be read.
+    """
     local = user_path(path)
     if local.is_dir():
-        return _folder(local, path, field, split)
+        return _folder(local, path, field, split, chats)
     if local.is_file():
         if problem := _problem(local):
             raise SkipwiseError(f"{path} {problem}")
-        return _Folder([_file(local, local.name, field)], [])
+        return Resolved([_file(local, local.name, field)], [])
     if local.exists():
         raise SkipwiseError(f"{path} is neither a file nor a folder")
     if path in catalogue.names("text"):
-        return _resolve(str(catalogue.get(path)), field, split)
+        return resolve(str(catalogue.get(path)), field, split, chats=chats)
     if path in catalogue.names("model"):
         raise SkipwiseError(f"{path!r} is a packaged model; packaged texts are {', '.join(catalogue.names('text'))}")
     if path.startswith((".", "/", "~")) or path.count("/") > 1 or re.fullmatch(r"\.[A-Za-z]\w{0,7}", local.suffix):
         raise SkipwiseError(f"{path}: no such file or folder")
-    return _Folder([_hub(path, field, split)], [])
+    return Resolved([_hub(path, field, split)], [])
 
 
 def _file(path: Path, name: str, field: str) -> TextSource:
@@ -199,21 +215,21 @@ def _problem(path: Path) -> str | None:
     return None if text.strip() or len(head) == HEAD else "is empty"
 
 
-def _folder(folder: Path, given: str, field: str, split: str) -> _Folder:
+def _folder(folder: Path, given: str, field: str, split: str, chats: bool) -> Resolved:
     files = _walk(folder)
     saved = {"dataset_info.json", "state.json"} <= {file.name for file in files if file.parent == folder}
     if saved or (folder / "dataset_dict.json").is_file():
-        return _Folder([_dataset_folder("saved", folder, files, field, split)], [])
+        return Resolved([_dataset_folder("saved", folder, files, field, split)], [])
     if _has_dataset_card(folder):
-        return _Folder([_dataset_folder("dataset", folder, files, field, split)], [])
+        return Resolved([_dataset_folder("dataset", folder, files, field, split)], [])
     table = _only_table(files)
     if arrays := _arrays(folder, split) if table == ".json" else []:
-        return _Folder([_file(file, file.relative_to(folder).as_posix(), field) for file in arrays], [])
+        return Resolved([_file(file, file.relative_to(folder).as_posix(), field) for file in arrays], [])
     if table:
         others = [file for file in files if suffix(file) != table and not _is_about(file)]
         unread = [UnreadFile(file.relative_to(folder).as_posix(), "kind") for file in others]
-        return _Folder([_dataset_folder("dataset", folder, files, field, split)], unread)
-    held = _Folder([], [])
+        return Resolved([_dataset_folder("dataset", folder, files, field, split)], unread)
+    held = Resolved([], [])
     for file in files:
         if not file.stat().st_size:
             continue
@@ -222,7 +238,7 @@ def _folder(folder: Path, given: str, field: str, split: str) -> _Folder:
             held.unread.append(UnreadFile(source.name, "kind"))
         elif _problem(file):
             held.unread.append(UnreadFile(source.name, "not UTF-8"))
-        elif suffix(file) in MAYBE_ROWS and not _has_field(file, field):
+        elif suffix(file) in MAYBE_ROWS and not _has_field(file, field, chats):
             held.unread.append(UnreadFile(source.name, "field"))
         else:
             held.sources.append(source)
@@ -259,13 +275,13 @@ def _check_field(source: TextSource) -> None:
         raise missing_field(place, source.field, row.values, "column" if in_table else "field")
 
 
-def _has_field(file: Path, field: str) -> bool:
-    """Whether the first row of a file of rows has the field."""
+def _has_field(file: Path, field: str, chats: bool) -> bool:
+    """Whether the first row of a file of rows has the field, or holds a conversation where these are wanted."""
     try:
         row = next(read_rows(file), None)
     except SkipwiseError:
         return False
-    return row is not None and field in row.values
+    return row is not None and (field in row.values or (chats and chat_rows.form(row.values, field) is not None))
 
 
 def _has_dataset_card(folder: Path) -> bool:

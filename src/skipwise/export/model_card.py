@@ -97,6 +97,7 @@ def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) ->
         *([f"- Trained: {code(json.dumps(adapter))}, merged into the weights"] if adapter else []),
         f"- Text: {', '.join(map(code, config.data.described())) or 'none'}{_recall(config.data.recall)}",
         f"- {duration_words(environment.get('train_seconds', 0))} on {escape(environment['device'])}",
+        *(f"- Conversations: {note}" for note in environment.get("conversations", [])),
         *(f"- Layers: {note}" for note in environment.get("layers", [])),
         "",
         "The whole configuration is in `skipwise.yaml`.",

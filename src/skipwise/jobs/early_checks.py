@@ -13,6 +13,7 @@ from skipwise.config import DataConfig, RunConfig
 from skipwise.data import near_duplicates, text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import runner
+from skipwise.jobs import conversation_inputs
 from skipwise.models import sources
 from skipwise.models.device import arithmetic, device_of
 from skipwise.models.load import LoadedModel
@@ -43,7 +44,8 @@ def check_inputs(config: RunConfig) -> None:
     # Without documents of its own, perplexity is measured on text that is held out of the training.
     tasks = [task for task in evaluation.tasks if task != "perplexity" or evaluation.data]
     check_data(config.data)
-    check_texts(config.data.paths, config.data.field, config.data.split)
+    texts, _ = conversation_inputs.divided(config.data, config.data.paths)
+    check_texts(texts, config.data.field, config.data.split)
     with _quiet():
         runner.check(evaluation.model_copy(update={"tasks": tasks}))
     sources.find(config.model)

@@ -26,6 +26,7 @@ from skipwise.jobs.overlaps import said_overlaps
 from skipwise.jobs.run_inputs import RunTexts, evaluation_documents, resolved_config, run_texts
 from skipwise.models import configuration, sources
 from skipwise.models.agreement import check_text
+from skipwise.models.checks import check_packing
 from skipwise.models.load import LoadedModel, load
 from skipwise.models.reach import reach
 from skipwise.report.build import write_report
@@ -98,7 +99,10 @@ def _extend(config: RunConfig, resume: bool, team: Team) -> None:
         if texts:
             stack.callback(texts.close)
         config, documents = evaluation_documents(config, loaded.tokenizer, texts, lengths_given=lengths_given)
-        texts_to_read = [("data", spans.store.tokens) for spans in texts.held_out] if texts else []
+        stores = [spans.store for spans in texts.held_out] + texts.conversations if texts else []
+        if texts and texts.conversations:
+            check_packing(loaded.model)
+        texts_to_read = [("data", store.tokens) for store in stores]
         for name, ids in [*texts_to_read, *documents]:
             check_text(name, ids, loaded.tokenizer, model)
         trained = (folder / "model").exists()
@@ -110,6 +114,8 @@ def _extend(config: RunConfig, resume: bool, team: Team) -> None:
         known: dict[str, Any] = {"layers": layers, "source": source_card.facts(config.model)}
         if team.place.size > 1:
             known["processes"] = team.place.size
+        if texts and texts.conversations:
+            known["conversations"] = [store.describe() for store in texts.conversations]
         facts = _environment(loaded, folder, known)
         _evaluate(loaded, Evaluation(config, config.model, documents, "original", overlaps), team)
         del loaded

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 from skipwise.config import DEFAULT_TRAIN_LENGTH, RunConfig, merge, validate
 from skipwise.config.task_names import READS_DOCUMENTS
 from skipwise.data import token_store
+from skipwise.data.conversation_store import ConversationStore
 from skipwise.data.mix import Examples, Mixture, source_seed
 from skipwise.data.recall_documents import Recall
 from skipwise.data.skipped_positions import SkippedPositions
@@ -19,6 +20,7 @@ from skipwise.errors import SkipwiseError
 from skipwise.evals.runner import Document, default_lengths, load_documents
 from skipwise.evals.task import Inputs
 from skipwise.evals.tasks import passkey
+from skipwise.jobs import conversation_inputs
 from skipwise.models.device import arithmetic, device_of
 from skipwise.positions.sampler import Sampler, sampler_from_config
 from skipwise.positions.samplers import method
@@ -81,9 +83,11 @@ class RunTexts:
     validation: dict[str, Examples]
     """Held-out examples at `skipped` positions and at `plain` ones, as in inference."""
     held_out: list[Spans]
-    """Of each corpus: one, or one for each source of a mixture."""
+    """Of each corpus of text: one, or one for each source of a mixture; none where all sources are conversations."""
     learned: list[Spans | TextStream]
-    """What is trained on of each corpus."""
+    """What is trained on of each corpus of text."""
+    conversations: list[ConversationStore]
+    """Stores of the conversations that are learned from."""
 
     def close(self) -> None:
         """Stop tokenising."""
@@ -133,24 +137,29 @@ def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
 
 
 def _run_texts(examples: Examples, validation: dict[str, Examples], parts: list["_Source"]) -> RunTexts:
-    return RunTexts(examples, validation, [part.held_out for part in parts], [part.learned for part in parts])
+    held_out = [spans for part in parts for spans in part.held_out]
+    learned = [text for part in parts for text in part.learned]
+    return RunTexts(examples, validation, held_out, learned, [store for part in parts for store in part.conversations])
 
 
 class _Source(NamedTuple):
-    """The examples of one corpus, those of its held-out part, and that part."""
+    """The examples of one corpus, those of its held-out part, and what they are made of."""
 
     examples: Examples
     validation: dict[str, Examples]
-    held_out: Spans
-    learned: Spans | TextStream
+    held_out: list[Spans]
+    learned: list[Spans | TextStream]
+    conversations: list[ConversationStore]
 
 
 def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expected: int) -> _Source:
     """Open one corpus and divide it.
 
+    Texts and conversations that no weights are given for are met as often as they fill examples.
+
     Args:
         config: The resolved configuration.
-        paths: The texts of this corpus.
+        paths: The texts and conversations of this corpus.
         tokenizer: The model's.
         seed: Of its positions and its order.
         expected: Examples that the training takes from it, over a share of which the target of `curriculum` grows.
@@ -164,12 +173,40 @@ def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expe
         seed=seed,
         examples=expected,
     )
+    count = max(training.steps * training.batch_size * training.gradient_accumulation, 1)
+    texts, chats = conversation_inputs.divided(data, paths)
+    if not chats:
+        return _text_source(config, texts, tokenizer, sampler, count)
+    if texts and data.streaming:
+        raise SkipwiseError(
+            "data.streaming with texts and conversations needs their weights, because the number of texts is not known "
+            "before; give data.mix, such as [3, 1]"
+        )
+    chat = conversation_inputs.open_examples(config, chats, tokenizer, sampler, count)
+    if not texts:
+        return _Source(chat.examples, dict(chat.validation), [], [], [chat.store])
+    text = _text_source(config, texts, tokenizer, sampler, count)
+    assert isinstance(text.examples, SkippedPositions)
+    weights = [text.examples.per_epoch, chat.examples.per_epoch]
+    validation: dict[str, Examples] = {
+        name: Mixture([text.validation[name], each], weights, examples=training.validation_examples, seed=seed)
+        for name, each in chat.validation.items()
+    }
+    examples = Mixture([text.examples, chat.examples], weights, examples=count, seed=seed)
+    return _Source(examples, validation, text.held_out, text.learned, [chat.store])
+
+
+def _text_source(config: RunConfig, paths: list[str], tokenizer: Any, sampler: Sampler, count: int) -> _Source:
+    """Open the texts of one corpus and divide them. `count`: examples of the whole training."""
+    training, data = config.training, config.data
+    if sampler.final.name == "skipalign":
+        say("positions.sampler=skipalign: text has no turns, so its chunks begin anywhere, as those of pose")
     bos = leading_bos(tokenizer)
     options: dict[str, Any] = {
         "sampler": sampler,
         "bos": bos,
         "mask_seams": training.mask_seams,
-        "examples": max(training.steps * training.batch_size * training.gradient_accumulation, 1),
+        "examples": count,
         "recall": Recall(tokenizer) if data.recall else None,
         "recall_share": data.recall,
         "plain_share": data.plain,
@@ -193,7 +230,9 @@ def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expe
         )
 
     plain = dataclasses.replace(sampler, name="original")
-    return _Source(examples, {"skipped": validation(sampler.final), "plain": validation(plain)}, held_out, learned)
+    return _Source(
+        examples, {"skipped": validation(sampler.final), "plain": validation(plain)}, [held_out], [learned], []
+    )
 
 
 def _least(config: RunConfig, sampler: Sampler) -> tuple[int, str]:
@@ -264,7 +303,7 @@ def evaluation_documents(
     if evaluation.data and reading:
         limit = evaluation.documents
         return config, load_documents(evaluation.data, tokenizer, minimum=max(evaluation.lengths), limit=limit)
-    if texts is None:
+    if texts is None or not texts.held_out:
         if reading:
             raise SkipwiseError(f"{reading} needs documents: name some with evaluation.data, or choose other tasks")
         return config, []

@@ -148,6 +148,37 @@ def probe(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
+def check_packing(model: PreTrainedModel) -> None:
+    """Check that a model keeps the sequences of a row apart, and that each sees all of itself across a skip.
+
+    Raises:
+        SkipwiseError: It does not, or its code cannot take such rows.
+    """
+    ids = torch.arange(1, 13, device=model.device)[None] % (model.config.get_text_config().vocab_size - 1)
+    sequences = torch.tensor([[1] * 4 + [2] * 6 + [0] * 2], device=model.device)
+    positions = torch.tensor([[0, 1, 8, 9, 0, 1, 2, 20, 21, 22, 0, 1]], device=model.device)
+
+    def last(changed: int | None) -> Tensor:
+        tokens = ids.clone()
+        if changed is not None:
+            tokens[0, changed] += 1
+        with full_precision(model):
+            return hidden_states(model, tokens, positions, sequences)[0, 9].float()
+
+    kind = f"model type {model.config.model_type!r}"
+    try:
+        base = last(None)
+        inside, outside = ((last(changed) - base).abs().max() for changed in (4, 3))
+    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise SkipwiseError(f"{kind} takes no rows of several conversations ({reason}); train it on text") from error
+    if not inside > 0:
+        raise SkipwiseError(f"{kind} hides the start of a conversation behind a skip; train it on text")
+    if not outside < 1e-3 * inside:  # rounding may differ where experts get other tokens
+        raise SkipwiseError(f"{kind} lets a conversation see the one before it in its row; train it on text")
+
+
+@torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
     """Check that our logits are those of the model, so that we know all that its head does.
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from skipwise.errors import SkipwiseError
-from skipwise.models import sliced_loss
+from skipwise.models import packed_rows, sliced_loss
 from skipwise.rope import hf_config
 
 
@@ -27,18 +27,23 @@ def forget_length(model: PreTrainedModel) -> None:
             setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
 
 
-def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
+def hidden_states(
+    model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor | None = None, sequences: Tensor | None = None
+) -> Tensor:
     """Hidden states that the head reads: input_ids (B, T) → (B, T, H).
 
     The mask of ones says that a row is one sequence; without it (and without a cache) transformers takes every jump of
-    `position_ids` for the border of a packed one, and a chunk would not see those before it.
+    `position_ids` for the border of a packed one, and a chunk would not see those before it. `sequences` (B, T)
+    numbers those of rows that hold several (see `packed_rows`).
     """
     forget_length(model)
-    output = model.get_decoder()(
+    decoder = model.get_decoder()
+    mask = {"attention_mask": torch.ones_like(input_ids)}
+    output = decoder(
         input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids),
         position_ids=position_ids,
         use_cache=False,
+        **(mask if sequences is None else packed_rows.decoder_arguments(decoder, sequences)),
     )
     states: Tensor = output.last_hidden_state
     return states
@@ -106,16 +111,17 @@ def loss(
     position_ids: Tensor | None,
     labels: Tensor,
     *,
+    sequences: Tensor | None = None,
     slice_tokens: int | None = None,
     count: int | None = None,
 ) -> Tensor:
     """Training loss: mean -log p over the labels that are not -100, fp32 scalar; all arguments (B, T).
 
     Labels stand at their token, as transformers has them; position t-1 predicts label t. `count` divides the sum in
-    place of the number of labels, so that the losses of the parts of a larger batch add up to its mean. Errors:
-    SkipwiseError when there is no label.
+    place of the number of labels, so that the losses of the parts of a larger batch add up to its mean. `sequences`: as
+    in `hidden_states`. Errors: SkipwiseError when there is no label.
     """
-    hidden = hidden_states(model, input_ids, position_ids)  # (B, T, H)
+    hidden = hidden_states(model, input_ids, position_ids, sequences)  # (B, T, H)
     following = F.pad(labels[:, 1:], (0, 1), value=sliced_loss.IGNORED)
     return sliced_loss.mean_nll(model, hidden.flatten(0, 1), following.flatten(), slice_tokens, count)
 

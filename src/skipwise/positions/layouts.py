@@ -9,7 +9,7 @@ on NumPy's version either.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -69,10 +69,11 @@ class Draws:
         epoch: Number of the epoch.
         index: Numbers of the examples, (B,).
         n_doc: Tokens of their documents, (B,).
+        borders: For each, the tokens with which its turns begin; None where the text has no turns.
     """
 
-    def __init__(self, seed: int, epoch: int, index: Ints, n_doc: Ints) -> None:
-        self.epoch, self.index, self.n_doc = epoch, index, n_doc
+    def __init__(self, seed: int, epoch: int, index: Ints, n_doc: Ints, borders: Sequence[Ints] | None = None) -> None:
+        self.epoch, self.index, self.n_doc, self.borders = epoch, index, n_doc, borders
         self.states = keyed(LAYOUT, seed, epoch, index)  # (B,)
         self._taken = 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -35,6 +36,7 @@ class Sampler:
     - `pose`: N chunks of consecutive positions with even skips between them (PoSE, arXiv 2309.10400).
     - `pose_reference`: two chunks as the authors' published code draws them.
     - `stratified`: the chunks of `pose` from a low-discrepancy sequence, so that coverage is even after few examples.
+    - `skipalign`: the chunks of `pose`, cut at the turns of conversations (after arXiv 2405.03939).
     - `cream`: a head, a middle and a tail (arXiv 2406.07138).
     - `endprompt`: the text at 0.., and a short closing part at the end of the target (arXiv 2605.14589).
     - `curriculum`: another sampler, `base`, under a target that grows (arXiv 2606.23687).
@@ -54,7 +56,7 @@ class Sampler:
     target_length: int
     """Positions stay below it, tokens."""
     chunks: int = 2
-    """`pose`, `stratified`: runs of consecutive positions in one example."""
+    """`pose`, `stratified`, `skipalign`: runs of consecutive positions in one example."""
     text: TextChoice = "skip"
     """`pose`, `stratified`, `cream`: where the chunks' text comes from in the document."""
     seed: int = 0
@@ -122,13 +124,15 @@ class Sampler:
         """Whether the chunks' text comes from anywhere in the document."""
         return "text" in self.final.method.uses and self.text == "skip"
 
-    def draw(self, epoch: int, index: ArrayLike, n_doc: ArrayLike) -> Layouts:
+    def draw(self, epoch: int, index: ArrayLike, n_doc: ArrayLike, borders: Sequence[Ints] | None = None) -> Layouts:
         """Draw the layouts of examples.
 
         Args:
             epoch: Number of the epoch, from 0.
             index: Numbers of the examples, (B,), from 0.
             n_doc: Tokens of their documents, (B,), or one number for all.
+            borders: For each example, ascending, the tokens with which its turns begin, between 1 and train_length - 1.
+                None where the text has no turns.
 
         Returns:
             The layouts, in the order of `index`.
@@ -143,7 +147,7 @@ class Sampler:
             raise SkipwiseError(f"epoch {epoch}, index {examples.min(initial=0)}: expected 0 or more; count from 0")
         if (lengths < self.document_length).any():
             raise SkipwiseError(self._too_short(int(lengths.min())))
-        return self.method.draw(self, Draws(self.seed, epoch, examples, lengths))
+        return self.method.draw(self, Draws(self.seed, epoch, examples, lengths, borders))
 
     def describe(self) -> str:
         """Name the sampler with the settings that it reads: `pose, 2 chunks, skip text`."""

@@ -41,6 +41,8 @@ class Environment(_Read):
     rope: dict[str, Any] = {}
     layers: list[str] = []
     """What the extension does not reach or change in the model's layers."""
+    conversations: list[str] = []
+    """What the run learned from beside text, one line for each store of conversations."""
 
 
 class LogRow(_Read):

@@ -107,6 +107,7 @@ def missing(run: Run) -> list[str]:
     if run.environment is None:
         notes.append("There is no environment.json: versions, device and memory are unknown.")
     else:
+        notes += [f"Conversations: {note}." for note in run.environment.conversations]
         notes += [f"Layers: {note}." for note in run.environment.layers]
     return notes
 

@@ -74,11 +74,15 @@ class SkippedLoss(nn.Module):
         """Return {"loss": scalar} of tensors (B, T).
 
         Args:
-            attention_mask: All ones by construction, and not needed here.
+            attention_mask: The numbers of the sequences in each row; one sequence each when absent.
             num_items_in_batch: What the sum of the losses is divided by: the labels of the whole batch, over all
                 accumulated parts and all processes. The labels given here when absent.
         """
-        return {"loss": loss(self.model, input_ids, position_ids, labels, count=num_items_in_batch)}
+        return {
+            "loss": loss(
+                self.model, input_ids, position_ids, labels, sequences=attention_mask, count=num_items_in_batch
+            )
+        }
 
 
 class SkippedTrainer(Trainer):  # type: ignore[misc]

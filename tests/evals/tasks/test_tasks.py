@@ -40,7 +40,7 @@ def run(code: str, *arguments: str, path: Path = ROOT / "src") -> str:
 def test_every_task_is_found() -> None:
     assert set(task_names()) == {
         *("perplexity", "passkey", "k_max", "key_value", "needle", "document_qa", "summarize", "ruler", "harness"),
-        *("babilong", "longppl", "mrcr", "non_literal", "placed"),
+        *("babilong", "instructions", "longppl", "mrcr", "non_literal", "placed"),
     }
     assert [task(name).name for name in task_names()] == list(task_names())
 

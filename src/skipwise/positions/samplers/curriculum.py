@@ -31,7 +31,8 @@ def _draw(sampler: Sampler, draws: Draws) -> Layouts:
     for stage in np.unique(stages):
         rows = stages == stage
         at_stage = dataclasses.replace(final, target_length=stage_target(sampler, int(stage)))
-        drawn = at_stage.draw(draws.epoch, draws.index[rows], draws.n_doc[rows])
+        borders = None if draws.borders is None else [draws.borders[row] for row in np.flatnonzero(rows).tolist()]
+        drawn = at_stage.draw(draws.epoch, draws.index[rows], draws.n_doc[rows], borders)
         for whole, part in zip(layouts, drawn, strict=True):
             whole[rows] = part
     return layouts
