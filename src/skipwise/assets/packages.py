@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
-import zstandard
-
 from skipwise.errors import SkipwiseError
 
 
@@ -131,6 +129,9 @@ def _deb_data(archive: Path) -> IO[bytes]:
             name, size = header[:16].decode().strip().rstrip("/"), int(header[48:58])
             data = file.read(size + size % 2)[:size]
             if name.startswith("data.tar"):
-                packed = name.endswith(".zst")
-                return io.BytesIO(zstandard.ZstdDecompressor().stream_reader(data).read() if packed else data)
+                if not name.endswith(".zst"):
+                    return io.BytesIO(data)
+                import zstandard  # few packages need it
+
+                return io.BytesIO(zstandard.ZstdDecompressor().stream_reader(data).read())
     raise SkipwiseError(f"{archive.name} holds no data.tar")

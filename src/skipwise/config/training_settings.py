@@ -114,7 +114,10 @@ class TrainingConfig(Stage):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients with a larger norm are scaled down to it."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Compute whole layers again in the backward pass: the least memory, about a third more time."""
+    recompute_elementwise: bool | None = None
+    """Compute norms, RoPE and activations again in the backward pass: the same numbers, less memory. On CPUs when
+    absent, but not with `parallel=fsdp`."""
     mask_seams: bool = True
     """Leave out the loss of the first token after a text seam, which unrelated text would have to predict."""
     seed: Seed = 0

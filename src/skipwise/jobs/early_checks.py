@@ -14,7 +14,7 @@ from skipwise.data import near_duplicates, text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import runner
 from skipwise.jobs import conversation_inputs
-from skipwise.models import sources
+from skipwise.models import recomputation, sources
 from skipwise.models.device import arithmetic, device_of
 from skipwise.models.load import LoadedModel
 from skipwise.models.memory import free_bytes
@@ -135,6 +135,7 @@ def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: i
         bf16=precision == torch.bfloat16,
         rank=0 if whole else config.adapter.rank,
         checkpointing=training.gradient_checkpointing,
+        elementwise=recomputation.elementwise(training.recompute_elementwise, loaded.model.device.type),
     )
     try:
         alike = operations_and_bytes.work(loaded.model.config).alike

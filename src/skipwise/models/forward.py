@@ -65,7 +65,7 @@ def token_nll(
         input_ids: Token ids [B, T].
         position_ids: Positions [B, T] or [1, T]; 0 to T-1 when absent.
         labels: What is predicted [B, T]; `input_ids` when absent. The loss is 0 where a label is -100.
-        slice_tokens: Tokens whose logits exist at a time; as many as 64 MiB hold when absent.
+        slice_tokens: Tokens whose logits exist at a time; as many as 64 MiB hold (512 MiB on a GPU) when absent.
 
     Returns:
         Losses, nats [B, T-1].

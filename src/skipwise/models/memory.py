@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from skipwise.errors import SkipwiseError
 from skipwise.models.kv_cache_size import values_per_token
 from skipwise.models.shape import ModelShape
-from skipwise.models.sliced_loss import SLICE_BYTES
+from skipwise.models.sliced_loss import slice_tokens
 from skipwise.utils.text import length_text
 
 _CGROUPS = (
@@ -81,7 +81,7 @@ def forward_bytes(model: PreTrainedModel, tokens: int, *, chunk: int | None = No
     attention = (3 * heads + 2 * shape.key_heads) * width * size
     total = (residual + max(attention, 3 * shape.feed_forward * size)) * once
     total += (2 * heads * width * size + key_value_bytes(model)) * tokens
-    total += 3 * min(SLICE_BYTES, 4 * shape.vocabulary * once)
+    total += 3 * 4 * shape.vocabulary * min(slice_tokens(shape.vocabulary, model.device.type), once)
     if model.config._attn_implementation == "eager":
         total += heads * once * tokens * (2 * size + 4)
     return total * 6 // 5

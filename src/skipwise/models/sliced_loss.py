@@ -18,12 +18,14 @@ from skipwise.data.labels import IGNORED as IGNORED
 from skipwise.errors import SkipwiseError
 
 SLICE_BYTES = 64 * 2**20
-"""Size of the fp32 logits of one slice."""
+"""Size of the fp32 logits of one slice on a CPU."""
+GPU_SLICE_BYTES = 512 * 2**20
+"""The same on a GPU, which needs a thousand rows of a large vocabulary to be busy."""
 
 
-def slice_tokens(vocabulary: int) -> int:
-    """Tokens in a slice whose fp32 logits take about SLICE_BYTES; at least 16."""
-    return max(16, SLICE_BYTES // (4 * vocabulary))
+def slice_tokens(vocabulary: int, kind: str = "cpu") -> int:
+    """Tokens in a slice whose fp32 logits take about SLICE_BYTES; at least 16. `kind` is the type of the device."""
+    return max(16, (SLICE_BYTES if kind == "cpu" else GPU_SLICE_BYTES) // (4 * vocabulary))
 
 
 def transform(model: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
@@ -47,7 +49,7 @@ def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 def nll(model: PreTrainedModel, hidden: Tensor, labels: Tensor, tokens: int | None = None) -> Tensor:
     """-log p(label) of each hidden state, fp32; 0 where the label is -100. hidden (N, H), labels (N,) → (N,)."""
-    size = tokens or slice_tokens(model.config.get_text_config().vocab_size)
+    size = tokens or slice_tokens(model.config.get_text_config().vocab_size, hidden.device.type)
     parts = zip(torch.split(hidden, size), torch.split(labels, size), strict=True)
     losses = [F.cross_entropy(logits(model, h), y, reduction="none", ignore_index=IGNORED) for h, y in parts]
     return torch.cat(losses)
@@ -65,7 +67,7 @@ def mean_nll(
     computed twice. A head that is more than a linear layer is recomputed instead.
     """
     head = _active(model.get_output_embeddings())
-    size = tokens or slice_tokens(model.config.get_text_config().vocab_size)
+    size = tokens or slice_tokens(model.config.get_text_config().vocab_size, hidden.device.type)
     count = int((labels != IGNORED).sum()) if count is None else count
     if not count:
         raise SkipwiseError("a batch has no label to learn from: every one is masked")

@@ -1,5 +1,6 @@
 """How fast a device is and what it holds: from the data sheet of a named GPU, or measured on this machine."""
 
+import contextlib
 import difflib
 import time
 from collections.abc import Callable
@@ -13,10 +14,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from skipwise.errors import SkipwiseError
-from skipwise.models import sliced_loss
+from skipwise.models import recomputation, sliced_loss
 from skipwise.models.memory import free_bytes
 from skipwise.models.shape import ModelShape
 from skipwise.planning import operations_and_bytes
+from skipwise.utils.allocator import kept_memory
 from skipwise.utils.text import count_text
 
 UTILISATION = 0.4
@@ -152,14 +154,18 @@ def here(config: PreTrainedConfig, batch: int, tokens: int, *, device: torch.dev
     on_cpu = f"CPU, {count_text(torch.get_num_threads(), 'thread')}"
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
     arithmetic = str(dtype).removeprefix("torch.")
-    attention, attention_training = probe.attention(training=False), probe.attention(training=True)
+    attention = probe.attention(training=False)
+    layers, head = probe.layers(False, attention), probe.head(False)
+    with kept_memory() if device.type == "cpu" else contextlib.nullcontext():  # as training does
+        attention_training = probe.attention(training=True)
+        layers_training, head_training = probe.layers(True, attention_training), probe.head(True)
     return Device(
         name=f"this machine ({kind})",
         source=f"measured in {arithmetic} with the model's own shapes",
-        layers=probe.layers(False, attention),
-        layers_training=probe.layers(True, attention_training),
-        head=probe.head(False),
-        head_training=probe.head(True),
+        layers=layers,
+        layers_training=layers_training,
+        head=head,
+        head_training=head_training,
         attention=attention,
         attention_training=attention_training,
         bandwidth=probe.bandwidth(),
@@ -224,7 +230,10 @@ class _Probe:
         for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
             setattr(short, key, None)
         stored = torch.float32 if training else self.dtype
-        return operations_and_bytes.build(short, stored).to(self.device).train(training)
+        model = operations_and_bytes.build(short, stored).to(self.device).train(training)
+        if training and recomputation.elementwise(None, self.device.type):
+            recomputation.recompute_elementwise(model)
+        return model
 
     def layers(self, training: bool, attention: float) -> float:
         """Some layers beside two more: what is done once, such as the embedding, drops out; attention is taken off."""
@@ -252,12 +261,12 @@ class _Probe:
 
     def head(self, training: bool) -> float:
         short = operations_and_bytes.shortened(self.text, 1)
-        tokens = min(self.batch * self.tokens, 2 * sliced_loss.slice_tokens(short.vocab_size))
+        tokens = min(self.batch * self.tokens, 2 * sliced_loss.slice_tokens(short.vocab_size, self.device.type))
         weight = torch.randn(short.vocab_size, short.hidden_size, device=self.device)
         weight = weight.requires_grad_() if training else weight.to(self.dtype)
         hidden = torch.randn(tokens, short.hidden_size, device=self.device).to(weight.dtype).requires_grad_(training)
         labels = torch.randint(short.vocab_size, (tokens,), device=self.device)
-        size = min(tokens, sliced_loss.slice_tokens(short.vocab_size))
+        size = min(tokens, sliced_loss.slice_tokens(short.vocab_size, self.device.type))
 
         def evaluate() -> None:
             with torch.no_grad():

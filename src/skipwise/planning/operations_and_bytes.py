@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from skipwise.errors import SkipwiseError
-from skipwise.models import families, sliced_loss
+from skipwise.models import families, recomputation, sliced_loss
 from skipwise.models.library_messages import one_line
 from skipwise.models.shape import ModelShape
 
@@ -190,6 +190,9 @@ class Workload:
     rank: int = 0
     """Of LoRA adapters on every linear layer; 0 trains all weights. The frozen weights are in the arithmetic's type."""
     checkpointing: bool = False
+    """Whole layers are computed again in the backward pass."""
+    elementwise: bool = False
+    """All but matrix products and attention is computed again in the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -291,7 +294,9 @@ def _peaks(model: PreTrainedModel, run: Workload, live: _Live, *, autocast: bool
     weights = live.now
     model.train(run.training)
     if run.checkpointing and run.training:
-        model.gradient_checkpointing_enable()
+        recomputation.recompute_layers(model)
+    elif run.elementwise and run.training:
+        recomputation.recompute_elementwise(model)
     ids = torch.zeros(run.batch, run.tokens, dtype=torch.long)
     live.peak = live.now
     with torch.set_grad_enabled(run.training), torch.autocast("cpu", torch.bfloat16, enabled=autocast):

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from skipwise.config import DEFAULT_TRAIN_LENGTH, ModelConfig
 from skipwise.errors import SkipwiseError
-from skipwise.models import configuration, families, sources
+from skipwise.models import configuration, families, recomputation, sources
 from skipwise.models.device import arithmetic, device_of
 from skipwise.models.kv_cache_size import kv_cache
 from skipwise.models.memory import chunk_on
@@ -226,7 +226,8 @@ class Estimate:
             rank: Rank of the LoRA adapters.
         """
         options, count = self.options, self.options.devices
-        run = Workload(batch, tokens, True, self.device.bf16, rank, options.checkpointing)
+        again = recomputation.elementwise(None, self.device.kind)
+        run = Workload(batch, tokens, True, self.device.bf16, rank, options.checkpointing, again)
         memory = self._bytes(run).peak(count) * devices.SLACK + self.device.runtime
         trained = self.work.adapter * rank or self.work.parameters
         compute = batch * self._training_seconds(tokens, rank) + self._update_seconds(trained / count)

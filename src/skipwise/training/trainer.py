@@ -7,6 +7,7 @@ therefore ends with the same weights as one that was never interrupted.
 `tests/training/test_transformers_contract.py` names the private parts of transformers that this module relies on.
 """
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,15 +19,17 @@ from accelerate.utils import load_fsdp_model
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer
 
 from skipwise.config import TrainingConfig
 from skipwise.data.labels import IGNORED
 from skipwise.data.mix import Examples
 from skipwise.errors import SkipwiseError
+from skipwise.models import recomputation
 from skipwise.models.forward import loss
 from skipwise.rope import hf_config
 from skipwise.training import adapters, nonfinite, processes
+from skipwise.training.arguments import training_arguments
 from skipwise.training.checkpoints import (
     ADAPTER,
     SHARDS,
@@ -40,8 +43,9 @@ from skipwise.training.checkpoints import (
     write_checksums,
 )
 from skipwise.training.log import TrainingLog
-from skipwise.training.sharding import fsdp_settings, load_shards, shared_folder, use_fsdp
+from skipwise.training.sharding import load_shards, shared_folder, use_fsdp
 from skipwise.utils import progress
+from skipwise.utils.allocator import kept_memory
 from skipwise.utils.atomic_files import atomic_folder, read_jsonl, write_jsonl
 from skipwise.utils.processes import place
 from skipwise.utils.termination import Terminated, deferred
@@ -233,48 +237,6 @@ def _load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
         load_model(model, str(checkpoint / WEIGHTS))
 
 
-def _arguments(config: TrainingConfig, folder: Path, model: PreTrainedModel, precision: str) -> TrainingArguments:
-    device = model.device
-    size = place().size
-    batch, accumulation = processes.share(config, size)
-    sharded = {"fsdp": "full_shard", "fsdp_config": fsdp_settings(model)} if config.parallel == "fsdp" else {}
-    arguments = TrainingArguments(
-        **sharded,
-        output_dir=str(folder),
-        max_steps=config.steps,
-        per_device_train_batch_size=batch,
-        per_device_eval_batch_size=config.batch_size,
-        gradient_accumulation_steps=accumulation,
-        average_tokens_across_devices=True,  # the loss is scaled so that processes add up, as accumulated batches do
-        learning_rate=config.learning_rate,
-        lr_scheduler_type={"constant": "constant_with_warmup", "cosine": "cosine"}[config.schedule],
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        max_grad_norm=config.max_grad_norm,
-        bf16=precision == "bfloat16",
-        use_cpu=device.type == "cpu",
-        logging_steps=config.log_every,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps",
-        eval_steps=config.validate_every,
-        eval_on_start=True,
-        save_steps=config.save_every,
-        seed=config.seed,
-        report_to=config.report_to or "none",
-        remove_unused_columns=False,
-        prediction_loss_only=True,
-        disable_tqdm=True,
-        dataloader_pin_memory=device.type != "cpu",
-    )
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # one process trains on one GPU; the Trainer would take all that it sees
-    # A batch may reach some experts of a mixture only; in any other model a search for unreached weights costs time.
-    arguments.ddp_find_unused_parameters = any("expert" in name for name, _ in model.named_parameters())
-    return arguments
-
-
 def _starting_point(folder: Path, resume: bool) -> tuple[Path | None, list[dict[str, Any]]]:
     """Return the checkpoint to start from and the log up to it; what a killed process left behind it is removed."""
     start = usable_checkpoint(folder / CHECKPOINTS) if resume else None
@@ -283,6 +245,14 @@ def _starting_point(folder: Path, resume: bool) -> tuple[Path | None, list[dict[
         clear_partial_checkpoints(folder / CHECKPOINTS)
         write_jsonl(folder / LOG, rows)
     return start, rows
+
+
+def choose_recomputation(model: PreTrainedModel, config: TrainingConfig) -> None:
+    """Set up what the backward pass computes again, as the settings say or as the device likes it."""
+    if config.gradient_checkpointing:
+        recomputation.recompute_layers(model)
+    elif config.parallel != "fsdp" and recomputation.elementwise(config.recompute_elementwise, model.device.type):
+        recomputation.recompute_elementwise(model)
 
 
 def train(
@@ -320,10 +290,9 @@ def train(
         hf_config.refuse_training(model.config)
     start, rows = _starting_point(folder, resume)
     done = step_of(start) if start else 0
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+    choose_recomputation(model, config)
     model.train()
-    arguments = _arguments(config, folder, model, precision)
+    arguments = training_arguments(config, folder, model, precision)
     tokens_per_step = config.batch_size * config.gradient_accumulation * examples.example_length
     validated = ("validation", done) in [(row["kind"], row["step"]) for row in rows]
     arguments.eval_on_start = done % config.validate_every == 0 and not validated
@@ -339,7 +308,8 @@ def train(
         written = TrainingLog(folder / LOG, bar, tokens_per_step, before, write=trainer.is_world_process_zero())
         trainer.add_callback(written)
         if done < config.steps:
-            trainer.train(resume_from_checkpoint=str(start) if start else None)
+            with kept_memory() if model.device.type == "cpu" else contextlib.nullcontext():
+                trainer.train(resume_from_checkpoint=str(start) if start else None)
         elif start:
             _load_weights(model, start)
     model.eval()
