@@ -257,7 +257,7 @@ class Runner:
         for key, value in options.items():
             words += [f"--{key}", str(value)]
         row: dict[str, Any] = {"part": part, "case": name, **options}
-        row |= self.process(words, budget)
+        row |= self.process(words, budget * (10 if self.given.small else 1))
         self.table.add(row)
         return row
 
@@ -296,7 +296,7 @@ def ratio(table: Table, name: str, first: dict[str, Any], second: dict[str, Any]
 def tests(runner: Runner, plan: Plan) -> None:
     """The tests that need a GPU, before anything is measured."""
     root = Path(__file__).resolve().parent.parent
-    words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--noconftest", "-p", "no:cacheprovider"]
+    words = [sys.executable, "-m", "pytest", "-m", "gpu", "--noconftest", "-p", "no:cacheprovider"]
     words += [str(root / "tests" / "gpu")]
     started = time.monotonic()
     try:

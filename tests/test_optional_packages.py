@@ -8,14 +8,14 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 MISSING = ["gguf", "datasets", "zstandard", "liger_kernel", "shtab", "bitsandbytes", "deepspeed", "lm_eval"]
 BLOCK = f"""
-import importlib.abc, sys
+from importlib.machinery import PathFinder
 
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {MISSING!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+find = PathFinder.find_spec
 
-sys.meta_path.insert(0, Block())
+def find_spec(name, path=None, target=None):
+    return None if name.partition(".")[0] in {MISSING!r} else find(name, path, target)
+
+PathFinder.find_spec = find_spec
 """
 
 
