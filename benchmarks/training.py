@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,15 @@ VARIANTS = ("plain", "loss", "memory", "skipwise", "layers")
 
 
 def step_times(
-    variant: str, model: Any, examples: Any, *, steps: int, batch: int, precision: str, **settings: Any
+    variant: str,
+    model: Any,
+    examples: Any,
+    *,
+    steps: int,
+    batch: int,
+    precision: str,
+    clock: Callable[[], float] = time.perf_counter,
+    **settings: Any,
 ) -> list[float]:
     """Train with a variant and return when the first step began and when each step ended, in seconds.
 
@@ -38,6 +47,7 @@ def step_times(
         steps: Steps to train.
         batch: Examples in a step.
         precision: "bfloat16" or "float32".
+        clock: Tells the time in seconds.
         settings: Further settings of the training.
     """
     import torch
@@ -53,12 +63,12 @@ def step_times(
     class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked
         def on_step_begin(self, *args: object, **kwargs: object) -> None:
             if not stamps:
-                stamps.append(time.perf_counter())
+                stamps.append(clock())
 
         def on_step_end(self, *args: object, **kwargs: object) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            stamps.append(time.perf_counter())
+            stamps.append(clock())
 
     recompute = {} if variant == "skipwise" else {"recompute_elementwise": False}
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +87,7 @@ def step_times(
     return stamps
 
 
-def measure(variant: str, path: str, *, steps: int, precision: str, batch: int, length: int) -> dict[str, float]:
+def measure(variant: str, args: argparse.Namespace) -> dict[str, float]:
     """Seconds a step (the first one, which warms up, left out), peak memory and share of drawing, in this process."""
     import numpy as np
     import torch
@@ -90,13 +100,15 @@ def measure(variant: str, path: str, *, steps: int, precision: str, batch: int, 
     from skipwise.runs.environment import peak_memory
 
     logging.set_verbosity_error()
+    batch, steps = args.batch, args.steps
+    clock = time.process_time if args.cpu_time else time.perf_counter
     scaling = ScalingConfig(method="yarn")
-    loaded = load(ModelConfig(path=path), target_length=32768, scaling=scaling, dtype=torch.float32)
+    loaded = load(ModelConfig(path=args.model), target_length=32768, scaling=scaling, dtype=torch.float32)
     model = loaded.model
-    used = str(arithmetic(precision, model.device)).removeprefix("torch.")
+    used = str(arithmetic(args.precision, model.device)).removeprefix("torch.")
     documents = [np.random.default_rng(0).integers(100, 4000, size=100_000)]
-    examples = SkippedPositions(documents, target_length=32768, train_length=length, examples=batch * steps)
-    stamps = step_times(variant, model, examples, steps=steps, batch=batch, precision=used)
+    examples = SkippedPositions(documents, target_length=32768, train_length=args.length, examples=batch * steps)
+    stamps = step_times(variant, model, examples, steps=steps, batch=batch, precision=used, clock=clock)
     seconds = (stamps[-1] - stamps[1]) / (steps - 1)
     started = time.perf_counter()
     for i in range(batch * steps):
@@ -109,6 +121,7 @@ def in_process(variant: str, args: argparse.Namespace) -> dict[str, float]:
     """`measure` in a new process."""
     words = [sys.executable, __file__, "--variant", variant, "--model", args.model, "--steps", str(args.steps)]
     words += ["--precision", args.precision, "--batch", str(args.batch), "--length", str(args.length)]
+    words += ["--cpu-time"] if args.cpu_time else []
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{variant}: {done.stderr[-2000:]}")
@@ -129,13 +142,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["plain", "skipwise"])
+    parser.add_argument("--cpu-time", action="store_true", help="count CPU seconds; for one thread on a busy machine")
     parser.add_argument("--variant", choices=VARIANTS, help="measure one here and print JSON")
     args = parser.parse_args()
     if args.variant:
         if args.variant not in ("plain", "loss"):
             ask_for_huge_pages()  # as the command line does
-        sizes = {"batch": args.batch, "length": args.length}
-        print(json.dumps(measure(args.variant, args.model, steps=args.steps, precision=args.precision, **sizes)))
+        print(json.dumps(measure(args.variant, args)))
         return
     variants = ["plain", *(name for name in args.variants if name != "plain")]
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
