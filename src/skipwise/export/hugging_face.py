@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from skipwise.config import ModelConfig, RunConfig, read_yaml, validate
 from skipwise.errors import SkipwiseError
 from skipwise.evals import rows
-from skipwise.export import gguf_tokenizer, gguf_writer, legacy_fields, model_card, source_card
+from skipwise.export import legacy_fields, model_card, source_card
 from skipwise.export.model_card import plain_card
 from skipwise.models import agreement, checkpoint, configuration, gguf_header, sources
 from skipwise.models.library_messages import one_line, quiet
@@ -150,6 +150,8 @@ def to_gguf(path: str, out: Path, *, dtype: str | None = None) -> Path:
     dtype: a key of `gguf_writer.TYPES`, the stored one when absent. Errors: SkipwiseError as `to_hf`, and for what
     llama.cpp cannot compute, before any weight is read.
     """
+    from skipwise.export import gguf_tokenizer, gguf_writer  # they need the gguf package, which training does not
+
     origin = Origin(path)
     stored = origin.dtype(None)
     kind = dtype or {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}[stored]
