@@ -129,7 +129,8 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     )
     sizes: dict[str, Any] = {"steps": given.steps, "batch": given.batch, "precision": "bfloat16"}
     recompute = {"elementwise": "recompute_elementwise", "layers": "gradient_checkpointing"}.get(given.recompute)
-    stamps = step_times(variant, model, examples, **sizes, **({recompute: True} if recompute else {}))
+    sizes |= {recompute: True} if recompute else {}
+    stamps = step_times(variant, model, examples, **sizes)
     warm = min(2, given.steps - 1)
     seconds = (stamps[-1] - stamps[warm]) / (given.steps - warm)
     tokens = given.batch * given.length
