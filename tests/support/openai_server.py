@@ -63,7 +63,7 @@ class State:
 
     def ids(self, prompt: Any, special: bool = True) -> list[int]:
         if isinstance(prompt, list):
-            return prompt
+            return prompt[0] if isinstance(prompt[0], list) else prompt
         ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=special).ids
         if special and self.settings["special_twice"]:
             plain = self.tokenizer.encode(prompt, add_special_tokens=False).ids
