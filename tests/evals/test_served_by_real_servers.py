@@ -86,7 +86,7 @@ def test_a_scaling_that_was_not_read_shows_as_a_map_that_goes_dark(extended: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["f32", "q8_0"])
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
 def test_llama_cpp_gives_the_verdicts_in_process(
     extended: Path, tmp_path: Path, dtype: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
