@@ -189,7 +189,9 @@ def _task_table(rows: list[Row], shown: str) -> _Table:
     unit = {"perplexity": "documents", "longppl": "documents", "harness": "questions"}.get(
         rows[0].task.removesuffix("_by_position"), "prompts"
     )
-    title = f"{rows[0].task}{kind}, value{f' [{intervals}]' if intervals else ''}, n {unit}"
+    levels = {_chance(row) for row in rows} - {"-"}
+    guessing = f", guessing {levels.pop()}" if len(levels) == 1 else ""
+    title = f"{rows[0].task}{kind}{guessing}, value{f' [{intervals}]' if intervals else ''}, n {unit}"
     return _table(title, list(places.values()), _models(rows), lambda m, row: cells.get((m, *row.place), "-"), False)
 
 
@@ -197,6 +199,11 @@ def _cell(row: Row, shown: str) -> str:
     value, low, high = (value_text(row.metric, end) for end in (row.value, row.low, row.high))
     ends = "" if row.low is None else f" [{low}, {high}]"
     return shown.format(value=value, ends=ends, n=f"{row.n:,}") + ("*" if row.beyond_window else " ")
+
+
+def _chance(row: Row) -> str:
+    """What guessing would score; `-` where there is no such level."""
+    return "-" if row.chance is None else value_text(row.metric, row.chance)
 
 
 def _model(row: Row) -> tuple[str, str]:
@@ -225,6 +232,8 @@ def _table(
         ("variant", lambda row: row.variant or ""),
         ("metric", lambda row: row.metric),
     ]
+    if not named and len({_chance(row) for row in rows} - {"-"}) > 1:
+        labels.append(("guessing", _chance))
     several = [label for label in labels if len({label[1](row) for row in rows}) > 1 or (named and label[0] == "task")]
     several.append(("length", _length))
     names = [label for label, _ in models]

@@ -281,12 +281,13 @@ def test_every_kind_has_its_wording() -> None:
         assert "<context>" not in wording.examples
 
 
-def test_the_whole_on_a_tiny_model(tmp_path: Path, book: str) -> None:
+def test_the_whole_on_a_tiny_model(tmp_path: Path, book: str, capsys: pytest.CaptureFixture[str]) -> None:
     model, out = tiny_llama(tmp_path / "model"), tmp_path / "rows.jsonl"
     command = ["eval", str(model), "--tasks", "babilong", "--lengths", "1k", "--out", str(out)]
     command += ["--set", f"evaluation.babilong.filler=[{book}]", "--set", "evaluation.babilong.kinds=[1,6]"]
     command += ["--set", "evaluation.babilong.samples=2", "--set", "evaluation.babilong.examples=false"]
     assert main(command) == 0
+    assert re.search(r"variant +guessing +length +model\nqa1 +17% +1k", capsys.readouterr().out)
     rows = read(out)
     assert {(row.variant, row.n) for row in rows} == {("qa1", 2), ("qa6", 2), ("average", 2)}
     written = out.read_bytes()

@@ -154,4 +154,4 @@ def test_the_whole_on_a_tiny_model_in_process_and_served(
         assert main(["eval", address, "--tokenizer", str(model), *common, "--out", str(out)]) == 0
     served, local = ({row.setup(): row.scores for row in read(path)} for path in (out, tmp_path / "letter.jsonl"))
     assert served == local
-    assert re.search(r"placed", capsys.readouterr().out)
+    assert re.search(r"^placed, guessing 25%, value \[", capsys.readouterr().out, re.M)
