@@ -158,6 +158,15 @@ def test_no_key_tokens_leave_the_row_out(tmp_path: Path, capsys: pytest.CaptureF
     assert "a: longppl at 40: no token needs the long context" in capsys.readouterr().err
 
 
+def test_a_length_inside_the_short_context_has_plain_perplexity_alone(tmp_path: Path) -> None:
+    rows = evaluated(tiny_llama(tmp_path / "a"), tmp_path, "a", short_context=40, step=10)
+    assert {(row.variant, row.length) for row in rows if row.task == "longppl"} == {
+        ("all", 40),
+        ("key", 80),
+        ("all", 80),
+    }
+
+
 def test_the_whole_on_a_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, text, out = tiny_llama(tmp_path / "model"), tmp_path / "text.txt", tmp_path / "rows.jsonl"
     text.write_text(" ".join(f"The {i} rivers of valley {i % 7} run to the sea." for i in range(100)))

@@ -180,7 +180,7 @@ def find_evaluator(settings: LongPplConfig, dtype: str) -> Evaluator | None:
 def headers(
     documents: Sequence[Document], length: int, variant: PerplexityVariant, rule: KeyRule, evaluator: Evaluator
 ) -> dict[str, Row]:
-    """Make the rows of a length without figures.
+    """Make the rows of a length without figures; no row for key tokens where the short context holds all.
 
     Their `data` is a digest of texts, evaluator and rule, so that other key tokens never pass for these.
     """
@@ -195,7 +195,8 @@ def headers(
         evaluator=evaluator.path,
         data=digest_of(parts),
     )
-    return {name: head.replace(variant=name) for name in VARIANTS}
+    names = VARIANTS if length > rule.short + rule.step else VARIANTS[1:]
+    return {name: head.replace(variant=name) for name in names}
 
 
 def row_of(head: Row, losses: Sequence[Losses], keys: Sequence[Mask], seconds: float) -> Row | None:
@@ -218,7 +219,8 @@ def row_of(head: Row, losses: Sequence[Losses], keys: Sequence[Mask], seconds: f
         return None
     units = intervals.units(scored)
     interval = intervals.perplexity_interval(units) if len(scored) == len(losses) or len(scored) > 1 else intervals.NONE
-    blocks = [intervals.document_blocks(part) for part in scored] if len(scored) > 1 else []
+    # Blocks of a few key tokens, far from each other, say nothing about the texts that were read.
+    blocks = [intervals.document_blocks(part) for part in scored] if len(scored) > 1 and head.variant == "all" else []
     return head.replace(
         value=intervals.perplexity(scored),
         low=interval.low,
@@ -268,8 +270,7 @@ class _LongPplPlan:
         if missing:
             mine = self._loss_reader()
             for part in self._measure(mine, missing):
-                for name in VARIANTS:
-                    place = part.length, name
+                for place in [place for place in heads if place[0] == part.length]:
                     row = row_of(heads[place], part.losses, part.keys, part.seconds)
                     if row is None:
                         progress.say(
