@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from skipwise.cli import main
+from skipwise.config import EvaluationConfig, Stage
 from skipwise.evals import rows
+from skipwise.jobs.overlaps import TEXTS
 from skipwise.utils.atomic_files import read_jsonl
 from support.tiny import tiny_llama
 
@@ -78,6 +80,14 @@ def test_what_evaluation_reads_too_is_printed_and_recorded(tmp_path: Path, capsy
     assert 0.1 < (shares["perplexity"] or 0) < 0.5
     page = (tmp_path / "run/report.html").read_text()
     assert f"{100 * (shares['perplexity'] or 0):.2g}% of the passages of perplexity" in page
+
+
+def test_every_task_with_texts_is_looked_up() -> None:
+    settings = EvaluationConfig()
+    named = {"data", "haystack", "essays", "filler"}
+    sections = {name: section for name, section in settings if isinstance(section, Stage)}
+    reading = {name: named & set(type(section).model_fields) for name, section in sections.items()}
+    assert {name: fields.pop() for name, fields in reading.items() if fields} == TEXTS
 
 
 @pytest.mark.parametrize(

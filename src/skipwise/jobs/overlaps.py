@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from skipwise.config import RunConfig
+from skipwise.config.task_names import READS_DOCUMENTS
 from skipwise.data.documents import documents as read_documents
 from skipwise.data.fingerprints import Hashes, passages
 from skipwise.data.overlap import contained, passages_of
@@ -18,6 +19,12 @@ from skipwise.jobs.run_inputs import RunTexts
 from skipwise.utils.progress import say
 from skipwise.utils.text import count_text
 
+TEXTS = {
+    **{"document_qa": "data", "summarize": "data", "needle": "haystack", "ruler": "essays"},
+    **dict.fromkeys(("babilong", "non_literal", "placed"), "filler"),
+}
+"""Tasks that read texts of their own, and the setting of their section that names them."""
+
 
 def said_overlaps(config: RunConfig, texts: RunTexts, documents: list[Document]) -> dict[str, float]:
     """Look up the texts of all tasks in the training text, and print a line for each task.
@@ -25,7 +32,7 @@ def said_overlaps(config: RunConfig, texts: RunTexts, documents: list[Document])
     Args:
         config: The resolved configuration.
         texts: Of the run. Of a stream, what is tokenised by now is searched.
-        documents: Of perplexity, as (name, tokens).
+        documents: Of perplexity and other tasks that read whole documents, as (name, tokens).
 
     Returns:
         By task, the share of passages that the training text holds. Tasks whose texts are made up are not in it.
@@ -60,17 +67,13 @@ def said_overlaps(config: RunConfig, texts: RunTexts, documents: list[Document])
 def _texts_of(task: str, config: RunConfig, texts: RunTexts, chosen: set[str]) -> Iterator[tuple[str, Hashes]]:
     """Name and passages of every text that a task reads; none for a task whose texts are made up."""
     settings = config.evaluation
-    paths = {
-        "perplexity": settings.data,
-        "document_qa": settings.document_qa.data,
-        "needle": settings.needle.haystack,
-        "ruler": settings.ruler.essays,
-        "summarize": settings.summarize.data,
-    }.get(task, [])
-    if task == "perplexity" and not paths:
+    if task in READS_DOCUMENTS:
+        paths = settings.data
+    else:
+        paths = getattr(getattr(settings, task), TEXTS[task]) if task in TEXTS else []
+    if task in READS_DOCUMENTS and not paths:
         for spans in texts.held_out:
-            hashes = np.concatenate([np.empty(0, np.uint64), *passages_of(spans)])
-            yield "the held-out text", hashes
+            yield "the held-out text", np.concatenate([np.empty(0, np.uint64), *passages_of(spans)])
         return
     if not paths:
         return
@@ -81,5 +84,5 @@ def _texts_of(task: str, config: RunConfig, texts: RunTexts, chosen: set[str]) -
     with contextlib.redirect_stderr(io.StringIO()):  # notes about files that are left out are printed elsewhere
         files = sources(paths, **options)
     for document in itertools.islice(read_documents(files), most):
-        if task != "perplexity" or document.name in chosen:
+        if task not in READS_DOCUMENTS or document.name in chosen:
             yield document.name, np.array(passages(document.text), dtype=np.uint64)

@@ -182,6 +182,8 @@ def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expe
             "data.streaming with texts and conversations needs their weights, because the number of texts is not known "
             "before; give data.mix, such as [3, 1]"
         )
+    if data.streaming:
+        say("data.streaming: conversations are tokenised whole first")
     chat = conversation_inputs.open_examples(config, chats, tokenizer, sampler, count)
     if not texts:
         return _Source(chat.examples, dict(chat.validation), [], [], [chat.store])
