@@ -108,7 +108,7 @@ def _extend(config: RunConfig, resume: bool, team: Team) -> None:
         trained = (folder / "model").exists()
         if texts and not trained:
             check_room(loaded, config, texts.examples.example_length, resume=resume)
-        overlaps = said_overlaps(config, texts, documents) if texts else {}
+        overlaps = said_overlaps(config, texts, documents) if texts and texts.learned else {}
         open_folder(config, folder, resume)
         division.adopt(folder / RESULTS)
         known: dict[str, Any] = {"layers": layers, "source": source_card.facts(config.model)}
