@@ -11,6 +11,7 @@ import yaml
 from skipwise.cli import main
 from skipwise.config.task_names import task_names
 from skipwise.evals.rows import read
+from support import published_files
 
 LENGTH = 512
 
@@ -54,6 +55,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "non_literal": {"filler": documents},
         "placed": {"filler": documents, "limit": 2, "depths": [0.5]},
         "instructions": {"samples": 1},
+        "longbench_v2": {"data": str(published_files.write_longbench_v2(folder / "longbench")), "limit": 2},
+        "infinitebench": {"data": [str(published_files.write_infinitebench(folder) / "passkey.jsonl")], "limit": 1},
+        "helmet": {"data": published_files.write_helmet(folder / "helmet")["data"][:1], "limit": 1},
     }
     return {
         "target_length": 1024,

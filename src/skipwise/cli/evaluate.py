@@ -16,6 +16,7 @@ def add(commands: Any) -> None:
         "evaluate models at several lengths, and compare them",
         examples=[
             "skipwise eval bundled --tasks passkey --lengths 256,512",
+            "skipwise eval smollm2 runs/smollm2 --suite standard --data book.txt",
             "skipwise eval runs/first http://localhost:8000/v1 --tokenizer runs/first/model --tasks passkey",
             "skipwise eval smollm2 runs/smollm2 --lengths 4k,16k --data book.txt --set evaluation.trials=5",
         ],
@@ -52,6 +53,11 @@ def add(commands: Any) -> None:
         type=items,
         metavar="METHOD:FACTOR,…",
         help="measure models in process with these scalings too, untrained, e.g. dynamic:2,dynamic:4",
+    )
+    parser.add_argument(
+        "--suite",
+        choices=["quick", "standard", "thorough"],
+        help="a set of tasks and numbers of prompts; `skipwise plan` says how long each takes",
     )
     parser.add_argument(
         "--config",
@@ -96,6 +102,7 @@ def run(args: argparse.Namespace) -> int | None:
         if not args.data:
             raise SkipwiseError("--preset h2ogpt-papers asks for the titles of papers; give their folder with --data")
         options = {"document_qa": {"data": args.data}}
+    options |= {"suite": args.suite} if args.suite else {}
     options |= {"tasks": args.tasks} if args.tasks else {}
     options |= {"lengths": args.lengths} if args.lengths else {}
     config = validate(EvaluationConfig, merge(mapping(values, "evaluation"), options), "evaluation")

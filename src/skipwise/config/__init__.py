@@ -17,7 +17,7 @@ from skipwise.config.evaluation_settings import (
     SummarizeConfig,
 )
 from skipwise.config.model_settings import ModelConfig, ScalingConfig
-from skipwise.config.reading import dump_yaml, merge, parse_settings, read_yaml, shown, validate
+from skipwise.config.reading import dump_yaml, parse_settings, read_yaml, shown, validate
 from skipwise.config.run_settings import RunConfig, SearchConfig
 from skipwise.config.server import ServerConfig, is_url
 from skipwise.config.stage import Stage
@@ -28,7 +28,7 @@ from skipwise.config.training_settings import (
     PositionsConfig,
     TrainingConfig,
 )
-from skipwise.config.values import Length, as_length, parse_length, read_factors, read_length
+from skipwise.config.values import Length, as_length, merge, parse_length, read_factors, read_length
 
 __all__ = [
     "DEFAULT_TRAIN_LENGTH",

@@ -1,12 +1,13 @@
 """The section `evaluation`, and one below it for each task."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from skipwise.config.presets import SUITES
 from skipwise.config.stage import Stage
 from skipwise.config.task_names import TaskName
-from skipwise.config.values import Batch, Count, CountOrZero, Length, Seed
+from skipwise.config.values import Batch, Count, CountOrZero, Length, Seed, merge
 
 
 class KMaxConfig(Stage):
@@ -202,9 +203,45 @@ class HarnessConfig(Stage):
     """Text before a choice, for questions from a .jsonl file."""
 
 
+class LongBenchV2Config(Stage):
+    """Task `longbench_v2`: LongBench v2's multiple-choice questions about long texts."""
+
+    data: str | None = None
+    """LongBench v2's published file, data.json, or the same rows as .jsonl."""
+    limit: Count | None = None
+    """Questions, drawn by the seed. All when absent."""
+
+
+class InfiniteBenchConfig(Stage):
+    """Task `infinitebench`: InfiniteBench's tasks that a rule scores."""
+
+    data: list[str] = []
+    """InfiniteBench's published files, such as passkey.jsonl, or the folder that holds them."""
+    limit: Count | None = 50
+    """Examples of each file, drawn by the seed. The whole files when null."""
+
+
+class HelmetConfig(Stage):
+    """Task `helmet`: HELMET's tasks that a rule scores."""
+
+    data: list[str] = []
+    """HELMET's published test files, as `NAME=PATH` with HELMET's name of the dataset, such as
+    `json_kv=data/json_kv/test_k50_dep6.jsonl`."""
+    demos: list[str] = []
+    """Files of solved examples for the datasets that take them, as `NAME=PATH`."""
+    shots: CountOrZero = 2
+    """Solved examples before each question, of the datasets that take them."""
+    limit: Count | None = 100
+    """Examples of each file, drawn by the seed. The whole files when null."""
+
+
 class EvaluationConfig(Stage):
     """Evaluation, before and after training (docs/evaluation.md)."""
 
+    suite: Literal["quick", "standard", "thorough"] | None = None
+    """A set of tasks with their numbers of prompts: `quick` shows that nothing is broken, `standard` compares two
+    models, `thorough` decides small differences. Its values are defaults: other settings replace them. Tasks that the
+    lengths or a server cannot hold are left out."""
     tasks: list[TaskName] = ["perplexity", "passkey"]
     """What is measured."""
     lengths: Annotated[list[Length], Field(min_length=1)] | None = None
@@ -244,5 +281,15 @@ class EvaluationConfig(Stage):
     non_literal: NonLiteralConfig = NonLiteralConfig()
     placed: PlacedConfig = PlacedConfig()
     instructions: InstructionsConfig = InstructionsConfig()
+    longbench_v2: LongBenchV2Config = LongBenchV2Config()
+    infinitebench: InfiniteBenchConfig = InfiniteBenchConfig()
+    helmet: HelmetConfig = HelmetConfig()
     seed: Seed = 0
     """Seed of prompts, keys and documents."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_suite(cls, values: Any) -> Any:
+        """Put the values of the suite below those that are given."""
+        suite = values.get("suite") if isinstance(values, dict) else None
+        return merge(SUITES[suite], values) if isinstance(suite, str) and suite in SUITES else values

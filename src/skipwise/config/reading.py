@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from skipwise.config.run_settings import RunConfig, SearchConfig
 from skipwise.config.settings import PREFIX, hint, settings
-from skipwise.config.values import MOST
+from skipwise.config.values import MOST, merge
 from skipwise.errors import SkipwiseError
 from skipwise.utils.atomic_files import write_text
 
@@ -148,15 +148,6 @@ def _expected(problem: Any, path: str) -> str:
         **dict.fromkeys(("model_type", "dict_type"), f"a mapping; on the command line --set {path}.KEY=VALUE"),
     }
     return f"expected {expected[kind]}" if kind in expected else str(problem["msg"])
-
-
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with the values of `over`, merged key by key at every depth. Neither is changed."""
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

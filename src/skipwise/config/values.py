@@ -134,3 +134,12 @@ Batch = Annotated[int, Field(ge=1, le=4096)]
 """Sequences in one forward pass."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """NumPy and transformers take 32 bits."""
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over`, merged key by key at every depth. Neither is changed."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged

@@ -115,7 +115,7 @@ class Inputs:
             ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             return ids
         prefix: list[int] = self.once("prefix", lambda: special_prefix(self.tokenizer))
-        return prefix + self._plain(body + lead)
+        return prefix + self.plain_ids(body + lead)
 
     def encode_turns(self, turns: Sequence[tuple[str, str]], last: str) -> list[int]:
         """Token ids of a conversation and its last request.
@@ -132,18 +132,23 @@ class Inputs:
             messages = [message for turn in turns for message in zip(("user", "assistant"), turn, strict=True)]
             shown = [{"role": role, "content": text} for role, text in [*messages, ("user", last)]]
             text = self.tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
-            return self._plain(text)
+            return self.plain_ids(text)
         lines = [f"User: {request}\n\nAssistant: {answer}" for request, answer in turns]
         return self.encode("\n\n".join([*lines, f"User: {last}"]), "\n\nAssistant:")
 
     def count(self, text: str) -> int:
         """Tokens of a piece of text, without special tokens."""
-        return len(self._plain(text))
+        return len(self.plain_ids(text))
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Token ids of a piece of text, without special tokens."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
     def draft(self, lead: str, answer: str) -> list[int]:
         """Tokens of `answer` as it would follow `lead`, the last words of a prompt."""
-        before, both = self._plain(lead), self._plain(lead + answer)
-        return both[len(before) :] if both[: len(before)] == before else self._plain(answer)
+        before, both = self.plain_ids(lead), self.plain_ids(lead + answer)
+        return both[len(before) :] if both[: len(before)] == before else self.plain_ids(answer)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of an answer, without special tokens."""
@@ -165,10 +170,6 @@ class Inputs:
             self._made[key] = make()
         made: T = self._made[key]
         return made
-
-    def _plain(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
 
 
 def _never(answer: str, question: Question) -> bool:

@@ -10,6 +10,7 @@ import torch
 
 from skipwise.assets import catalogue
 from skipwise.config import DataConfig, RunConfig
+from skipwise.config.presets import SUITES
 from skipwise.data import near_duplicates, text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import runner
@@ -42,7 +43,9 @@ def check_inputs(config: RunConfig) -> None:
         raise SkipwiseError("no text to train on: give files or folders with --data, or training.steps=0")
     evaluation = config.evaluation
     # Without documents of its own, perplexity is measured on text that is held out of the training.
-    tasks = [task for task in evaluation.tasks if task != "perplexity" or evaluation.data]
+    # Those of a suite are looked at when the model's tokenizer is there, and left out where they cannot be asked.
+    of_suite = SUITES[evaluation.suite]["tasks"] if evaluation.suite else ["perplexity"]
+    tasks = [task for task in evaluation.tasks if task not in of_suite or (task == "perplexity" and evaluation.data)]
     check_data(config.data)
     texts, _ = conversation_inputs.divided(config.data, config.data.paths)
     check_texts(texts, config.data.field, config.data.split)

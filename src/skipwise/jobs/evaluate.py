@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from skipwise.config import EvaluationConfig, ModelConfig, ScalingConfig, ServerConfig, is_url, validate
 from skipwise.config.task_names import READS_DOCUMENTS
 from skipwise.errors import SkipwiseError
-from skipwise.evals import division, prompted, rows, runner, tasks
+from skipwise.evals import division, prompted, rows, runner, suites, tasks
 from skipwise.evals.rows import Row
 from skipwise.evals.served.client import Client
 from skipwise.evals.served.deployment import Deployment, explore
@@ -95,7 +95,7 @@ def evaluate(
     if not settings.tasks:
         raise SkipwiseError("evaluation.tasks is empty: expected names such as [perplexity, passkey]")
     reading = next((name for name in settings.tasks if name in READS_DOCUMENTS), None)
-    if reading and not settings.data:
+    if reading and not settings.data and settings.suite is None:
         raise SkipwiseError(f"{reading} needs documents: give them with --data, or choose --tasks passkey")
     with processes.joined(again="run the same command") as team, contextlib.ExitStack() as stack:
         return _evaluate(given, settings, Path(out), (scalings, usual_scalings), team, stack)
@@ -111,11 +111,16 @@ def _evaluate(
 ) -> list[Row]:
     """`evaluate` in one of the processes of `team`. Connections to servers are closed with `stack`."""
     _check_out(out)
-    runner.check(settings)
+    if settings.suite is None:
+        runner.check(settings)
     plain = [_candidate(model, settings, stack) for model in given]
     candidates = [one for candidate in plain for one in _beside(candidate, *scalings)]
     windows = [candidate.window for candidate in candidates]
     lengths = list(settings.lengths or runner.default_lengths(min(windows), max(windows)))
+    if settings.suite:
+        models = [(candidate.inputs, candidate.deployment) for candidate in candidates]
+        settings = suites.fitted(settings, lengths, models)
+        runner.check(settings)
     for candidate in candidates:
         _check_tasks(candidate, settings, lengths)
     names = Counter(candidate.name for candidate in candidates)

@@ -17,6 +17,7 @@ from skipwise.data.streaming import AHEAD, StreamedPositions, TextStream
 from skipwise.data.token_store import Spans
 from skipwise.data.tokenising import leading_bos
 from skipwise.errors import SkipwiseError
+from skipwise.evals import suites
 from skipwise.evals.runner import Document, default_lengths, load_documents
 from skipwise.evals.task import Inputs
 from skipwise.evals.tasks import passkey
@@ -299,6 +300,10 @@ def evaluation_documents(
     Raises:
         SkipwiseError: Where the documents do not reach the lengths.
     """
+    assert config.evaluation.lengths is not None
+    models = [(Inputs(tokenizer, config.evaluation), None)]
+    fitted = suites.fitted(config.evaluation, config.evaluation.lengths, models, own_text=texts is not None)
+    config = config.model_copy(update={"evaluation": fitted})
     evaluation = config.evaluation
     assert evaluation.lengths is not None
     reading = next((name for name in evaluation.tasks if name in READS_DOCUMENTS), None)

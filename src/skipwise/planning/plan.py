@@ -19,9 +19,10 @@ from skipwise.models.kv_cache_size import kv_cache
 from skipwise.models.memory import chunk_on
 from skipwise.models.reach import reach
 from skipwise.models.shape import ModelShape
-from skipwise.planning import devices, operations_and_bytes
+from skipwise.planning import devices, operations_and_bytes, suite_times
 from skipwise.planning.devices import UTILISATION, Device
 from skipwise.planning.operations_and_bytes import Bytes, Work, Workload
+from skipwise.planning.suite_times import SuiteTime
 from skipwise.positions.coverage_summary import SHARE as SHARE
 from skipwise.positions.coverage_summary import examples_needed
 from skipwise.positions.sampler import Sampler
@@ -101,6 +102,8 @@ class Plan:
     device: Device
     costs: list[Cost]
     coverage: list[Coverage]
+    suites: list[SuiteTime]
+    """Evaluation of one model by each suite, at the default lengths up to the target."""
     curves: dict[str, list[tuple[int, int, float]]]
     """By kind of work: (tokens of the window, bytes, seconds for one sequence)."""
     notes: list[str]
@@ -156,6 +159,7 @@ def plan(model: ModelConfig, target_length: int, options: Options) -> Plan:
         device=device,
         costs=kinds,
         coverage=seen,
+        suites=suite_times.suite_times(original, target_length, estimate.reading_seconds),
         curves=estimate.curves(length, target_length),
         notes=[*_reach_notes(config, original, target_length), *_notes(architecture, options, device)],
     )
@@ -268,7 +272,7 @@ class Estimate:
     def evaluation(self, tokens: int) -> list[Cost]:
         """Cost of reading one sequence on one device: in one pass, and in chunks with a cache of those before."""
         work, device = self.work, self.device
-        seconds = self._reading_seconds(tokens)
+        seconds = self.reading_seconds(tokens)
         chunk, itemsize = min(chunk_on(device.kind), tokens), 2 if device.bf16 else 4
         cache = kv_cache(self.config, families.architecture(self.config), itemsize)
         stored = cache.values * itemsize * (cache.full_layers + cache.sliding_layers)
@@ -296,7 +300,8 @@ class Estimate:
             for name, memory in held.items()
         ]
 
-    def _reading_seconds(self, tokens: int) -> float:
+    def reading_seconds(self, tokens: int) -> float:
+        """Seconds to read one sequence of so many tokens without training."""
         work, device = self.work, self.device
         per_token = work.layer_flops / device.layers + work.head_flops / device.head
         return tokens * per_token + work.attention_flops(tokens) / device.attention
@@ -328,7 +333,7 @@ class Estimate:
             "full length": [
                 (tokens, memory["full"](tokens), self._training_seconds(tokens, 0) + update) for tokens in windows
             ],
-            "evaluation": [(tokens, memory["read"](tokens), self._reading_seconds(tokens)) for tokens in windows],
+            "evaluation": [(tokens, memory["read"](tokens), self.reading_seconds(tokens)) for tokens in windows],
         }
 
 

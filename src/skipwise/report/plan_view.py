@@ -6,7 +6,7 @@ from typing import Any
 
 from skipwise import __version__
 from skipwise.planning.plan import SHARE, Cost, Plan
-from skipwise.utils.text import aligned, bytes_text, length_text, parameters_text
+from skipwise.utils.text import aligned, bytes_text, length_text, parameters_text, quantity
 
 WIDTH = 110
 """Characters of a line of text."""
@@ -46,6 +46,14 @@ def _coverage_rows(plan: Plan) -> tuple[list[str], list[list[str]]]:
     return titles, [[c.sampler, *(f"{n:,}" if n else "–" for n in (c.most_seen, c.all_seen))] for c in plan.coverage]
 
 
+def _suite_rows(plan: Plan) -> list[list[str]]:
+    """A line a suite: its tasks, the tokens that it reads and how long that takes."""
+    lines = [["suite", "tasks", "tokens read", "time"]]
+    for suite in plan.suites:
+        lines.append([suite.name, f"{len(suite.tasks)}", quantity(suite.tokens, ""), seconds_text(suite.seconds)])
+    return [[*map(str.strip, line)] for line in lines]
+
+
 def _device_parts(plan: Plan) -> tuple[str, str, str]:
     """Memory, name and where the rates come from."""
     count = f"{plan.options.devices} × " if plan.options.devices > 1 else ""
@@ -73,6 +81,9 @@ def text(plan: Plan) -> str:
             "",
             "examples until distances of the target have been seen:",
             *aligned([seen_titles, *seen]),
+            "",
+            "evaluation of one model by suite (`skipwise eval --suite`), up to the target; wrong answers take longer:",
+            *aligned(_suite_rows(plan)),
             "",
             *(line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")),
         ]
