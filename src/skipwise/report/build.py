@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from skipwise import __version__
 from skipwise.errors import SkipwiseError
+from skipwise.report import recipes, three_questions
 from skipwise.report import series as series_module
-from skipwise.report import three_questions
 from skipwise.report.headline import headline, rows_headline
 from skipwise.report.model_answers import example
 from skipwise.report.render import render
@@ -42,12 +42,13 @@ LOG_POINTS = 500  # of a training curve
 POSITIONS_BUDGET = 2**26  # examples × target length whose distances are counted: a few seconds
 
 
-def write_report(paths: list[Path], out: Path) -> Path:
+def write_report(paths: list[Path], out: Path, *, group: bool = False) -> Path:
     """Write the page of one run, or of several runs and files of rows to compare.
 
     Args:
         paths: Run folders, and files that `skipwise eval --out` wrote.
         out: The page, which is written whole or not at all.
+        group: Whether runs that differ in nothing but their seed are one row with its spread.
 
     Returns:
         `out`.
@@ -60,7 +61,7 @@ def write_report(paths: list[Path], out: Path) -> Path:
     named = list(zip(paths, _names(paths), strict=True))
     runs = [read_run(path, name) for path, name in named if not path.is_file()]
     files = [read_rows(path, name) for path, name in named if path.is_file()]
-    write_text(out, render(page_data(runs, files), SCRIPTS))
+    write_text(out, render(page_data(runs, files, group=group), SCRIPTS))
     return out
 
 
@@ -74,10 +75,12 @@ def _names(folders: list[Path]) -> list[str]:
     raise SkipwiseError(f"the same run was given twice: {', '.join(map(str, folders))}; give every folder once")
 
 
-def page_data(runs: list[Run], files: Sequence[Rows] = ()) -> dict[str, Any]:
+def page_data(runs: list[Run], files: Sequence[Rows] = (), *, group: bool = False) -> dict[str, Any]:
     """All that the page shows, as plain values; `results` holds the rows of results.jsonl, none changed, each with the
     paired `change` from its series' base to it."""
     series, results = series_module.series(runs, files)
+    if group:
+        series, results = recipes.grouped(runs, series, results)
     return {
         "headline": headline(runs) if runs else rows_headline(series, results, files),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
