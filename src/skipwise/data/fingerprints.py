@@ -66,7 +66,7 @@ def passages(text: str) -> list[int]:
 
 
 class HashSet:
-    """A set of 64-bit hashes in 12 to 32 bytes each. A Python set takes some 80.
+    """A set of 64-bit hashes in 12 to 36 bytes each. A Python set takes some 80.
 
     Args:
         hashes: What it holds at first.

@@ -6,7 +6,7 @@ matter, so that a changed corpus gets a new store and an unchanged one is opened
     tokens.bin (uint16, or uint32 for a vocabulary above 65,536)  offsets.bin  names.txt  meta.json
     hashes.bin  passages.bin  passage_offsets.bin   (see `fingerprints`)
 
-It is built in a temporary folder and appears whole. Memory stays that of about a million characters and 32 bytes a
+It is built in a temporary folder and appears whole. Memory stays that of about a million characters and 50 bytes a
 document, whatever the size of the corpus or of one text file in it.
 """
 
