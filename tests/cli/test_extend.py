@@ -47,6 +47,7 @@ def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--set", "evaluation.tasks=[summarize]"], "summarize"),
         (["--set", "training.report_to=[wand]"], "no tracker 'wand'; known are"),
         (["--set", "training.report_to=[mlflow]"], "tracker 'mlflow' is not installed"),
+        (["--set", "training.parallel=fsdp"], "training.parallel=fsdp needs several processes"),
     ],
 )
 def test_refused_before_a_model_is_loaded(
@@ -59,6 +60,14 @@ def test_refused_before_a_model_is_loaded(
     (broken / "model.safetensors").write_text("nothing")
     assert message in one_line(capsys, extend(broken, tmp_path / "new/run", *more))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken"]
+
+
+def test_adapter_targets_that_match_nothing_are_refused_before_anything_is_measured(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--set", "adapter.method=lora", "--set", "adapter.targets=[q_prj]"]
+    assert "did you mean 'q_proj'" in one_line(capsys, extend(model, tmp_path / "run", *more))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_holds_a_run_is_refused_at_once(

@@ -1,15 +1,19 @@
 """Operations and bytes of a model: against counters that torch has, real passes, and numbers worked out by hand."""
 
+import gc
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, MistralConfig, MixtralConfig
 
+from skipwise.config import AdapterConfig
 from skipwise.errors import SkipwiseError
 from skipwise.models import families as families
 from skipwise.models import sliced_loss
 from skipwise.planning import operations_and_bytes
 from skipwise.planning.operations_and_bytes import Bytes, Workload, bytes_of, work
+from skipwise.training import adapters
 from support import family_configs
 from support.tiny import llama_config, tiny_model
 
@@ -120,6 +124,19 @@ def test_what_makes_training_smaller() -> None:
     assert adapted.trained == 4 * 4 * work(CONFIG).adapter
     assert adapted.weights == plain.weights + adapted.trained
     assert adapted.peak() < plain.peak()
+
+
+def test_adapters_hold_what_the_real_ones_do() -> None:
+    """PEFT on a bf16 base under autocast: the inputs of its layers must not be copied to fp32."""
+    config, run = llama_config(layers=3, hidden=128), Workload(2, 256, True, bf16=True, rank=8)
+    expected = bytes_of(config, run, alike=True)
+    with operations_and_bytes._Live() as live:
+        model = tiny_model(config).to(torch.bfloat16)
+        adapters.attach(model, AdapterConfig(method="lora", rank=8))
+        gc.collect()
+        real = operations_and_bytes._peaks(model, run, live, autocast=True)
+    for estimate, bytes_held in zip((expected.forward, expected.backward), real, strict=True):
+        assert 0.8 * estimate < bytes_held < estimate
 
 
 def test_experts_are_run_in_bf16() -> None:

@@ -1,5 +1,6 @@
 """Adapters: only they are trained, merging gives the model that was trained, and plain PEFT loads them."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,12 @@ def test_targets_that_match_nothing_name_what_is_near() -> None:
         adapters.attach(model, AdapterConfig(method="lora", targets=["q_prj"]))
     with pytest.raises(SkipwiseError, match=r"'zzz'; this model has down_proj, gate_proj"):
         adapters.attach(model, AdapterConfig(method="lora", targets=["zzz"]))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="needs a machine without it")
+def test_qlora_without_bitsandbytes_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(SkipwiseError, match=r"needs bitsandbytes: pip install 'skipwise\[qlora\]'"):
+        adapters.require_packages(AdapterConfig(method="qlora"), torch.device("cuda"))
 
 
 def test_qlora_without_cuda_is_refused_before_anything_is_loaded() -> None:

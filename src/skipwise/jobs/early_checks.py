@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -22,11 +23,14 @@ from skipwise.models.memory import free_bytes
 from skipwise.planning import operations_and_bytes
 from skipwise.planning.operations_and_bytes import Workload
 from skipwise.training import adapters
+from skipwise.training.processes import share
 from skipwise.training.trackers import check_trackers
 from skipwise.utils.text import gigabytes_text
 
 EXAMPLE_BYTES = 4 * 8
 """Of one token of an example: ids, positions, labels and mask as int64."""
+NF4_BYTES = 0.52
+"""Of one parameter in NF4, with its share of the scales."""
 STATE_BYTES = 3 * 4
 """Of one parameter in a checkpoint: the weight and AdamW's two moments in fp32."""
 
@@ -87,7 +91,7 @@ def _quiet() -> contextlib.AbstractContextManager[object]:
     return contextlib.redirect_stderr(io.StringIO())
 
 
-def check_room(loaded: LoadedModel, config: RunConfig, tokens: int, *, resume: bool) -> None:
+def check_room(loaded: LoadedModel, config: RunConfig, tokens: int, *, resume: bool, processes: int = 1) -> None:
     """Refuse a training that cannot fit into memory or whose checkpoints cannot fit on the disk.
 
     Args:
@@ -95,6 +99,7 @@ def check_room(loaded: LoadedModel, config: RunConfig, tokens: int, *, resume: b
         config: The resolved configuration.
         tokens: Length of one training example.
         resume: Whether checkpoints of the run may be on the disk already.
+        processes: How many train. Those of one machine share its memory on a CPU; on GPUs each has its own.
 
     Raises:
         SkipwiseError: With what is needed and what is free.
@@ -104,35 +109,41 @@ def check_room(loaded: LoadedModel, config: RunConfig, tokens: int, *, resume: b
     device = loaded.model.device
     free = free_bytes(device)
     if free is not None:
-        free += sum(weight.nbytes for weight in loaded.model.parameters())
-        needed = _training_bytes(loaded, config, tokens, free)
+        together = min(processes, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)) if device.type == "cpu" else 1
+        free = (free + sum(weight.nbytes for weight in loaded.model.parameters())) // together
+        needed = _training_bytes(loaded, config, tokens, free, processes)
         if needed > free:
             training = config.training
+            each = f" in each of {processes} processes" if processes > 1 else ""
             raise SkipwiseError(
                 f"training.batch_size {training.batch_size:,} with examples of {tokens:,} tokens needs about "
-                f"{gigabytes_text(needed)} on {device} and {gigabytes_text(free)} are free; use a smaller "
+                f"{gigabytes_text(needed)} on {device}{each} and {gigabytes_text(free)} are free; use a smaller "
                 "training.batch_size or training.train_length, or training.gradient_checkpointing=true"
             )
     if not resume:
         _check_disk(loaded, config)
 
 
-def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: int) -> int:
-    """Bytes of a training step; where the model's own cannot be worked out, those of its examples and weights.
+def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: int, processes: int) -> int:
+    """Bytes of a training step in one process; where the model's own are unknown, those of its examples and weights.
 
     The estimate is rather too low than too high: a share for allocators and the process itself come on top.
     """
-    training, parameters = config.training, int(loaded.model.num_parameters())
-    examples = training.batch_size * training.gradient_accumulation * tokens * EXAMPLE_BYTES
-    text = loaded.model.config.get_text_config()
-    hidden = training.batch_size * tokens * int(text.hidden_size) * 2
-    precision = arithmetic(config.model.precision, loaded.model.device)
+    training, model = config.training, loaded.model
+    parameters, batch = int(model.num_parameters()), share(training, processes)[0]
+    examples = training.batch_size * training.gradient_accumulation * tokens * EXAMPLE_BYTES // processes
+    hidden = batch * tokens * int(model.config.get_text_config().hidden_size) * 2
+    precision = arithmetic(config.model.precision, model.device)
     whole = config.adapter.method == "none"
-    least = examples + hidden + parameters * ((4 + STATE_BYTES) if whole else precision.itemsize)
+    parts = processes if training.parallel == "fsdp" else 1
+    states = parameters * ((4 + STATE_BYTES) if whole else precision.itemsize) // parts
+    packed = _packed_bytes(loaded, precision) if config.adapter.method == "qlora" else 0
+    # A sharded training begins with all weights in every process.
+    least = max(examples + hidden + states - packed, 4 * parameters if parts > 1 else 0)
     if least > free:
         return least
     run = Workload(
-        batch=training.batch_size,
+        batch=batch,
         tokens=tokens,
         training=True,
         bf16=precision == torch.bfloat16,
@@ -141,10 +152,17 @@ def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: i
         elementwise=recomputation.elementwise(training.recompute_elementwise, loaded.model.device.type),
     )
     try:
-        alike = operations_and_bytes.work(loaded.model.config).alike
-        return examples + operations_and_bytes.bytes_of(loaded.model.config, run, alike=alike).peak()
+        alike = operations_and_bytes.work(model.config).alike
+        step = operations_and_bytes.bytes_of(model.config, run, alike=alike)
     except SkipwiseError:  # some architectures cannot be run without content
         return least
+    return max(least, examples + step.peak(parts) - packed)
+
+
+def _packed_bytes(loaded: LoadedModel, precision: torch.dtype) -> int:
+    """What storing the linear layers in 4 bits saves."""
+    linear = (module for module in loaded.model.get_decoder().modules() if isinstance(module, torch.nn.Linear))
+    return int(sum(module.weight.numel() for module in linear) * (precision.itemsize - NF4_BYTES))
 
 
 def _check_disk(loaded: LoadedModel, config: RunConfig) -> None:

@@ -95,6 +95,8 @@ def _extend(config: RunConfig, resume: bool, team: Team) -> None:
         config = resolved_config(config, model)
         layers = _unreached_layers(config, model)
         loaded = load(config.model)
+        if config.adapter.method != "none":
+            adapters.check_names(loaded.model, config.adapter)
         texts = run_texts(config, loaded.tokenizer) if config.data.paths else None
         if texts:
             stack.callback(texts.close)
@@ -107,7 +109,8 @@ def _extend(config: RunConfig, resume: bool, team: Team) -> None:
             check_text(name, ids, loaded.tokenizer, model)
         trained = (folder / "model").exists()
         if texts and not trained:
-            check_room(loaded, config, texts.examples.example_length, resume=resume)
+            length, size = texts.examples.example_length, team.place.size
+            check_room(loaded, config, length, resume=resume, processes=size)
         overlaps = said_overlaps(config, texts, documents) if texts and texts.learned else {}
         open_folder(config, folder, resume)
         division.adopt(folder / RESULTS)

@@ -37,6 +37,16 @@ def require_packages(config: AdapterConfig, device: torch.device) -> None:
         raise SkipwiseError("adapter.method=qlora needs bitsandbytes: pip install 'skipwise[qlora]'")
 
 
+def check_names(model: PreTrainedModel, config: AdapterConfig) -> None:
+    """Refuse a target or an entry of `also_train` that matches nothing, before anything is measured.
+
+    Raises:
+        SkipwiseError: With the nearest name.
+    """
+    _targets(model, config)
+    _also_trained(model, config)
+
+
 def attach(model: PreTrainedModel, config: AdapterConfig) -> "PeftModel":
     """Put trainable adapters into `model` and freeze the rest.
 
@@ -52,6 +62,7 @@ def attach(model: PreTrainedModel, config: AdapterConfig) -> "PeftModel":
         SkipwiseError: A target or an entry of `also_train` matches nothing.
     """
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
 
     also = _also_trained(model, config)
     tied = (
@@ -75,6 +86,10 @@ def attach(model: PreTrainedModel, config: AdapterConfig) -> "PeftModel":
     for weight in wrapped.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
+    for module in wrapped.modules():
+        # PEFT would copy the input of every layer to fp32. Autocast casts the small adapter instead. DoRA needs it.
+        if isinstance(module, LoraLayer) and not config.dora:
+            module.cast_input_dtype_enabled = False
     return wrapped
 
 

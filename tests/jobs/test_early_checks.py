@@ -1,0 +1,42 @@
+"""The memory that a training is checked for: on several processes, sharded or not, and with adapters."""
+
+from typing import Any
+
+import pytest
+
+from skipwise.config import ModelConfig, RunConfig, validate
+from skipwise.jobs.early_checks import _training_bytes
+from skipwise.models.load import LoadedModel, load
+from support.tiny import tiny_llama
+
+PLENTY = 10**15
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = tiny_llama(tmp_path_factory.mktemp("models") / "tiny", layers=4, hidden=128)
+    return load(ModelConfig(path=str(folder), precision="float32"))
+
+
+def needed(loaded: LoadedModel, processes: int = 1, parallel: str | None = None, **adapter: Any) -> int:
+    values = {
+        "target_length": 256,
+        "model": {"path": loaded.path, "precision": "float32"},
+        "training": {"batch_size": 8, "parallel": parallel},
+        "adapter": adapter,
+    }
+    return _training_bytes(loaded, validate(RunConfig, values), 64, PLENTY, processes)
+
+
+def test_shards_divide_the_states_and_processes_the_batch(loaded: LoadedModel) -> None:
+    parameters = loaded.model.num_parameters()
+    alone, twice, shared = needed(loaded), needed(loaded, 2), needed(loaded, 2, "fsdp")
+    assert alone > twice > shared >= 4 * parameters
+    assert twice >= 16 * parameters
+    assert twice - shared > 4 * parameters, "half of weights, gradients and moments"
+
+
+def test_weights_in_four_bits_need_less(loaded: LoadedModel) -> None:
+    lora, packed = needed(loaded, method="lora"), needed(loaded, method="qlora")
+    linear = loaded.model.num_parameters() - loaded.model.get_input_embeddings().weight.numel()
+    assert lora - packed == pytest.approx(linear * (4 - 0.52), rel=0.01)
