@@ -63,8 +63,10 @@ def test_commands_are_found() -> None:
     assert kinds == set(listed.split())
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_recipes_are_valid_and_reached_by_make(recipe: Path) -> None:
+@pytest.mark.parametrize("name", ["bundled", "smollm2"])
+def test_recipes_of_packaged_models_are_valid_and_reached_by_make(name: str) -> None:
+    """The others are held by tests/test_recipes.py."""
+    recipe = ROOT / "recipes" / f"{name}.yaml"
     config = validate(RunConfig, read_yaml(recipe), recipe.name)
     assert config.model.path == recipe.stem, "make demo MODEL=name runs recipes/name.yaml"
     assert "recipes/$(MODEL).yaml" in (ROOT / "Makefile").read_text()
