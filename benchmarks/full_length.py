@@ -17,8 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from skipwise.utils.allocator import ask_for_huge_pages
-
 SHORT = {"bundled": 256, "smollm2": 1024}
 """Tokens of a PoSE example."""
 
@@ -138,7 +136,6 @@ def main() -> None:
     args = parser.parse_args()
     if args.case:
         path, *numbers = args.case
-        ask_for_huge_pages()
         print(json.dumps(measure(path, *map(int, numbers))))
         return
     args.out.mkdir(parents=True, exist_ok=True)

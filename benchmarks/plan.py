@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 
-from skipwise.utils.allocator import ask_for_huge_pages
 from training import step_times
 
 # Name: (examples in a step, tokens of one, tokens of the text that is read)
@@ -100,7 +99,6 @@ def main() -> None:
     parser.add_argument("--part", choices=["predict", "train", "lora", "read"], help="run one part here and print JSON")
     args = parser.parse_args()
     if args.part:
-        ask_for_huge_pages()  # as the command line does
         (path,) = args.model
         batch, length, text = CASES[path]
         figures = {

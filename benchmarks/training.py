@@ -7,7 +7,7 @@ memory. The output is tokens/s and peak resident memory (or GPU memory) of each,
 by round (median and range), and the share of a step that drawing the examples takes.
 
 Variants between the two show what each part brings: `loss` has only the loss in slices, `memory` also keeps freed
-memory in the process, with huge pages, and `skipwise` also recomputes norms, RoPE and activations.
+memory in the process, and `skipwise` also recomputes norms, RoPE and activations.
 """
 
 import argparse
@@ -21,8 +21,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from skipwise.utils.allocator import ask_for_huge_pages
 
 VARIANTS = ("plain", "loss", "memory", "skipwise", "layers")
 
@@ -146,8 +144,6 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, help="measure one here and print JSON")
     args = parser.parse_args()
     if args.variant:
-        if args.variant not in ("plain", "loss"):
-            ask_for_huge_pages()  # as the command line does
         print(json.dumps(measure(args.variant, args)))
         return
     variants = ["plain", *(name for name in args.variants if name != "plain")]

@@ -11,7 +11,6 @@ from skipwise.cli.completion import SHELLS, PrintCompletion
 from skipwise.cli.parsing import Command
 from skipwise.errors import SkipwiseError, is_out_of_memory
 from skipwise.utils import processes
-from skipwise.utils.allocator import ask_for_huge_pages
 from skipwise.utils.os_errors import is_disk_full, path_error
 from skipwise.utils.termination import EXIT_CODE, Terminated, terminable
 
@@ -99,7 +98,6 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0, 1 for a failed check, 2 for what the user can mend, or 75 after SIGTERM.
     """
     _quiet()
-    ask_for_huge_pages()
     command = None
     try:
         with terminable():

@@ -18,11 +18,6 @@ _USERS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"
 """Variables with which a user has chosen already."""
 
 
-def ask_for_huge_pages() -> None:
-    """Let torch ask Linux for huge pages for large tensors on the CPU. It reads this with its first tensor."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
 @contextlib.contextmanager
 def kept_memory() -> Iterator[None]:
     """Keep freed memory for the next tensors inside the block, and give it back at its end.
