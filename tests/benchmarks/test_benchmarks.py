@@ -16,6 +16,7 @@ SMALLEST = {
     "loss.py": "--rows 1 --length 64 --layers 1 --repeats 1",
     "plan.py": "--model bundled --rounds 1 --steps 2",
     "start_up.py": "--model bundled --rounds 1",
+    "tokenising.py": "--model bundled --megabytes 1 --rounds 1",
     "training.py": "--model bundled --steps 2 --pairs 1",
 }
 PRINTS = {
@@ -26,6 +27,7 @@ PRINTS = {
     "loss.py": '"loss": "sliced"',
     "plan.py": "lora_memory, predicted / measured",
     "start_up.py": '"ratio"',
+    "tokenising.py": "ratio:",
     "training.py": "memory, skipwise / plain",
 }
 
