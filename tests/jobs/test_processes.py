@@ -203,6 +203,21 @@ def test_sharded_training_equals_one_process(model: Path, alone: Path, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_a_teacher_in_two_processes_teaches_as_in_one(how: str, model: Path, tmp_path: Path) -> None:
+    """Each process holds the teacher whole; plain examples and recall documents divide as the others do."""
+    values = ("training.distill=0.5", "positions.text=contiguous", "data.plain=0.3", "data.recall=0.3")
+    taught = [part for value in values for part in ("--set", value)]
+    assert main.main(words(model, tmp_path / "one", 6, *taught)) == 0
+    parallel = ["--set", f"training.parallel={how}", "--processes", "2"]
+    running = start(["skipwise", *words(model, tmp_path / "two", 6, *taught, *parallel)])
+    _, shown = running.communicate(timeout=LIMIT)
+    assert running.returncode == 0, shown
+    assert shown.count("the original model is held beside the trained one") == 1
+    assert_same_training(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
 def test_a_sharded_training_goes_on_with_other_processes(model: Path, alone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     sharded = ["--set", "training.parallel=fsdp", "--processes"]

@@ -18,6 +18,7 @@ from skipwise.data.skipped_positions import SkippedPositions
 from skipwise.errors import SkipwiseError
 from skipwise.training import adapters
 from skipwise.training.checkpoints import checkpoints_in, step_of
+from skipwise.training.teacher import Teacher
 from skipwise.training.trainer import train
 from skipwise.utils.atomic_files import read_jsonl
 from support import TESTS
@@ -38,23 +39,27 @@ def job(folder: Path, *, resume: bool = False, adapter: str = "none", **settings
     config = config.model_copy(update=settings)  # takes what a configuration would refuse, such as a rate of 1e30
     lengths = {"target_length": TARGET, "train_length": WINDOW}
     per_step = config.batch_size * config.gradient_accumulation
-    examples = SkippedPositions(documents, **lengths, examples=config.steps * per_step)
+    marked = {"mark_taught": True, "text": "contiguous"} if config.distill else {}
+    examples = SkippedPositions(documents, **lengths, examples=config.steps * per_step, **marked)
     validation = {
         "skipped": SkippedPositions(documents[:2], **lengths, examples=2),
         "plain": SkippedPositions(documents[:2], **lengths, sampler="original", examples=2),
     }
     wrapped = None if adapter == "none" else adapters.attach(model, AdapterConfig(method=adapter, rank=4, dropout=0.1))
-    train(model, config, examples, validation, folder=folder, precision="float32", resume=resume)
+    teacher = Teacher(tiny_model(llama_config(window=WINDOW, vocab=128)), config.distill) if config.distill else None
+    if teacher and wrapped is not None:
+        teacher = Teacher(model, config.distill, plain=llama_config(window=WINDOW, vocab=128))
+    train(model, config, examples, validation, folder=folder, precision="float32", resume=resume, teacher=teacher)
     (model if wrapped is None else adapters.merge(wrapped, torch.float32)).save_pretrained(folder / "end")
 
 
-def spawn(folder: Path, delay: float = 0.0, adapter: str = "none") -> subprocess.Popen[bytes]:
+def spawn(folder: Path, delay: float = 0.0, adapter: str = "none", **settings: float) -> subprocess.Popen[bytes]:
     """`job` in a process of its own, resuming where it can; `delay` seconds are spent inside every checkpoint write."""
     code = (
         "import sys, time; from pathlib import Path; import skipwise.training.trainer as t; import test_trainer\n"
         "real = t.SkippedTrainer._save_rng_state\n"
         f"t.SkippedTrainer._save_rng_state = lambda self, folder: (real(self, folder), time.sleep({delay}))\n"
-        f"test_trainer.job(Path(sys.argv[1]), resume=True, adapter={adapter!r})"
+        f"test_trainer.job(Path(sys.argv[1]), resume=True, adapter={adapter!r}, **{settings!r})"
     )
     paths = [str(Path(__file__).parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
@@ -108,6 +113,20 @@ def test_a_killed_training_of_adapters_ends_with_the_same_bits(tmp_path: Path) -
     assert not (tmp_path / "checkpoints/step-000006/model.safetensors").exists()
     assert spawn(tmp_path, adapter="lora").wait() == 0
     assert same_bits(tmp_path, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_killed_training_with_a_teacher_ends_with_the_same_bits(
+    adapter: str, tmp_path: Path, uninterrupted: Path
+) -> None:
+    job(tmp_path / "whole", adapter=adapter, distill=0.5)
+    process = spawn(tmp_path, delay=0.5, adapter=adapter, distill=0.5)
+    wait_for(process, "checkpoints/step-000006", tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert spawn(tmp_path, adapter=adapter, distill=0.5).wait() == 0
+    assert same_bits(tmp_path, tmp_path / "whole")
+    assert not same_bits(tmp_path, uninterrupted)
 
 
 def test_another_seed_ends_elsewhere(tmp_path: Path, uninterrupted: Path) -> None:

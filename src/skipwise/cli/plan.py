@@ -27,6 +27,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--sampler", default="pose", metavar="NAME", help="sampler whose distances are counted too")
     parser.add_argument("--rank", type=count, default=16, metavar="N", help="rank of LoRA adapters")
     parser.add_argument("--checkpointing", action="store_true", help="count with gradient checkpointing")
+    parser.add_argument("--distill", action="store_true", help="count the original model as a teacher")
     parser.add_argument(
         "--probability", type=share, default=0.95, metavar="P", help="probability that all distances are seen"
     )

@@ -118,6 +118,10 @@ class TrainingConfig(Stage):
     recompute_elementwise: bool | None = None
     """Compute norms, RoPE and activations again in the backward pass: the same numbers, less memory. On CPUs when
     absent, but not with `parallel=fsdp`."""
+    distill: float = Field(default=0.0, ge=0, le=1)
+    """Weight of what the original model predicts for the same text at plain positions, in the loss of ordinary text:
+    (1 - weight) × cross-entropy + weight × KL divergence. It keeps what the model could do. Tokens after a text seam
+    and the answers of recall documents have the ordinary loss, so `positions.text=contiguous` teaches most."""
     mask_seams: bool = True
     """Leave out the loss of the first token after a text seam, which unrelated text would have to predict."""
     seed: Seed = 0

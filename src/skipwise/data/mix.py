@@ -52,20 +52,29 @@ class Mixture(torch.utils.data.Dataset[dict[str, Tensor]]):
         weights: One for each source, 0 or more; they need not sum to 1.
         examples: Length of the mixture.
         seed: 0 … 2^64 - 1.
+        mark_taught: Add `taught`, all 0, to items that have none: the original model then teaches none of their tokens.
 
     Raises:
         SkipwiseError: Another number of weights than sources, a weight below 0, no weight above 0, or examples of
             several lengths.
     """
 
-    def __init__(self, sources: Sequence[Examples], weights: Sequence[float], *, examples: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Examples],
+        weights: Sequence[float],
+        *,
+        examples: int,
+        seed: int = 0,
+        mark_taught: bool = False,
+    ) -> None:
         check_weights(weights, len(sources))
         lengths = sorted({source.example_length for source in sources})
         if len(lengths) > 1:
             raise SkipwiseError(
                 f"the sources have examples of {lengths[0]:,} and {lengths[-1]:,} tokens; use one length"
             )
-        self.sources, self.examples = list(sources), examples
+        self.sources, self.examples, self.mark_taught = list(sources), examples, mark_taught
         sums = list(itertools.accumulate(map(Fraction, weights), initial=Fraction(0)))
         self._bounds = [int(part * UNITS / sums[-1]) for part in sums]  # exact: the last one is UNITS
         self._shift = int(words(keyed(MIX, seed), 1)[0, 0])
@@ -102,7 +111,10 @@ class Mixture(torch.utils.data.Dataset[dict[str, Tensor]]):
         if not 0 <= item < self.examples:
             raise IndexError(item)
         source, index = self.place(item)
-        return self.sources[source][index]
+        example = self.sources[source][index]
+        if self.mark_taught and "taught" not in example:
+            example = {**example, "taught": torch.zeros_like(example["input_ids"])}
+        return example
 
 
 def source_seed(seed: int, source: int) -> int:

@@ -43,6 +43,9 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         recall_share: Share of the examples that are recall documents. Only the answers in them have labels.
         plain_share: Share of the examples that are contiguous text at the positions 0 to train_length - 1, as the
             model was pre-trained.
+        mark_taught: Add `taught`, (train_length,) int64, to each item: 1 for tokens whose context is the text that
+            stands before them in the document, so that the original model can teach them (`training.distill`). Tokens
+            after a text seam and recall documents are 0.
 
     Raises:
         SkipwiseError: The documents are not tokenised, none is long enough, or as `Sampler`.
@@ -64,6 +67,7 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         recall: Recall | None = None,
         recall_share: float = 0.0,
         plain_share: float = 0.0,
+        mark_taught: bool = False,
     ) -> None:
         layout = {
             "target_length": target_length,
@@ -77,7 +81,7 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.bos, self.mask_seams = bos, mask_seams
         self.recall = recall
         self.recall_share = recall_share if recall is not None else 0.0
-        self.plain_share = plain_share
+        self.plain_share, self.mark_taught = plain_share, mark_taught
         if plain_share and self.sampler.method.whole_target:
             raise SkipwiseError(
                 f"plain examples have train_length tokens and those of sampler {self.sampler.name!r} target_length; "
@@ -167,12 +171,15 @@ class SkippedPositions(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         if self.recall is not None and kind < self.recall_share:
             at = int(generator.integers(0, len(tokens) - size + 1))
             ids, labels = self.recall.document(generator, tokens[at : at + size].astype(np.int64), size)
+            taught = np.zeros(size, dtype=np.int64)
         else:
             ids = tokens[start + layout.text_offsets[0]].astype(np.int64)
             labels = np.where(layout.seams[0] & self.mask_seams, IGNORED, ids)
+            taught = (np.cumsum(layout.seams[0]) == 0).astype(np.int64)
         if self.bos is not None:
             ids[0] = self.bos
         arrays = {"input_ids": ids, "position_ids": layout.position_ids[0], "labels": labels}
+        arrays |= {"taught": taught} if self.mark_taught else {}
         example = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         return {**example, "attention_mask": torch.ones(size, dtype=torch.int64)}
 

@@ -69,9 +69,14 @@ def _dequantised(kind: str | None) -> str:
     return f" (dequantised from {kind} GGUF weights)" if kind else ""
 
 
-def _recall(share: float) -> str:
-    """Retrieval that was trained for must not pass for a gift of the scaling."""
-    return f"; {share:.0%} of the examples are synthetic recall documents (facts in filler, asked for)" if share else ""
+def _shares(config: RunConfig) -> str:
+    """Retrieval that was trained for must not pass for a gift of the scaling, nor what was kept on purpose."""
+    recall, plain, distill = config.data.recall, config.data.plain, config.training.distill
+    text = (
+        f"; {recall:.0%} of the examples are synthetic recall documents (facts in filler, asked for)" if recall else ""
+    )
+    text += f"; {plain:.0%} of the examples are ordinary text without skips" if plain else ""
+    return text + (f"; the original model teaches ordinary text, weight {distill:g}" if distill else "")
 
 
 def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) -> str:
@@ -95,7 +100,7 @@ def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) ->
         f"- {training.steps} steps of {training.batch_size * training.gradient_accumulation} examples of "
         f"{length_text(training.train_length)} tokens, learning rate {training.learning_rate:g}, seed {training.seed}",
         *([f"- Trained: {code(json.dumps(adapter))}, merged into the weights"] if adapter else []),
-        f"- Text: {', '.join(map(code, config.data.described())) or 'none'}{_recall(config.data.recall)}",
+        f"- Text: {', '.join(map(code, config.data.described())) or 'none'}{_shares(config)}",
         f"- {duration_words(environment.get('train_seconds', 0))} on {escape(environment['device'])}",
         *(f"- Conversations: {note}" for note in environment.get("conversations", [])),
         *(f"- Layers: {note}" for note in environment.get("layers", [])),

@@ -156,7 +156,8 @@ def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: i
         step = operations_and_bytes.bytes_of(model.config, run, alike=alike)
     except SkipwiseError:  # some architectures cannot be run without content
         return least
-    return max(least, examples + step.peak(parts) - packed)
+    teacher = parameters * precision.itemsize if whole and training.distill else 0
+    return max(least, examples + teacher + step.peak(parts) - packed)
 
 
 def _packed_bytes(loaded: LoadedModel, precision: torch.dtype) -> int:

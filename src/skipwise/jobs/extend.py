@@ -34,11 +34,12 @@ from skipwise.runs.environment import environment, peak_memory, read_environment
 from skipwise.runs.folder import check_folder, held_folder, open_folder
 from skipwise.training import adapters, processes, sharding
 from skipwise.training.processes import FINISHED, Team
+from skipwise.training.teacher import Teacher
 from skipwise.training.trainer import train
 from skipwise.utils.atomic_files import atomic_folder, read_jsonl, write_text
 from skipwise.utils.progress import say
 from skipwise.utils.termination import terminable
-from skipwise.utils.text import length_text
+from skipwise.utils.text import gigabytes_text, length_text
 
 ENVIRONMENT = "environment.json"
 RESULTS = "results.jsonl"
@@ -187,6 +188,17 @@ def _measure(loaded: LoadedModel, evaluation: Evaluation, team: Team) -> None:
     )
 
 
+def _teacher(config: RunConfig, loaded: LoadedModel, adapted: bool) -> Teacher:
+    """Return the original model as a teacher: the frozen base of adapters, or a second copy of the weights."""
+    weight = config.training.distill
+    if adapted:
+        return Teacher(loaded.model, weight, plain=configuration.read(sources.find(config.model)))
+    original = load(config.model).model
+    size = sum(weight.nbytes for weight in original.parameters())
+    say(f"training.distill: the original model is held beside the trained one, {gigabytes_text(size)}")
+    return Teacher(original, weight)
+
+
 def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool, team: Team) -> dict[str, Any]:
     """Scale, train and save the model.
 
@@ -228,6 +240,7 @@ def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool
                 folder=folder,
                 precision=config.model.precision,
                 resume=resume,
+                teacher=_teacher(config, loaded, adapted) if training.distill else None,
             )
         whole = sharding.gathered(loaded.model, torch.bfloat16)
     if not team.first:

@@ -63,6 +63,11 @@ def resolved_config(config: RunConfig, model: PreTrainedConfig) -> RunConfig:
             f"data.plain {config.data.plain:g}: examples of positions.sampler={config.positions.sampler} have the "
             "target's length, plain ones the train length; choose another sampler, or data.plain=0"
         )
+    if config.training.distill and method(config.positions.sampler).whole_target:
+        raise SkipwiseError(
+            f"training.distill {config.training.distill:g}: examples of positions.sampler={config.positions.sampler} "
+            "are longer than the original model's window; choose another sampler, or training.distill=0"
+        )
     scaled = scale(model, config.scaling, target_length=target, original_length=config.model.original_length)
     if config.training.steps:
         hf_config.refuse_training(scaled)
@@ -115,6 +120,8 @@ def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
     """
     training, data = config.training, config.data
     steps = training.steps * training.batch_size * training.gradient_accumulation
+    if training.distill and config.positions.text == "skip" and "text" in method(config.positions.sampler).uses:
+        say("training.distill teaches the tokens before a text seam; positions.text=contiguous has no seams")
     mixed = [(path, weight) for path, weight in zip(data.paths, data.mix, strict=False) if weight]
     if not mixed:
         source = _source(config, data.paths, tokenizer, training.seed, steps)
@@ -127,7 +134,8 @@ def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
     ]
 
     def mixture(sources: list[Examples], examples: int) -> Examples:
-        return Mixture(sources, weights, examples=examples, seed=training.seed)
+        marked = bool(training.distill)
+        return Mixture(sources, weights, examples=examples, seed=training.seed, mark_taught=marked)
 
     validation = {
         name: mixture([part.validation[name] for part in parts], training.validation_examples)
@@ -187,6 +195,8 @@ def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expe
         say("data.streaming: conversations are tokenised whole first")
     chat = conversation_inputs.open_examples(config, chats, tokenizer, sampler, count)
     if not texts:
+        if training.distill:
+            say(f"training.distill teaches ordinary text alone: nothing of {', '.join(chat.name for chat in chats)}")
         return _Source(chat.examples, dict(chat.validation), [], [], [chat.store])
     text = _text_source(config, texts, tokenizer, sampler, count)
     assert isinstance(text.examples, SkippedPositions)
@@ -195,7 +205,8 @@ def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expe
         name: Mixture([text.validation[name], each], weights, examples=training.validation_examples, seed=seed)
         for name, each in chat.validation.items()
     }
-    examples = Mixture([text.examples, chat.examples], weights, examples=count, seed=seed)
+    marked = bool(training.distill)
+    examples = Mixture([text.examples, chat.examples], weights, examples=count, seed=seed, mark_taught=marked)
     return _Source(examples, validation, text.held_out, text.learned, [chat.store])
 
 
@@ -213,6 +224,7 @@ def _text_source(config: RunConfig, paths: list[str], tokenizer: Any, sampler: S
         "recall": Recall(tokenizer) if data.recall else None,
         "recall_share": data.recall,
         "plain_share": data.plain,
+        "mark_taught": bool(training.distill),
     }
     learned: Spans | TextStream
     if data.streaming:

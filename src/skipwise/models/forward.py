@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from skipwise.errors import SkipwiseError
 from skipwise.models import packed_rows, sliced_loss
+from skipwise.models.teaching import Teaching
 from skipwise.rope import hf_config
 
 
@@ -114,16 +115,18 @@ def loss(
     sequences: Tensor | None = None,
     slice_tokens: int | None = None,
     count: int | None = None,
+    teaching: Teaching | None = None,
 ) -> Tensor:
     """Training loss: mean -log p over the labels that are not -100, fp32 scalar; all arguments (B, T).
 
     Labels stand at their token, as transformers has them; position t-1 predicts label t. `count` divides the sum in
     place of the number of labels, so that the losses of the parts of a larger batch add up to its mean. `sequences`: as
-    in `hidden_states`. Errors: SkipwiseError when there is no label.
+    in `hidden_states`. `teaching`: what a teacher says about the B·T predictions, in the order of the hidden states.
+    Errors: SkipwiseError when there is no label.
     """
     hidden = hidden_states(model, input_ids, position_ids, sequences)  # (B, T, H)
     following = F.pad(labels[:, 1:], (0, 1), value=sliced_loss.IGNORED)
-    return sliced_loss.mean_nll(model, hidden.flatten(0, 1), following.flatten(), slice_tokens, count)
+    return sliced_loss.mean_nll(model, hidden.flatten(0, 1), following.flatten(), slice_tokens, count, teaching)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from skipwise.data.labels import IGNORED as IGNORED
 from skipwise.errors import SkipwiseError
+from skipwise.models.teaching import Teaching
 
 SLICE_BYTES = 64 * 2**20
 """Size of the fp32 logits of one slice on a CPU."""
@@ -40,10 +41,10 @@ def transform(model: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
     return lambda logits: cap * torch.tanh(logits * scale / cap) if cap else logits * scale
 
 
-def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """fp32 logits (…, V) of hidden states (…, H), as the model itself makes them."""
+def logits(model: PreTrainedModel, hidden: Tensor, head: nn.Module | None = None) -> Tensor:
+    """fp32 logits (…, V) of hidden states (…, H), as the model itself makes them, or with another head."""
     change = transform(model)
-    raw: Tensor = model.get_output_embeddings()(hidden)
+    raw: Tensor = (head or model.get_output_embeddings())(hidden)
     return (change(raw) if change else raw).float()
 
 
@@ -56,11 +57,17 @@ def nll(model: PreTrainedModel, hidden: Tensor, labels: Tensor, tokens: int | No
 
 
 def mean_nll(
-    model: PreTrainedModel, hidden: Tensor, labels: Tensor, tokens: int | None = None, count: int | None = None
+    model: PreTrainedModel,
+    hidden: Tensor,
+    labels: Tensor,
+    tokens: int | None = None,
+    count: int | None = None,
+    teaching: Teaching | None = None,
 ) -> Tensor:
     """Mean of `nll` over the labels that are not -100, differentiable. hidden (N, H), labels (N,) → scalar.
 
-    `count`: what the sum is divided by, when it is not the number of these labels or that number is known.
+    `count`: what the sum is divided by, when it is not the number of these labels or that number is known. `teaching`:
+    of tokens that have labels; their losses are those of `models.teaching`.
 
     The gradients of hidden states and head are made in the forward pass, slice by slice (the idea of Liger's fused
     linear cross-entropy, arXiv 2410.10989), so the backward pass only scales them and nothing is
@@ -74,13 +81,19 @@ def mean_nll(
     if not torch.is_grad_enabled():
         return nll(model, hidden, labels, size).sum() / count
     if type(head) is nn.Linear and transform(model) is None:
-        return linear_mean_nll(hidden, head.weight, labels, size, bias=head.bias, count=count)
+        return linear_mean_nll(hidden, head.weight, labels, size, bias=head.bias, count=count, teaching=teaching)
 
-    def part(h: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(logits(model, h), y, reduction="sum", ignore_index=IGNORED)
+    def part(h: Tensor, y: Tensor, start: int) -> Tensor:
+        scores = logits(model, h)
+        lesson = teaching.of(start, start + len(y)) if teaching else None
+        if lesson is None:
+            return F.cross_entropy(scores, y, reduction="sum", ignore_index=IGNORED)
+        others = y.index_fill(0, lesson.rows, IGNORED)
+        ordinary = F.cross_entropy(scores, others, reduction="sum", ignore_index=IGNORED)
+        return ordinary + lesson.loss(scores[lesson.rows], y[lesson.rows])
 
     parts = zip(torch.split(hidden, size), torch.split(labels, size), strict=True)
-    losses = [checkpoint(part, h, y, use_reentrant=False) for h, y in parts]
+    losses = [checkpoint(part, h, y, i * size, use_reentrant=False) for i, (h, y) in enumerate(parts)]
     return torch.stack(losses).sum() / count
 
 
@@ -91,12 +104,20 @@ def _active(head: nn.Module) -> nn.Module:
 
 
 def linear_mean_nll(
-    hidden: Tensor, weight: Tensor, labels: Tensor, size: int, bias: Tensor | None = None, count: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    size: int,
+    bias: Tensor | None = None,
+    count: int | None = None,
+    teaching: Teaching | None = None,
 ) -> Tensor:
     """`mean_nll` of a linear head (V, H) over slices of at most `size` tokens."""
     even = math.ceil(len(labels) / math.ceil(len(labels) / size))  # no short slice at the end
     known = int((labels != IGNORED).sum()) if count is None else count
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, labels, known, even)  # type: ignore[no-untyped-call]
+    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, labels, known, even, teaching
+    )
     return loss
 
 
@@ -118,7 +139,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, count: int, size: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        count: int,
+        size: int,
+        teaching: Teaching | None,
     ) -> Tensor:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -140,7 +168,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     r += bias.to(dtype)
                 if x is not r:
                     x.copy_(r)
-                total += _to_gradient(x, y, count)
+                lesson = teaching.of(start, start + len(y)) if teaching else None
+                if lesson is None:
+                    total += _to_gradient(x, y, count)
+                else:
+                    taught = x[lesson.rows]
+                    total += lesson.to_gradient(taught, y[lesson.rows], count)
+                    total += _to_gradient(x, y.index_fill(0, lesson.rows, IGNORED), count)
+                    x[lesson.rows] = taught
                 if grad_bias is not None:
                     grad_bias += x.sum(dim=0)
                 if x is not r:
@@ -166,4 +201,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the loss was already differentiated; its gradients are scaled in place, once")
         gradients, ctx.gradients = ctx.gradients, None
-        return (*(None if g is None else g.mul_(grad) for g in gradients), None, None, None)
+        return (*(None if g is None else g.mul_(grad) for g in gradients), None, None, None, None)

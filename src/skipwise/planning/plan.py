@@ -49,6 +49,8 @@ class Options:
     """Of LoRA adapters."""
     checkpointing: bool = False
     """Gradient checkpointing."""
+    distill: bool = False
+    """The original model teaches (`training.distill`): it reads every example of PoSE once more."""
     probability: float = 0.95
     """That every distance is seen."""
     utilisation: float = UTILISATION
@@ -142,8 +144,8 @@ def plan(model: ModelConfig, target_length: int, options: Options) -> Plan:
     device = device_for(config, model, options, length)
     estimate = Estimate(config, operations_and_bytes.work(config), device, options)
     kinds = [
-        estimate.training("PoSE, all weights", options.batch, length, rank=0),
-        estimate.training("PoSE, LoRA", options.batch, length, rank=options.rank),
+        estimate.training("PoSE, all weights", options.batch, length, rank=0, taught=options.distill),
+        estimate.training("PoSE, LoRA", options.batch, length, rank=options.rank, taught=options.distill),
         estimate.training("full length, all weights", 1, target_length, rank=0),
         estimate.training("full length, LoRA", 1, target_length, rank=options.rank),
         *estimate.evaluation(target_length),
@@ -208,6 +210,10 @@ def _notes(architecture: families.Architecture, options: Options, device: Device
         notes.append("several devices: examples are split, and weights, gradients and moments sharded over them (FSDP)")
     if device.source.startswith("data sheet"):
         notes.append("figures of a data sheet at a stated utilisation: small models and short sequences reach less")
+    if options.distill:
+        notes.append(
+            "training.distill: the original model reads every example of PoSE once; of all weights it is a copy"
+        )
     return notes
 
 
@@ -220,7 +226,7 @@ class Estimate:
     device: Device
     options: Options
 
-    def training(self, name: str, batch: int, tokens: int, *, rank: int) -> Cost:
+    def training(self, name: str, batch: int, tokens: int, *, rank: int, taught: bool = False) -> Cost:
         """Cost of one optimiser step on every device; without LoRA if `rank` is 0.
 
         Args:
@@ -228,16 +234,20 @@ class Estimate:
             batch: Sequences on each device.
             tokens: Tokens of a sequence.
             rank: Rank of the LoRA adapters.
+            taught: Whether the original model reads every sequence too: the base of the adapters, or a second copy of
+                the weights on every device.
         """
         options, count = self.options, self.options.devices
         again = recomputation.elementwise(None, self.device.kind)
         run = Workload(batch, tokens, True, self.device.bf16, rank, options.checkpointing, again)
         memory = self._bytes(run).peak(count) * devices.SLACK + self.device.runtime
+        stored = self.work.parameters * (2 if self.device.bf16 else 4)
+        memory += stored if taught and not rank else 0
         trained = self.work.adapter * rank or self.work.parameters
         compute = batch * self._training_seconds(tokens, rank) + self._update_seconds(trained / count)
-        weights = self.work.parameters * (2 if self.device.bf16 else 4)
+        compute += batch * self.reading_seconds(tokens) if taught else 0
         # Weights are gathered for the forward and the backward pass, gradients sent back.
-        link = (2 * weights + weights * trained / self.work.parameters) * (count - 1) / count / self.device.link
+        link = (2 * stored + stored * trained / self.work.parameters) * (count - 1) / count / self.device.link
         step = max(compute, link)
         return Cost(
             name=name,

@@ -146,6 +146,7 @@ def settings(run: Run) -> list[dict[str, Any]]:
             "Batch": f"{training.batch_size * training.gradient_accumulation} × {length_text(run.train_length)} tokens",
             "Trained": _trained(run, environment),
             "Learning rate": f"{rate}, {training.schedule}, {training.warmup_steps} warm-up",
+            "Teacher": f"the original model, weight {training.distill:g}" if training.distill else "none",
             "Arithmetic": f"{config.model.precision}, seed {training.seed}",
         },
         "Data": {

@@ -44,6 +44,7 @@ from skipwise.training.checkpoints import (
 )
 from skipwise.training.log import TrainingLog
 from skipwise.training.sharding import load_shards, shared_folder, use_fsdp
+from skipwise.training.teacher import Teacher
 from skipwise.utils import progress
 from skipwise.utils.allocator import kept_memory
 from skipwise.utils.atomic_files import atomic_folder, read_jsonl, write_jsonl
@@ -63,9 +64,11 @@ class SkippedLoss(nn.Module):
     accepts_loss_kwargs = True
     """Makes the Trainer pass `num_items_in_batch` and sum the losses of accumulated batches instead of averaging."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, teacher: Teacher | None = None) -> None:
         super().__init__()
         self.model = model
+        self.teacher = teacher
+        """No module, so that its weights are neither trained nor divided nor saved."""
 
     def forward(
         self,
@@ -74,6 +77,7 @@ class SkippedLoss(nn.Module):
         labels: Tensor,
         attention_mask: Tensor | None = None,
         num_items_in_batch: int | None = None,
+        taught: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return {"loss": scalar} of tensors (B, T).
 
@@ -81,12 +85,21 @@ class SkippedLoss(nn.Module):
             attention_mask: The numbers of the sequences in each row; one sequence each when absent.
             num_items_in_batch: What the sum of the losses is divided by: the labels of the whole batch, over all
                 accumulated parts and all processes. The labels given here when absent.
+            taught: 1 for tokens that the teacher teaches; in training only. None where there is no teacher.
         """
-        return {
-            "loss": loss(
-                self.model, input_ids, position_ids, labels, sequences=attention_mask, count=num_items_in_batch
-            )
-        }
+        teaching = None
+        if self.training and self.teacher is not None and taught is not None:
+            teaching = self.teacher.teach(input_ids, taught * (labels != IGNORED))
+        value = loss(
+            self.model,
+            input_ids,
+            position_ids,
+            labels,
+            sequences=attention_mask,
+            count=num_items_in_batch,
+            teaching=teaching,
+        )
+        return {"loss": value}
 
 
 class SkippedTrainer(Trainer):  # type: ignore[misc]
@@ -264,6 +277,7 @@ def train(
     folder: Path,
     precision: str,
     resume: bool = False,
+    teacher: Teacher | None = None,
 ) -> dict[str, Any]:
     """Train a model for `config.steps` steps.
 
@@ -277,6 +291,7 @@ def train(
         folder: The run folder. Checkpoints go to `checkpoints/`, figures to `log.jsonl`.
         precision: "bfloat16" computes under autocast over the fp32 weights.
         resume: Go on from the last undamaged checkpoint, if there is one.
+        teacher: Teaches the tokens that the examples mark as `taught`.
 
     Returns:
         `train_seconds`, `train_tokens` and `resumed_from` (a step or None).
@@ -298,7 +313,7 @@ def train(
     arguments.eval_on_start = done % config.validate_every == 0 and not validated
     with progress.bar("training", total=config.steps, unit="step", initial=done) as bar, deferred() as terminated:
         parts = {"train_dataset": examples, "eval_dataset": validation}
-        trainer = SkippedTrainer(model=SkippedLoss(model), args=arguments, **parts)
+        trainer = SkippedTrainer(model=SkippedLoss(model, teacher), args=arguments, **parts)
         trainer.checkpoints, trainer.keep_checkpoints = folder / CHECKPOINTS, config.keep_checkpoints
         trainer.terminated = terminated
         if config.parallel == "fsdp":
