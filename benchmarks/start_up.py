@@ -29,7 +29,9 @@ LONGEST = 600.0
 
 def command(model: str, out: Path) -> list[str]:
     words = [sys.executable, "-m", "skipwise", "extend", "--model", model, "--target", TARGETS[model]]
-    words += ["--data", "stdlib", "--out", str(out), "--set", *(f"{key}={value}" for key, value in SETTINGS.items())]
+    words += ["--data", "stdlib", "--out", str(out)]
+    for key, value in SETTINGS.items():
+        words += ["--set", f"{key}={value}"]
     return words
 
 
