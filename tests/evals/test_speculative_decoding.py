@@ -8,6 +8,7 @@ from transformers import Gemma3TextConfig, Qwen2Config
 
 from skipwise.errors import SkipwiseError
 from skipwise.evals import speculative_decoding
+from skipwise.evals.document_losses import PerplexityVariant
 from skipwise.evals.speculative_decoding import Prompt
 from skipwise.evals.tasks import perplexity
 from skipwise.models import causal_attention, forward, memory
@@ -201,7 +202,7 @@ def test_reading_that_runs_out_of_memory_goes_on_in_smaller_chunks(monkeypatch, 
             raise torch.OutOfMemoryError("CUDA out of memory")
         return token_nll(self, *args, **kwargs)
 
-    variant = perplexity.PerplexityVariant("sliding", 64, 300)
+    variant = PerplexityVariant("sliding", 64, 300)
     [wanted] = perplexity.measure(loaded, reader, documents, [(0, 100)], variant)
     monkeypatch.setattr(Reader, "token_nll", tight)
     [found] = perplexity.measure(loaded, reader, documents, [(0, 100)], variant)

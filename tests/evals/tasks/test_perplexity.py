@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from skipwise.errors import SkipwiseError
-from skipwise.evals.document_losses import PerplexityVariant
+from skipwise.evals.document_losses import Document, PerplexityVariant
 from skipwise.evals.tasks import perplexity
 from skipwise.models.chunked_reader import Reader
 from skipwise.models.load import LoadedModel
@@ -55,7 +55,7 @@ def hand_model() -> PreTrainedModel:
     return bigram_llama(chances)
 
 
-def text(*lengths: int, seed: int = 0) -> list[perplexity.Document]:
+def text(*lengths: int, seed: int = 0) -> list[Document]:
     generator = np.random.default_rng(seed)
     return [(f"{i}.txt", generator.integers(2, VOCABULARY, n).astype(np.uint16)) for i, n in enumerate(lengths)]
 
@@ -226,7 +226,7 @@ def test_the_digest_is_that_of_the_scored_text() -> None:
     documents, changed = text(20), text(20)
     changed[0][1][15] ^= 1
 
-    def data(which: list[perplexity.Document], length: int, variant: PerplexityVariant) -> str:
+    def data(which: list[Document], length: int, variant: PerplexityVariant) -> str:
         return str(perplexity.header(which, 0, length, variant).data)
 
     prefix, sliding = PerplexityVariant("prefix"), PerplexityVariant("sliding", span=20)
