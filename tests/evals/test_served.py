@@ -141,6 +141,11 @@ def test_secrets_reach_the_server_and_no_file(
         assert "refuses the key in MY_KEY (401)" in line
         monkeypatch.delenv("MY_KEY")
         assert "MY_KEY (--api-key-env) is not set" in refused(address, model, out, api_key_env="MY_KEY")
+        line += refused(address, model, out, api_key_env="sk-secret-4")
+        assert "not the key itself" in line
+        monkeypatch.setenv("MY_KEY", "Bearer\nsk-secret-5")
+        line += refused(address, model, out, api_key_env="MY_KEY")
+        assert "set the variable to the key alone" in line
     page = tmp_path / "page.html"
     assert main.main(["report", str(out), "--out", str(page)]) == 0
     everything = out.read_text() + page.read_text() + line + "".join(capsys.readouterr())
@@ -294,6 +299,7 @@ def test_perplexity_is_that_of_the_model_in_process(model: Path, tmp_path: Path,
         served = evaluate(address, model, tmp_path / "rows.jsonl", settings)
         line = refused(address, model, tmp_path / "other.jsonl", settings | {"lengths": [257]})
     assert "admits 257 tokens and 258 are asked for" in line
+    assert line.endswith("or give --lengths up to 256")
     for one, other in zip(served, local, strict=True):
         assert (one.task, one.length, one.data, one.counts) == (other.task, other.length, other.data, other.counts)
         assert one.value == pytest.approx(other.value, rel=1e-4)
@@ -305,10 +311,35 @@ def test_perplexity_without_log_probabilities_is_refused_and_through_echo_it_wor
     book.write_text(" ".join(f"The {i} rivers run to the sea." for i in range(200)), encoding="utf-8")
     settings = {"tasks": ["perplexity"], "lengths": [128], "data": [str(book)]}
     with serving(model, window=WINDOW, logprobs="none") as address:
-        assert "gives no log-probabilities of prompts" in refused(address, model, tmp_path / "rows.jsonl", settings)
+        both, out = settings | {"tasks": ["passkey", "perplexity"]}, tmp_path / "rows.jsonl"
+        assert "gives no log-probabilities of prompts" in refused(address, model, out, both)
+        assert not out.exists(), "refused before anything is measured"
     with serving(model, window=WINDOW, logprobs="echo") as address:
         rows = evaluate(address, model, tmp_path / "rows.jsonl", settings)
     assert [row.value for row in rows] == [pytest.approx(math.exp(2.0))]
+
+
+def test_scalings_are_for_models_in_process(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(model, window=WINDOW) as address:
+        command = ["eval", address, "--tokenizer", str(model), "--tasks", "passkey", "--out", str(tmp_path / "rows")]
+        assert main.main([*command, "--scaling", "dynamic:2"]) == 2
+        assert "only servers are named" in capsys.readouterr().err
+        assert main.main([*command, "--scaling", "dynamic"]) == 2
+        assert "expected a method and a factor" in capsys.readouterr().err
+
+
+def test_a_suite_leaves_out_what_a_server_cannot_do(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"suite": "quick", "lengths": [256], "trials": 1, "depths": [0.5]}
+    with serving(model, window=WINDOW, logprobs="none") as address:
+        rows = evaluate(address, model, tmp_path / "rows.jsonl", settings)
+    assert {row.task for row in rows} == {"passkey", "key_value"}
+    assert re.search("quick: perplexity is left out: .* gives no log-probabilities", capsys.readouterr().err)
+    with serving(model, window=256) as address:
+        rows = evaluate(address, model, tmp_path / "other.jsonl", settings)
+    assert {row.task for row in rows} == {"passkey", "key_value"}
+    assert re.search("quick: perplexity is left out: .* admits 256 tokens and 257", capsys.readouterr().err)
 
 
 def test_the_preset_of_h2ogpt(model: Path, tmp_path: Path) -> None:

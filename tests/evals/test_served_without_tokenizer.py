@@ -155,3 +155,48 @@ def test_messages_are_read_from_the_text_of_a_chat() -> None:
     assert messages_of("[u]Is it <b>?[a]It is", "[u]", "[a]") == [user, {"role": "assistant", "content": "It is"}]
     assert messages_of("Is it?[a]", "[u]", "[a]") is None
     assert messages_of("[u]Is it?", "[u]", "[a]") is None
+    talk = messages_of("[u]Is it?[a]Yes[u]Why?[a]", "[u]", "[a]", ("[a]", "[u]"))
+    assert talk == [
+        {"role": "user", "content": "Is it?"},
+        {"role": "assistant", "content": "Yes"},
+        {"role": "user", "content": "Why?"},
+    ]
+    whole = [{"role": "user", "content": "Is it?[a]Yes"}]
+    assert messages_of("[u]Is it?[a]Yes[a]", "[u]", "[a]", ("[a]", "[u]")) == whole, "it ends with the assistant"
+    assert messages_of("[u]Is it?[a]Yes[a]", "[u]", "[a]", None) == whole
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["tokenizer", "counts"])
+def test_a_conversation_is_sent_turn_by_turn(model: Path, tmp_path: Path, given: bool) -> None:
+    log = tmp_path / "log.jsonl"
+    settings: dict[str, Any] = {"tasks": ["mrcr"], "lengths": [1024], "chat": True}
+    settings["mrcr"] = {"needles": [2], "samples": 2, "conversations": 1, "sentences": 1}
+    with serving(model, window=WINDOW, generate=True, log=str(log)) as address:
+        rows = evaluate(address, tmp_path / "rows.jsonl", settings, **({"tokenizer": str(model)} if given else {}))
+    asked = [row["messages"] for row in read_jsonl(log) if row["max_tokens"] > 1]
+    assert len(asked) == 2
+    for turns in asked:
+        assert [turn["role"] for turn in turns] == [("user", "assistant")[i % 2] for i in range(len(turns))]
+        assert len(turns) >= 5
+        assert turns[-1]["content"].startswith("Prepend ")
+        assert not any("assistant" in turn["content"] for turn in turns)
+    if given:
+        exact = ModelConfig(path=str(model), precision="float32")
+        local = skipwise.evaluate(exact, settings, tmp_path / "local.jsonl")
+        assert [(row.data, row.answers) for row in rows] == [(row.data, row.answers) for row in local]
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('roles must alternate') }}", "{% if %}"])
+def test_a_template_that_fails_is_one_line(model: Path, tmp_path: Path, template: str) -> None:
+    folder = tiny_llama(tmp_path / "tiny", layers=1, window=WINDOW)
+    tokenizer = tiny_tokenizer(folder, adds_bos=True)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    settings = PASSKEY | {"chat": True, "lengths": [256]}
+    with pytest.raises(SkipwiseError, match="the chat template refuses one turn"):
+        skipwise.evaluate(str(folder), settings, tmp_path / "rows.jsonl")
+    with serving(model, window=WINDOW) as address:
+        with pytest.raises(SkipwiseError, match="the chat template refuses one turn"):
+            evaluate(address, tmp_path / "rows.jsonl", settings, tokenizer=str(folder))
+        assert main.main(["verify", "--server", address, "--tokenizer", str(folder)]) == 1
+    assert not (tmp_path / "rows.jsonl").exists()

@@ -137,7 +137,10 @@ def word_f1(answer: str, references: Sequence[str]) -> float:
 
 
 def texts(value: Any) -> list[str]:
-    """Reference answers as a list of texts: one text or number, a list of them, or a list of lists."""
+    """Reference answers as a list of texts: one text or number, a list of them, or a list of lists.
+
+    What is empty or no text or number is left out, since every answer contains an empty text.
+    """
     if isinstance(value, list | tuple):
         return [text for part in value for text in texts(part)]
-    return [str(value)]
+    return [str(value)] if isinstance(value, str | int | float) and str(value).strip() else []

@@ -19,7 +19,7 @@ from skipwise.evals import division, tasks
 from skipwise.evals.prompted import PromptedPlan
 from skipwise.evals.rows import Row
 from skipwise.evals.served.deployment import Deployment
-from skipwise.evals.served.perplexity import ServedPerplexity
+from skipwise.evals.served.perplexity import EXTRA_TOKENS, PromptLosses, ServedPerplexity
 from skipwise.evals.served.server_tokenizer import ServerTokenizer
 from skipwise.evals.served.session import ServedSession
 from skipwise.evals.session import Session
@@ -177,42 +177,52 @@ def evaluate_served(session: ServedSession, settings: EvaluationConfig, lengths:
     return [row for plan in plans for row in plan.rows()]
 
 
-def check_admitted(deployment: Deployment, longest: int) -> None:
+def check_admitted(deployment: Deployment, longest: int, extra: int = 0) -> None:
     """Refuse prompts that a server does not admit.
 
     Args:
         deployment: The served model.
         longest: Tokens of the longest prompt with its answer.
+        extra: How many of them the length that a user gives does not count.
 
     Raises:
         SkipwiseError: With what is admitted.
     """
     if deployment.admitted is not None and longest > deployment.admitted:
-        admitted = length_text(deployment.admitted)
+        admitted, most = length_text(deployment.admitted), length_text(deployment.admitted - extra)
         raise SkipwiseError(
             f"{deployment.address} admits {admitted} tokens and {length_text(longest)} are asked for; serve the model "
             f"with a longer window (vLLM: --max-model-len {longest}, llama.cpp: -c {longest}), or give --lengths up to "
-            f"{admitted}"
+            f"{most}"
         )
 
 
-def check_served(name: str, deployment: Deployment) -> None:
+def check_served(name: str, session: ServedSession, lengths: Sequence[int]) -> None:
     """Refuse a task that cannot be asked through a server.
 
+    Args:
+        name: Of the task.
+        session: The served model.
+        lengths: Tokens.
+
     Raises:
-        SkipwiseError: For one that needs the weights, and for one that reads documents where no tokenizer is at hand.
+        SkipwiseError: For one that needs the weights; for one that reads documents where no tokenizer is at hand, or
+            where the server gives no log-probabilities, or does not admit the token that it has to generate.
     """
     task = tasks.task(name)
     if name != "perplexity" and isinstance(task, CustomTask) and task.served is None:
         raise SkipwiseError(
             f"{name} needs the weights of the model, which a server does not give; leave it out of --tasks"
         )
-    if name in READS_DOCUMENTS and isinstance(deployment.tokenizer, ServerTokenizer):
+    if name in READS_DOCUMENTS and isinstance(session.deployment.tokenizer, ServerTokenizer):
         raise SkipwiseError(f"{name} of a served model needs its tokenizer; give --tokenizer PATH_OR_ID")
+    if name in READS_DOCUMENTS:
+        check_admitted(session.deployment, max(lengths) + EXTRA_TOKENS, EXTRA_TOKENS)
+        session.inputs.once("log-probabilities", PromptLosses(session, ()).way)
 
 
 def _served_plan(name: str, session: ServedSession, lengths: list[int]) -> TaskPlan:
-    check_served(name, session.deployment)
+    check_served(name, session, lengths)
     task = tasks.task(name)
     if isinstance(task, Task):
         return PromptedPlan(task.served or task, session, lengths)

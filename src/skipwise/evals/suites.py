@@ -9,7 +9,7 @@ from skipwise.data import text_sources
 from skipwise.data.documents import documents
 from skipwise.errors import SkipwiseError
 from skipwise.evals import prompted, runner, tasks
-from skipwise.evals.served.deployment import Deployment
+from skipwise.evals.served.session import ServedSession
 from skipwise.evals.task import Inputs, Task
 from skipwise.utils import progress
 from skipwise.utils.text import length_text
@@ -20,7 +20,7 @@ CHARACTERS = 6
 """Of a token, at most: a document with as many for each token is long enough, whatever the tokenizer."""
 
 
-Candidate = tuple[Inputs, Deployment | None]
+Candidate = tuple[Inputs, ServedSession | None]
 
 
 def fitted(
@@ -63,12 +63,12 @@ def _refusal(name: str, settings: EvaluationConfig, lengths: list[int], models: 
     """Why one of the models cannot be asked a task; None where all can."""
     task = tasks.task(name)
     try:
-        for inputs, deployment in models:
+        for inputs, session in models:
             if isinstance(task, Task):
                 task.check(settings)
-                prompted.grid((deployment and task.served) or task, inputs, lengths)
-            elif deployment:
-                runner.check_served(name, deployment)
+                prompted.grid((task.served if session else None) or task, inputs, lengths)
+            elif session:
+                runner.check_served(name, session, lengths)
         if name in READS_DOCUMENTS and settings.data == [TEXT]:
             sizes = [len(document.text) for document in documents(text_sources.sources([TEXT]))]
             if max(sizes) < CHARACTERS * max(lengths):

@@ -20,6 +20,7 @@ from skipwise.config import EvaluationConfig
 from skipwise.data import documents, text_sources
 from skipwise.errors import SkipwiseError
 from skipwise.evals import intervals
+from skipwise.evals.chat_template import rendered
 from skipwise.evals.division import Piece
 from skipwise.evals.rows import Row
 from skipwise.utils.text import length_text
@@ -110,7 +111,7 @@ class Inputs:
         """
         if self.settings.chat:
             turn = [{"role": "user", "content": body if self.reply_begins else body + lead}]
-            text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            text = rendered(self.tokenizer, turn)
             text += lead.lstrip() if self.reply_begins else ""
             ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             return ids
@@ -131,8 +132,7 @@ class Inputs:
         if self.settings.chat:
             messages = [message for turn in turns for message in zip(("user", "assistant"), turn, strict=True)]
             shown = [{"role": role, "content": text} for role, text in [*messages, ("user", last)]]
-            text = self.tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
-            return self.plain_ids(text)
+            return self.plain_ids(rendered(self.tokenizer, shown))
         lines = [f"User: {request}\n\nAssistant: {answer}" for request, answer in turns]
         return self.encode("\n\n".join([*lines, f"User: {last}"]), "\n\nAssistant:")
 

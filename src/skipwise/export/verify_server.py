@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from skipwise.config import EvaluationConfig, ServerConfig
 from skipwise.errors import SkipwiseError
+from skipwise.evals.chat_template import rendered
 from skipwise.evals.served.client import Client, Request
 from skipwise.evals.served.deployment import Deployment, explore, text_of
 from skipwise.evals.served.server_tokenizer import ServerTokenizer
@@ -92,7 +93,10 @@ def _chat_template(client: Client, deployment: Deployment) -> Check:
         return Check(name, "skipped", "no --tokenizer is given to compare with")
     if not getattr(tokenizer, "chat_template", None):
         return Check(name, "skipped", "the checkpoint has none")
-    text = tokenizer.apply_chat_template(_TURN, tokenize=False, add_generation_prompt=True)
+    try:
+        text = rendered(tokenizer, _TURN)
+    except SkipwiseError as error:
+        return Check(name, "failed", str(error))
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     body: dict[str, Any] = {"model": client.model, "messages": _TURN}
     shown = client.post("/tokenize", {**body, "add_generation_prompt": True})

@@ -20,7 +20,6 @@ from skipwise.evals import division, prompted, rows, runner, suites, tasks
 from skipwise.evals.rows import Row
 from skipwise.evals.served.client import Client
 from skipwise.evals.served.deployment import Deployment, explore
-from skipwise.evals.served.perplexity import EXTRA_TOKENS
 from skipwise.evals.served.session import ServedSession
 from skipwise.evals.task import Inputs, Task
 from skipwise.evals.tasks import perplexity
@@ -55,6 +54,13 @@ class _Candidate:
     deployment: Deployment | None = None
     scaling: ScalingConfig | None = None
     """A scaling to `window` that the model gets while it is loaded."""
+
+    def session(self, label: str = "", out: Path | None = None) -> ServedSession | None:
+        """What a server is asked with; None for a model in this process."""
+        if self.client is None or self.deployment is None:
+            return None
+        documents = self.documents
+        return ServedSession(self.client, self.deployment, self.inputs, label=label, out=out, documents=documents)
 
 
 def evaluate(
@@ -113,12 +119,15 @@ def _evaluate(
     _check_out(out)
     if settings.suite is None:
         runner.check(settings)
+    asked = [_scaling(text) for text in scalings[0]]
     plain = [_candidate(model, settings, stack) for model in given]
+    if asked and all(candidate.client for candidate in plain):
+        raise SkipwiseError("--scaling is for models in process and only servers are named; leave it out")
     candidates = [one for candidate in plain for one in _beside(candidate, *scalings)]
     windows = [candidate.window for candidate in candidates]
     lengths = list(settings.lengths or runner.default_lengths(min(windows), max(windows)))
     if settings.suite:
-        models = [(candidate.inputs, candidate.deployment) for candidate in candidates]
+        models = [(candidate.inputs, candidate.session()) for candidate in candidates]
         settings = suites.fitted(settings, lengths, models)
         runner.check(settings)
     for candidate in candidates:
@@ -140,13 +149,9 @@ def _measure(
 ) -> list[Row]:
     """The rows of one model; none in a process that is not the first."""
     documents, inputs = candidate.documents, candidate.inputs
-    if candidate.client and candidate.deployment:
-        if not team.first:
-            return []
-        session = ServedSession(
-            candidate.client, candidate.deployment, inputs, label=label, out=out, documents=documents
-        )
-        return runner.evaluate_served(session, settings, lengths)
+    if candidate.client:
+        session = candidate.session(label, out) if team.first else None
+        return runner.evaluate_served(session, settings, lengths) if session else []
     assert isinstance(candidate.config, ModelConfig)
     target = candidate.window if candidate.scaling else None
     loaded = load(candidate.config, target_length=target, scaling=candidate.scaling)
@@ -225,15 +230,15 @@ def _scaled(plain: _Candidate, scaling: ScalingConfig, factor: float) -> _Candid
 
 def _check_tasks(candidate: _Candidate, settings: EvaluationConfig, lengths: list[int]) -> None:
     """Read the documents and lay out the prompts. Errors: SkipwiseError for lengths that they do not reach or fit."""
-    inputs = candidate.inputs
+    inputs, session = candidate.inputs, candidate.session()
     for name in dict.fromkeys(settings.tasks):
         task = tasks.task(name)
         if isinstance(task, Task):
             cells = prompted.grid((candidate.deployment and task.served) or task, inputs, lengths)
             if candidate.deployment:
                 runner.check_admitted(candidate.deployment, max(cells, default=0))
-        elif candidate.deployment:
-            runner.check_served(name, candidate.deployment)
+        elif session:
+            runner.check_served(name, session, lengths)
     if READS_DOCUMENTS & set(settings.tasks):
         candidate.documents = runner.load_documents(
             settings.data, inputs.tokenizer, minimum=max(lengths), limit=settings.documents
@@ -242,8 +247,6 @@ def _check_tasks(candidate: _Candidate, settings: EvaluationConfig, lengths: lis
             if candidate.model is not None:
                 check_text(name, ids, inputs.tokenizer, candidate.model)
         perplexity.choose(inputs, candidate.documents, lengths)
-        if candidate.deployment:
-            runner.check_admitted(candidate.deployment, max(lengths) + EXTRA_TOKENS)
 
 
 def _check_out(out: Path) -> None:

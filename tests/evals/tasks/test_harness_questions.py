@@ -71,3 +71,15 @@ def test_a_task_of_big_bench(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert "1 questions with several right choices are left out" in capfd.readouterr().err
     with pytest.raises(SkipwiseError, match="expected a BIG-bench task"):
         read_questions(written(tmp_path, {"examples": [{"input": "x", "target": "y"}]}, name="b.json"), HarnessConfig())
+    with pytest.raises(SkipwiseError, match="expected a BIG-bench task"):
+        broken = {"examples": [{"input": "x", "target_scores": [1, 0]}]}
+        read_questions(written(tmp_path, broken, name="c.json"), HarnessConfig())
+
+
+def test_files_of_another_form_are_refused(tmp_path: Path) -> None:
+    row = {"question": "q", "choices": ["x", "y"], "answer": 0}
+    for name in ("q.txt", "q.csv", "q.parquet"):
+        with pytest.raises(SkipwiseError, match=rf"{name} is no \.jsonl file of questions"):
+            read_questions(written(tmp_path, row, name=name), HarnessConfig())
+    labels = written(tmp_path, row | {"choices": {"text": ["x", "y"], "label": 5}, "answer": "B"})
+    assert read_questions(labels, HarnessConfig())[0].answer == 1, "labels that are no list are A, B …"

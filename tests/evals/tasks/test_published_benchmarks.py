@@ -270,12 +270,23 @@ def test_served_and_in_process_rows_are_equal(settings: dict[str, Any], tmp_path
         ("helmet", {"helmet": {"data": ["alce_asqa_345={folder}/other.jsonl"]}}, "judged by another model"),
         ("helmet", {"helmet": {"data": ["infbench_qa_eng_1={folder}/other.jsonl"]}}, "by the task infinitebench"),
         ("helmet", {"helmet": {"data": ["msmarco={folder}/other.jsonl"]}}, "is not covered; expected json_kv"),
+        (
+            "helmet",
+            {"helmet": {"data": ["json_kv={folder}/other.jsonl", "json_kv={folder}/math_calc.jsonl"]}},
+            "names two files for json_kv",
+        ),
+        (
+            "infinitebench",
+            {"infinitebench": {"data": ["{folder}/a/passkey.jsonl", "{folder}/b/passkey.jsonl"]}},
+            "names two files for passkey",
+        ),
         ("helmet", {"helmet": {"data": ["kilt_nq={folder}/other.jsonl"]}}, "needs solved examples"),
         ("helmet", {"helmet": {"data": ["icl_x_5shot={folder}/other.jsonl"], "shots": 0}}, "needs solved examples"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path: Path, task: str, changes: dict[str, Any], error: str) -> None:
-    for name in ("math_calc", "other"):
+    for name in ("math_calc", "other", "a/passkey", "b/passkey"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         written.write_jsonl(tmp_path / f"{name}.jsonl", [{"context": "x"}])
     values = json.loads(json.dumps(changes).replace("{folder}", str(tmp_path)))
     with pytest.raises(SkipwiseError, match=re.escape(error)) as caught:
@@ -288,7 +299,10 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path, task: str, change
     [
         ("passkey", {"input": "?", "answer": "1"}, "passkey.jsonl:1: expected texts in 'context' and 'input'"),
         ("passkey", {"context": "x", "answer": "1"}, "passkey.jsonl:1 has no field 'input'"),
-        ("passkey", {"context": "x", "input": "?", "answer": []}, "its 'answer' is empty"),
+        ("passkey", {"context": "x", "input": "?", "answer": []}, "its 'answer' holds no text or number"),
+        ("passkey", {"context": "x", "input": "?", "answer": [None, " "]}, "its 'answer' holds no text or number"),
+        ("math_find", {"context": "x", "input": "The sum of", "answer": "nine"}, "'nine'; expected a number"),
+        ("code_run", {"context": "x", "input": "func_1(5)", "answer": "3.5"}, "'3.5'; expected a number"),
         ("code_run", {"context": "x", "input": "?", "answer": [1]}, "calls no function"),
         ("math_find", {"context": "x", "input": "?", "answer": [1]}, "which number to find"),
         ("code_debug", {"context": "x", "input": "?", "answer": "a", "options": ["b"]}, "four 'options'"),
@@ -299,6 +313,49 @@ def test_broken_rows_are_named(tokenizer: Any, tmp_path: Path, name: str, row: d
     inputs = inputs_of(tokenizer, {"infinitebench": {"data": [str(path)]}})
     with pytest.raises(SkipwiseError, match=re.escape(error)):
         infinitebench.cells(inputs, 4096)
+
+
+KEY_VALUE = {"context": "{}", "question": "a", "answer": "b"}
+RAG = {"question": "q", "answers": ["x"], "ctxs": [{"title": "t", "text": "u"}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "error"),
+    [
+        ("json_kv", {**KEY_VALUE, "context": ["{}"]}, "rows.jsonl:1 has no text in 'context'"),
+        ("json_kv", {**KEY_VALUE, "demos": [1]}, "expected pairs of a key and a value in 'demos'"),
+        ("json_kv", {**KEY_VALUE, "answer": None}, "with an answer"),
+        ("ruler_vt", {"context": "c", "query": "q", "num_v": None, "outputs": ["x"]}, "has no text in 'num_v'"),
+        ("kilt_nq", {**RAG, "ctxs": None}, "expected 'ctxs' with a 'title' and a 'text' each"),
+        ("kilt_nq", {**RAG, "answers": []}, "with an answer"),
+        ("kilt_popqa_3", {**RAG, "s_pop": 1000}, "holds no question about a subject with 's_pop' below 1,000"),
+        ("kilt_popqa_3", {**RAG, "s_pop": "many"}, "holds no question about a subject with 's_pop' below 1,000"),
+        ("icl_trec_fine_3shot", {"text": "a", "fine_label": None}, "no text or label in 'fine_label'"),
+        ("icl_trec_fine_3shot", {"text": None, "fine_label": 1}, "no text or label in 'text'"),
+        ("icl_trec_fine_0shot", {"text": "a", "fine_label": 1}, "is not covered"),
+    ],
+)
+def test_broken_helmet_rows_are_named(
+    tokenizer: Any, tmp_path: Path, name: str, row: dict[str, Any], error: str
+) -> None:
+    path = written.write_jsonl(tmp_path / "rows.jsonl", [row])
+    given = {"data": [f"{name}={path}"], "demos": [f"{name}={path}"], "shots": 0}
+    with pytest.raises(SkipwiseError, match=re.escape(error)):
+        helmet.cells(inputs_of(tokenizer, {"helmet": given}), 4096)
+
+
+def test_solved_examples_need_an_answer(tokenizer: Any, tmp_path: Path) -> None:
+    path = written.write_jsonl(tmp_path / "rows.jsonl", [RAG])
+    demos = written.write_jsonl(tmp_path / "demos.jsonl", [{**RAG, "question": "p", "answers": []}])
+    given = {"data": [f"kilt_nq={path}"], "demos": [f"kilt_nq={demos}"]}
+    with pytest.raises(SkipwiseError, match="its solved example 'p' has no answer"):
+        helmet.cells(inputs_of(tokenizer, {"helmet": given}), 4096)
+
+
+def test_a_question_about_a_subject_that_nobody_looks_up_counts(tokenizer: Any, tmp_path: Path) -> None:
+    path = written.write_jsonl(tmp_path / "rows.jsonl", [{**RAG, "s_pop": 0}, {**RAG, "question": "p", "s_pop": 5000}])
+    given = {"data": [f"kilt_popqa_3={path}"], "shots": 0}
+    assert helmet.cells(inputs_of(tokenizer, {"helmet": given}), 4096)[0].n == 1
 
 
 @pytest.mark.parametrize(("change", "error"), [({"answer": "E"}, "question 1 has the answer 'E'; expected A to D"),

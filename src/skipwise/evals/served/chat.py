@@ -7,6 +7,7 @@ under `continue_final_message`. A server that does not (`transformers serve`) ge
 from typing import Any, NamedTuple
 
 from skipwise.errors import SkipwiseError
+from skipwise.evals.chat_template import rendered
 from skipwise.evals.served.client import Client, Request
 from skipwise.evals.served.server_tokenizer import AFTER, BEFORE, PROBE, ServerTokenizer, messages_of
 from skipwise.utils import progress
@@ -27,6 +28,8 @@ class Chat(NamedTuple):
     """Whether the server continues a message of the assistant."""
     surplus: int
     """Tokens by which the server's template is longer than the tokenizer's; 0 where that is not known."""
+    between: tuple[str, str] | None
+    """What it puts between user and assistant, and between assistant and user; None where turns cannot be told."""
 
     def messages(self, ids: list[int]) -> list[dict[str, str]]:
         """The messages of a prompt.
@@ -35,7 +38,7 @@ class Chat(NamedTuple):
             SkipwiseError: The tokenizer does not give back the text of the prompt.
         """
         text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        sent = messages_of(text, self.before, self.after)
+        sent = messages_of(text, self.before, self.after, self.between)
         if sent is None:
             raise SkipwiseError(
                 "this tokenizer does not give back the text of a chat, so no messages can be made of it; leave "
@@ -72,7 +75,7 @@ def explore_chat(client: Client, tokenizer: Any) -> Chat:
             f"{where} makes {plain} tokens of a turn that has {ours[0]} with the checkpoint's chat template: its "
             "template is another, and prompts are not those of a model in process"
         )
-    return Chat(tokenizer, before, after, continues, surplus)
+    return Chat(tokenizer, before, after, continues, surplus, _between(tokenizer))
 
 
 def _around(tokenizer: Any) -> tuple[str, str]:
@@ -84,10 +87,22 @@ def _around(tokenizer: Any) -> tuple[str, str]:
             "evaluation.chat is on and the tokenizer has no chat template; leave it off, or leave out --tokenizer for "
             "prompts that are fitted by the server's own template"
         )
-    parts = str(tokenizer.apply_chat_template([_user(_MARK)], tokenize=False, add_generation_prompt=True)).split(_MARK)
+    parts = rendered(tokenizer, [_user(_MARK)]).split(_MARK)
     if len(parts) != 2:
         raise SkipwiseError("the chat template does not show the user's words once; leave evaluation.chat off")
     return parts[0], parts[1]
+
+
+def _between(tokenizer: Any) -> tuple[str, str] | None:
+    """What the template puts between the turns of a conversation; None for a template that shows too little there."""
+    if isinstance(tokenizer, ServerTokenizer):
+        return AFTER, BEFORE
+    talk = [_user(_MARK), {"role": "assistant", "content": _MARK}, _user(_MARK)]
+    try:
+        parts = rendered(tokenizer, talk).split(_MARK)
+    except SkipwiseError:  # a template may refuse an answer before the last turn
+        return None
+    return (parts[1], parts[2]) if len(parts) == 4 and parts[1].strip() and parts[2].strip() else None
 
 
 def _user(text: str) -> dict[str, str]:

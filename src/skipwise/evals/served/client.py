@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import os
 import queue
+import re
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -58,7 +59,7 @@ class Client:
         config: The server.
 
     Raises:
-        SkipwiseError: The package `openai` is missing, or the variable with the key is not set.
+        SkipwiseError: The package `openai` is missing, or the variable with the key is not set or holds no key.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -68,11 +69,7 @@ class Client:
             raise SkipwiseError(
                 "a server is asked with the package openai, which is not installed: pip install 'skipwise[served]'"
             ) from error
-        key = "none"
-        if config.api_key_env is not None:
-            key = os.environ.get(config.api_key_env, "").strip()
-            if not key:
-                raise SkipwiseError(f"the environment variable {config.api_key_env} (--api-key-env) is not set")
+        key = "none" if config.api_key_env is None else _key(config.api_key_env)
         self.config = config
         self.model = config.model or ""
         """Name of the model in requests."""
@@ -259,6 +256,21 @@ class Client:
                     group.create_task(one(i))
         except* Exception as failed:
             results.put(failed.exceptions[0])
+
+
+def _key(variable: str) -> str:
+    """The key in an environment variable. Errors: SkipwiseError, which never shows what may be the key itself."""
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", variable):
+        raise SkipwiseError("--api-key-env is no name of a variable; expected one such as API_KEY, not the key itself")
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise SkipwiseError(f"the environment variable {variable} (--api-key-env) is not set")
+    if not (key.isascii() and key.isprintable()):
+        raise SkipwiseError(
+            f"the key in {variable} (--api-key-env) has a character that no key has, such as the end of a line; set "
+            "the variable to the key alone"
+        )
+    return key
 
 
 def _body(request: Request, model: str) -> tuple[str, dict[str, Any]]:

@@ -90,8 +90,9 @@ class ServerTokenizer:
         return "".join(parts)
 
     def apply_chat_template(self, messages: Sequence[dict[str, str]], **_: Any) -> str:
-        """The user's words between marks, from which `messages_of` of `chat` makes messages again."""
-        return f"{BEFORE}{messages[0]['content']}{AFTER}"
+        """The turns between marks, from which `messages_of` makes messages again; the user has the first and last."""
+        marks = itertools.cycle((BEFORE, AFTER))
+        return "".join(f"{next(marks)}{message['content']}" for message in messages) + AFTER
 
     def pieces(self, text: str, most: int) -> list[int]:
         """Ids of exactly `most` pieces of a text, which `decode` puts together again.
@@ -155,13 +156,17 @@ class ServerTokenizer:
         return max(estimate, self._window + 1)
 
 
-def messages_of(text: str, before: str = BEFORE, after: str = AFTER) -> list[dict[str, str]] | None:
-    """The messages of a chat: the user's turn and, where there is one, the beginning of the reply.
+def messages_of(
+    text: str, before: str = BEFORE, after: str = AFTER, between: tuple[str, str] | None = (AFTER, BEFORE)
+) -> list[dict[str, str]] | None:
+    """The messages of a chat: its turns and, where there is one, the beginning of the reply.
 
     Args:
         text: The chat as a template renders it.
         before: What the template puts before the user's words.
         after: What it puts behind them.
+        between: What it puts between the words of user and assistant, and of assistant and user; None where that is
+            not known, and all words are one turn of the user.
 
     Returns:
         The messages; None where the text is no such chat.
@@ -169,7 +174,19 @@ def messages_of(text: str, before: str = BEFORE, after: str = AFTER) -> list[dic
     if not text.startswith(before) or after not in text:
         return None
     body, _, lead = text[len(before) :].rpartition(after)
-    return [{"role": "user", "content": body}, *([{"role": "assistant", "content": lead}] if lead else [])]
+    words = [*(_turns(body, between) if between else [body]), *([lead] if lead else [])]
+    return [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(words)]
+
+
+def _turns(body: str, between: tuple[str, str]) -> list[str]:
+    """The words of each turn, the user's first and last; of what is no such conversation all words as one turn."""
+    words, rest = [], body
+    for separator in itertools.cycle(between):
+        content, there, rest = rest.partition(separator)
+        words.append(content)
+        if not there:
+            return words if len(words) % 2 else [body]
+    raise AssertionError("itertools.cycle does not end")
 
 
 def _shown(client: Client) -> _Show | None:

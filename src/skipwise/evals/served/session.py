@@ -90,7 +90,8 @@ class ServedSession(AnswerSession):
         read, deployment = completion.prompt_tokens, self.deployment
         missing = 0 if deployment.takes_tokens else self._prefix  # a server may put no special tokens
         if deployment.chat is not None:
-            missing = -deployment.chat.surplus
+            surplus, turns = deployment.chat.surplus, (len(request.messages or ()) + 1) // 2
+            missing = -surplus if surplus > 0 else -surplus * turns  # a shorter template is shorter in every turn
         if read is None or read >= len(request.ids) - missing:
             return False
         self._tell(

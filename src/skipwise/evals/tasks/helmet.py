@@ -135,7 +135,7 @@ ICL = Variant(
     (),
     one_line=True,
 )
-ICL_NAME = re.compile(r"icl_[a-z0-9_]+?_([0-9]+)shot(_balance)?")
+ICL_NAME = re.compile(r"icl_[a-z0-9_]+?_([1-9][0-9]{0,5})shot(_balance)?")
 LABELS = ("label", "fine_label", "coarse_label", "intent")
 JUDGED = ("alce", "narrativeqa", "multi_lexsum", "infbench_sum", "longproc")
 PASSAGE = "Document (Title: {title}): {text}"
@@ -175,6 +175,8 @@ def _named(specs: list[str], setting: str) -> dict[str, Path]:
         if not equal or not name or not path:
             raise SkipwiseError(f"{setting}: {spec} is not NAME=PATH, such as json_kv=test_k50_dep6.jsonl")
         variant_of(name)
+        if name in chosen:
+            raise SkipwiseError(f"{setting} names two files for {name}; ask one after the other")
         chosen[name] = published_files.existing_file(path, setting)
     return chosen
 
@@ -214,7 +216,9 @@ def _read(settings: EvaluationConfig, name: str) -> list[Example]:
     rows = published_files.rows_of(file, variant.fields)
     solved = published_files.rows_of(demos, variant.fields) if demos and given.shots else []
     if name == "kilt_popqa_3":
-        rows, solved = ([row for row in part if math.log10(row.get("s_pop", 1)) < 3] for part in (rows, solved))
+        rows, solved = ([row for row in part if _is_rare(row)] for part in (rows, solved))
+        if not rows:
+            raise SkipwiseError(f"{file.name} holds no question about a subject with 's_pop' below 1,000")
     keys = [str(row.get("id", row.get("question", number))) for number, row in enumerate(rows)]
     chosen = set(published_files.drawn(sorted(set(keys)), given.limit, settings.seed))
     made = []
@@ -224,6 +228,12 @@ def _read(settings: EvaluationConfig, name: str) -> list[Example]:
     return made
 
 
+def _is_rare(row: dict[str, Any]) -> bool:
+    """Whether few look up the subject of a question, so that it counts to `kilt_popqa_3`."""
+    popularity = row.get("s_pop", 1)
+    return isinstance(popularity, int | float) and popularity < 1000
+
+
 def _example(
     variant: Variant, row: dict[str, Any], key: str, solved: list[dict[str, Any]], shots: int, place: str
 ) -> Example:
@@ -231,6 +241,8 @@ def _example(
     if not right:
         raise SkipwiseError(f"{place} has no field 'answer', 'answers' or 'outputs' with an answer")
     fields = {name: str(value) for name, value in row.items() if isinstance(value, str | int | float)}
+    if wrong := next((name for name in _texts_of(variant) if name not in fields), None):
+        raise SkipwiseError(f"{place} has no text in {wrong!r}")
     fields["question"] = str(row.get("query", row.get("question", ""))) if variant is not RAG else str(row["question"])
     fields["example"] = f"{row['example']}\n\n" if row.get("example") else ""
     if variant is RAG:
@@ -239,14 +251,28 @@ def _example(
         distinct = list({one["question"]: one for one in others}.values())
         order = np.random.default_rng(_number(key)).permutation(len(distinct))[:shots].tolist()
         fields["demos"] = "".join(
-            f"{_passages(one, place)}\n\nQuestion: {one['question']}\n"
-            f"Answer: {published_files.texts(one['answers'])[0]}\n\n"
+            f"{_passages(one, place)}\n\nQuestion: {one['question']}\nAnswer: {_solution(one, place)}\n\n"
             for one in (distinct[i] for i in order)
         )
     else:
-        pairs = (row.get("demos") or [])[:shots]
-        fields["demos"] = "".join(f"Key: {a}\nCorresponding value: {b}\n\n" for a, b in pairs)
+        pairs = row.get("demos") or []
+        if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise SkipwiseError(f"{place}: expected pairs of a key and a value in 'demos'")
+        fields["demos"] = "".join(f"Key: {a}\nCorresponding value: {b}\n\n" for a, b in pairs[:shots])
     return Example(fields, right, key)
+
+
+def _texts_of(variant: Variant) -> tuple[str, ...]:
+    """Fields of a row that a prompt holds as they are."""
+    return ("question",) if variant is RAG else tuple(name for name in variant.fields if name != "answer")
+
+
+def _solution(row: dict[str, Any], place: str) -> str:
+    """The answer of a solved example."""
+    right = published_files.texts(row["answers"])
+    if not right:
+        raise SkipwiseError(f"{place}: its solved example {row['question']!r:.80} has no answer")
+    return right[0]
 
 
 def _passages(row: dict[str, Any], place: str) -> str:
@@ -282,9 +308,9 @@ def _labelled(path: Path, label: str | None) -> list[tuple[str, str]]:
     field = next((name for name in ([label] if label else []) + list(LABELS) if name in rows[0]), None)
     if field is None:
         raise SkipwiseError(f"{path.name}:1 has no label; expected one of the fields {', '.join(LABELS)}")
-    missing = next((number for number, row in enumerate(rows, 1) if field not in row), None)
-    if missing:
-        raise SkipwiseError(f"{path.name}:{missing} has no field {field!r}")
+    for number, row in enumerate(rows, 1):
+        if wrong := next((name for name in ("text", field) if not isinstance(row.get(name), str | int)), None):
+            raise SkipwiseError(f"{path.name}:{number} has no text or label in {wrong!r}")
     return [(str(row["text"]), str(row[field])) for row in rows]
 
 

@@ -187,6 +187,8 @@ REFUSED = {
     "longbook_qa_chn": "its questions are Chinese",
     "math_calc": "its answers have up to 30,000 tokens",
 }
+NUMBERS = {"code_run": r"-?\d+", "math_find": r"-?\d+(\.\d+)?"}
+"""Form of a right answer that is compared as a number."""
 CHOICES = ("code_debug", "longbook_choice_eng")
 LABELS = "ABCD"
 
@@ -217,7 +219,12 @@ def files(settings: EvaluationConfig) -> dict[str, Path]:
         if folder.is_dir() and not inside:
             raise SkipwiseError(f"evaluation.infinitebench.data: {text} holds none of {', '.join(VARIANTS)} (.jsonl)")
         for path in inside or [published_files.existing_file(text, "evaluation.infinitebench.data")]:
-            chosen[_name(path)] = path
+            name = _name(path)
+            if chosen.setdefault(name, path) != path:
+                raise SkipwiseError(
+                    f"evaluation.infinitebench.data names two files for {name}, {chosen[name]} and {path}; ask one "
+                    "after the other"
+                )
     return chosen
 
 
@@ -250,7 +257,9 @@ def _example(name: str, row: dict[str, Any], place: str) -> Example:
         raise SkipwiseError(f"{place}: expected texts in 'context' and 'input'")
     right = published_files.texts(row["answer"])
     if not right:
-        raise SkipwiseError(f"{place}: its 'answer' is empty")
+        raise SkipwiseError(f"{place}: its 'answer' holds no text or number")
+    if name in NUMBERS and not re.fullmatch(NUMBERS[name], right[0].strip()):
+        raise SkipwiseError(f"{place}: its 'answer' is {right[0][:40]!r}; expected a number")
     fields = {"context": context, "input": row["input"]}
     if name in CHOICES:
         options = published_files.texts(row["options"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from skipwise.config import HarnessConfig
-from skipwise.data.row_files import read_rows
+from skipwise.data.row_files import read_rows, suffix
 from skipwise.errors import SkipwiseError
 from skipwise.utils import progress
 
@@ -25,6 +25,8 @@ def read_questions(path: Path, settings: HarnessConfig) -> list[Choice]:
     An answer is the place of a choice (from 0), its text, or its label: that of the file (`{"text": […], "label": […]}`
     as choices, which is ARC's form), else A, B, C … Errors: SkipwiseError that names the line.
     """
+    if suffix(path) not in (".jsonl", ".ndjson", ".json"):
+        raise SkipwiseError(f"{path.name} is no .jsonl file of questions, nor a task.json of BIG-bench")
     questions = _big_bench(path) if path.suffix.lower() == ".json" else _rows(path, settings)
     if not questions:
         raise SkipwiseError(f"{path.name} holds no multiple-choice questions")
@@ -43,7 +45,8 @@ def _rows(path: Path, settings: HarnessConfig) -> list[Choice]:
         question, choices, answer = (row[field] for field in fields)
         labels: list[Any] = list(string.ascii_uppercase)
         if isinstance(choices, dict):
-            labels, choices = choices.get("label") or labels, choices.get("text")
+            given, choices = choices.get("label"), choices.get("text")
+            labels = given if isinstance(given, list) else labels
         if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) for text in choices):
             raise SkipwiseError(f"{place}: {settings.choices_field!r} must be a list of two or more texts")
         if not isinstance(question, str):
@@ -69,7 +72,7 @@ def _big_bench(path: Path) -> list[Choice]:
     """`examples` of `input` and `target_scores`; those with several right choices are left out, with a message."""
     try:
         task = json.loads(path.read_text(encoding="utf-8"))
-        examples = [(one["input"], one["target_scores"]) for one in task["examples"]]
+        examples = [(str(one["input"]), dict(one["target_scores"])) for one in task["examples"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         expected = "a BIG-bench task with `examples` of `input` and `target_scores`, or a .jsonl file"
         raise SkipwiseError(f"{path.name}: expected {expected} ({type(error).__name__}: {error})") from error
