@@ -24,6 +24,10 @@ def existing_file(path: str, setting: str) -> Path:
         SkipwiseError: It is not there, or no file of rows.
     """
     file = user_path(path)
+    if file.is_dir():
+        raise SkipwiseError(
+            f"{setting}: {path} is a folder; name the file in it, as the benchmark's authors publish it"
+        )
     if not file.is_file():
         raise SkipwiseError(f"{setting}: {path} is not there; expected a file as the benchmark's authors publish it")
     if suffix(file) not in (".jsonl", ".ndjson", ".json", ".parquet"):

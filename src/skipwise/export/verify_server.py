@@ -38,9 +38,8 @@ def verify_server(config: ServerConfig) -> list[Check]:
     """
     with Client(config) as client:
         deployment = explore(client)
-        session = ServedSession(
-            client, deployment, Inputs(deployment.tokenizer, EvaluationConfig(depths=DEPTHS, trials=1))
-        )
+        inputs = Inputs(deployment.tokenizer, EvaluationConfig(depths=DEPTHS, trials=1))
+        session = ServedSession(client, deployment, inputs, label=deployment.name)
         return [
             _window(deployment),
             _special_tokens(client, deployment),

@@ -22,7 +22,7 @@ from skipwise.evals.served.client import Client
 from skipwise.evals.served.deployment import Deployment, explore
 from skipwise.evals.served.session import ServedSession
 from skipwise.evals.task import Inputs, Task
-from skipwise.evals.tasks import perplexity
+from skipwise.evals.tasks import longppl, perplexity
 from skipwise.models import checkpoint, configuration, families, sources
 from skipwise.models.agreement import check_text
 from skipwise.models.device import device_of
@@ -239,6 +239,8 @@ def _check_tasks(candidate: _Candidate, settings: EvaluationConfig, lengths: lis
                 runner.check_admitted(candidate.deployment, max(cells, default=0))
         elif session:
             runner.check_served(name, session, lengths)
+    if "longppl" in settings.tasks:
+        longppl.rule(settings.longppl, max(lengths))
     if READS_DOCUMENTS & set(settings.tasks):
         candidate.documents = runner.load_documents(
             settings.data, inputs.tokenizer, minimum=max(lengths), limit=settings.documents

@@ -270,6 +270,7 @@ def test_served_and_in_process_rows_are_equal(settings: dict[str, Any], tmp_path
         ("helmet", {"helmet": {"data": ["alce_asqa_345={folder}/other.jsonl"]}}, "judged by another model"),
         ("helmet", {"helmet": {"data": ["infbench_qa_eng_1={folder}/other.jsonl"]}}, "by the task infinitebench"),
         ("helmet", {"helmet": {"data": ["msmarco={folder}/other.jsonl"]}}, "is not covered; expected json_kv"),
+        ("longbench_v2", {"longbench_v2": {"data": "{folder}"}}, "is a folder; name the file in it"),
         (
             "helmet",
             {"helmet": {"data": ["json_kv={folder}/other.jsonl", "json_kv={folder}/math_calc.jsonl"]}},

@@ -88,7 +88,7 @@ class PromptLosses:
             return way
         raise SkipwiseError(
             f"{session.client.config.address} gives no log-probabilities of prompts (prompt_logprobs, or echo with "
-            "logprobs), which perplexity needs; vLLM gives them; leave perplexity out of --tasks here"
+            "logprobs), which perplexity and longppl need; vLLM gives them; leave both out of --tasks here"
         )
 
     def requests(self, protocol: PerplexityVariant, length: int) -> list[_Part]:
