@@ -71,9 +71,9 @@ def test_a_task_of_big_bench(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert "1 questions with several right choices are left out" in capfd.readouterr().err
     with pytest.raises(SkipwiseError, match="expected a BIG-bench task"):
         read_questions(written(tmp_path, {"examples": [{"input": "x", "target": "y"}]}, name="b.json"), HarnessConfig())
+    broken = written(tmp_path, {"examples": [{"input": "x", "target_scores": [1, 0]}]}, name="c.json")
     with pytest.raises(SkipwiseError, match="expected a BIG-bench task"):
-        broken = {"examples": [{"input": "x", "target_scores": [1, 0]}]}
-        read_questions(written(tmp_path, broken, name="c.json"), HarnessConfig())
+        read_questions(broken, HarnessConfig())
 
 
 def test_files_of_another_form_are_refused(tmp_path: Path) -> None:
