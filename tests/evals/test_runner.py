@@ -261,6 +261,18 @@ def test_documents_from_files_longest_first(folder: Path, tmp_path: Path) -> Non
         load_documents([str(tmp_path)], tokenizer, minimum=100_000, limit=2)
 
 
+def test_the_longest_documents_are_those_of_reading_all(folder: Path, tmp_path: Path) -> None:
+    """Short ones are left out unread; which those are depends on what came before them."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for i in range(12):
+        (tmp_path / f"{i:02}.txt").write_text("word é " * (7 * i % 12 + 1), encoding="utf-8")
+    every = load_documents([str(tmp_path)], tokenizer, minimum=1, limit=12)
+    assert len(every) == 12
+    for limit in (1, 3, 11):
+        some = load_documents([str(tmp_path)], tokenizer, minimum=1, limit=limit)
+        assert [name for name, _ in some] == [name for name, _ in every[:limit]]
+
+
 def test_memory_mapped_tokens_are_documents(llama: LoadedModel, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"tasks": ["perplexity"]})
     plain, _ = run(llama, tmp_path / "a.jsonl", config)

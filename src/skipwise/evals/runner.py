@@ -77,11 +77,19 @@ def load_documents(
     """
     sources = text_sources.sources(paths, exclude=list(exclude), field=field, split=split)
 
+    shortest: list[int] = []
+    """Tokens of the longest documents so far, as a heap."""
+
     def read() -> Iterator[Document]:
         with progress.bar("reading evaluation documents", total=None, unit="doc") as bar:
             for document in read_documents(sources):
-                yield document.name, tokenise(tokenizer, document.text)
                 bar.advance()
+                size = len(document.text.encode(errors="surrogatepass"))
+                if len(shortest) == limit and size < shortest[0]:  # a token is one byte at least
+                    continue
+                ids = tokenise(tokenizer, document.text)
+                (heapq.heappushpop if len(shortest) == limit else heapq.heappush)(shortest, len(ids))
+                yield document.name, ids
 
     longest = heapq.nlargest(limit, read(), key=lambda document: len(document[1]))
     if not longest:
