@@ -309,7 +309,7 @@ def test_perplexity_is_that_of_the_model_in_process(model: Path, tmp_path: Path,
 def test_perplexity_without_log_probabilities_is_refused_and_through_echo_it_works(model: Path, tmp_path: Path) -> None:
     book = tmp_path / "book.txt"
     book.write_text(" ".join(f"The {i} rivers run to the sea." for i in range(200)), encoding="utf-8")
-    settings = {"tasks": ["perplexity"], "lengths": [128], "data": [str(book)]}
+    settings = {"tasks": ["perplexity"], "lengths": [256], "data": [str(book)]}
     with serving(model, window=WINDOW, logprobs="none") as address:
         both, out = settings | {"tasks": ["passkey", "perplexity"]}, tmp_path / "rows.jsonl"
         assert "gives no log-probabilities of prompts" in refused(address, model, out, both)
