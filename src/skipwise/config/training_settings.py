@@ -101,8 +101,11 @@ class TrainingConfig(Stage):
     """Examples in one forward pass on one device. For larger batches raise `training.gradient_accumulation`."""
     gradient_accumulation: Count = 1
     """Forward passes in one optimiser step. Processes share its `batch_size` × `gradient_accumulation` examples."""
-    parallel: Literal["ddp", "fsdp"] | None = None
-    """How several processes hold the model. `ddp`: each all of it; `fsdp`: each a part (FSDP2). `ddp` when absent."""
+    parallel: Literal["ddp", "fsdp", "deepspeed"] | None = None
+    """How several processes hold the model. `ddp`: each all of it; `fsdp` (FSDP2) and `deepspeed` (ZeRO): each a part.
+    `ddp` when absent."""
+    parallel_config: str | None = None
+    """JSON file of DeepSpeed's settings; ZeRO-3 with weights and optimiser state in CPU memory when absent."""
     learning_rate: float = Field(default=2e-5, gt=0, le=1)
     """Learning rate of AdamW after the warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -117,7 +120,7 @@ class TrainingConfig(Stage):
     """Compute whole layers again in the backward pass: the least memory, about a third more time."""
     recompute_elementwise: bool | None = None
     """Compute norms, RoPE and activations again in the backward pass: the same numbers, less memory. On CPUs when
-    absent, but not with `parallel=fsdp`."""
+    absent, but not with `parallel=fsdp` or `deepspeed`."""
     distill: float = Field(default=0.0, ge=0, le=1)
     """Weight of what the original model predicts for the same text at plain positions, in the loss of ordinary text:
     (1 - weight) × cross-entropy + weight × KL divergence. It keeps what the model could do. Tokens after a text seam

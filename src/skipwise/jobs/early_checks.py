@@ -22,7 +22,7 @@ from skipwise.models.load import LoadedModel
 from skipwise.models.memory import free_bytes
 from skipwise.planning import operations_and_bytes
 from skipwise.planning.operations_and_bytes import Workload
-from skipwise.training import adapters
+from skipwise.training import adapters, zero
 from skipwise.training.processes import share
 from skipwise.training.trackers import check_trackers
 from skipwise.utils.text import gigabytes_text
@@ -135,8 +135,10 @@ def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: i
     hidden = batch * tokens * int(model.config.get_text_config().hidden_size) * 2
     precision = arithmetic(config.model.precision, model.device)
     whole = config.adapter.method == "none"
-    parts = processes if training.parallel == "fsdp" else 1
+    parts = processes if training.parallel in ("fsdp", "deepspeed") else 1
     states = parameters * ((4 + STATE_BYTES) if whole else precision.itemsize) // parts
+    if zero.offloads(training):
+        states = 0
     packed = _packed_bytes(loaded, precision) if config.adapter.method == "qlora" else 0
     # A sharded training begins with all weights in every process.
     least = max(examples + hidden + states - packed, 4 * parameters if parts > 1 else 0)
@@ -157,7 +159,8 @@ def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: i
     except SkipwiseError:  # some architectures cannot be run without content
         return least
     teacher = parameters * precision.itemsize if whole and training.distill else 0
-    return max(least, examples + teacher + step.peak(parts) - packed)
+    peak = max(step.forward, step.backward) if zero.offloads(training) else step.peak(parts)
+    return max(least, examples + teacher + peak - packed)
 
 
 def _packed_bytes(loaded: LoadedModel, precision: torch.dtype) -> int:

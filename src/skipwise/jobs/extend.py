@@ -246,7 +246,7 @@ def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool
     if not team.first:
         return {}
     figures["peak_memory_bytes"] = peak_memory()
-    figures["trained_parameters"] = sum(w.numel() for w in loaded.model.parameters() if w.requires_grad)
+    figures["trained_parameters"] = sharding.trained_parameters(loaded.model)
     model = whole
     if wrapped is not None:
         with atomic_folder(folder / "adapter") as written:

@@ -1,11 +1,12 @@
 """The settings of `transformers.Trainer` for a training with skipped positions."""
 
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, TrainingArguments
 
 from skipwise.config import TrainingConfig
-from skipwise.training import processes
+from skipwise.training import processes, zero
 from skipwise.training.sharding import fsdp_settings
 from skipwise.utils.processes import place
 
@@ -27,7 +28,11 @@ def training_arguments(
     device = model.device
     size = place().size
     batch, accumulation = processes.share(config, size)
-    sharded = {"fsdp": "full_shard", "fsdp_config": fsdp_settings(model)} if config.parallel == "fsdp" else {}
+    sharded: dict[str, Any] = {}
+    if config.parallel == "fsdp":
+        sharded = {"fsdp": "full_shard", "fsdp_config": fsdp_settings(model)}
+    elif config.parallel == "deepspeed":
+        sharded = {"deepspeed": zero.settings(config, batch, accumulation, size, precision)}
     arguments = TrainingArguments(
         **sharded,
         output_dir=str(folder),
@@ -43,7 +48,7 @@ def training_arguments(
         adam_beta1=0.9,
         adam_beta2=0.95,
         max_grad_norm=config.max_grad_norm,
-        bf16=precision == "bfloat16",
+        bf16=precision == "bfloat16" and config.parallel != "deepspeed",  # whose engine has an autocast of its own
         use_cpu=device.type == "cpu",
         logging_steps=config.log_every,
         logging_nan_inf_filter=False,

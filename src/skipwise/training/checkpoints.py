@@ -17,6 +17,8 @@ SHARDS = "pytorch_model_fsdp_0"
 OPTIMIZER = "optimizer.pt"
 OPTIMIZER_SHARDS = "optimizer_0"
 """In place of OPTIMIZER under FSDP."""
+ZERO = "latest"
+"""In place of WEIGHTS and OPTIMIZER under DeepSpeed: names the folder with the parts of all processes."""
 SCHEDULER = "scheduler.pt"
 STATE = "trainer_state.json"
 """The last file that transformers writes into a checkpoint."""
@@ -60,6 +62,8 @@ def damage(checkpoint: Path) -> str | None:
     except (OSError, ValueError, AttributeError):
         return f"{CHECKSUMS} is missing or unreadable"
     required = {ADAPTER if ADAPTER in expected else WEIGHTS, *REQUIRED}
+    if ZERO in expected:
+        required = {ZERO, SCHEDULER, STATE}
     if any(name.startswith(f"{SHARDS}/") for name in expected):
         required = {f"{SHARDS}/.metadata", f"{OPTIMIZER_SHARDS}/.metadata", SCHEDULER, STATE}
     for name in sorted({*required, *expected}):

@@ -23,6 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from skipwise.config import RunConfig, TrainingConfig
 from skipwise.errors import SkipwiseError
+from skipwise.training import zero
 from skipwise.utils import processes
 from skipwise.utils.launch import LAUNCHER
 from skipwise.utils.processes import Place
@@ -68,16 +69,21 @@ def check(config: RunConfig, place: Place) -> None:
     """Refuse settings under which the processes of a job cannot train.
 
     Raises:
-        SkipwiseError: The examples of a step cannot be shared, or FSDP has one process or adapters.
+        SkipwiseError: The examples of a step cannot be shared, weights shall be shared by one process or beside
+            adapters, or DeepSpeed cannot be used.
     """
     share(config.training, place.size)
-    if config.training.parallel != "fsdp" or not config.training.steps:
+    zero.check(config.training)
+    parallel = config.training.parallel
+    if parallel not in ("fsdp", "deepspeed") or not config.training.steps:
         return
     if not place.launched:
-        raise SkipwiseError("training.parallel=fsdp needs several processes; add --processes N, or start with torchrun")
+        raise SkipwiseError(
+            f"training.parallel={parallel} needs several processes; add --processes N, or start with torchrun"
+        )
     if config.adapter.method != "none":
         raise SkipwiseError(
-            f"training.parallel=fsdp trains all weights; with adapter.method={config.adapter.method} use ddp"
+            f"training.parallel={parallel} trains all weights; with adapter.method={config.adapter.method} use ddp"
         )
 
 
@@ -204,6 +210,7 @@ def _leave() -> None:
 
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
+    zero.forget()
     with contextlib.suppress(RuntimeError):
         distributed.destroy_process_group()
 

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer
 
+from skipwise.training import zero
 from skipwise.training.checkpoints import SHARDS
 from skipwise.utils.atomic_files import atomic_folder
 from skipwise.utils.processes import place
@@ -61,6 +62,20 @@ def shared_folder(path: Path) -> Iterator[Path]:
     distributed.barrier()
 
 
+def local(weight: torch.Tensor) -> torch.Tensor:
+    """Return the part of a sharded weight that this process holds; any other weight as it is."""
+    if isinstance(weight, DTensor):
+        return weight.to_local()
+    part: torch.Tensor = getattr(weight, "ds_tensor", weight)
+    return part
+
+
+def trained_parameters(model: torch.nn.Module) -> int:
+    """Count the trained parameters of a model, whose weights may be sharded."""
+    weights = (weight for weight in model.parameters() if weight.requires_grad)
+    return sum(int(getattr(weight, "ds_numel", weight.numel())) for weight in weights)
+
+
 def load_shards(loss: nn.Module, checkpoint: Path) -> None:
     """Read the shards of a checkpoint into a model that is held whole."""
     state = {"model": loss.state_dict()}
@@ -78,11 +93,13 @@ def gathered(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     Returns:
         In the other processes, `model`.
     """
-    if not any(isinstance(weight, DTensor) for weight in model.parameters()):
+    parts = zero.is_zero(model)
+    if not parts and not any(isinstance(weight, DTensor) for weight in model.parameters()):
         return model
     first, state = place().rank == 0, dict[str, torch.Tensor]()
     for name, weight in model.named_parameters():
-        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        whole = zero.whole_weight(weight) if parts else weight
+        whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
         if first:
             state[name] = whole.to("cpu", dtype)
     if not first:

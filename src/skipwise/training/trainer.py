@@ -18,7 +18,6 @@ import torch
 from accelerate.utils import load_fsdp_model
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PrinterCallback, Trainer
 
 from skipwise.config import TrainingConfig
@@ -28,13 +27,14 @@ from skipwise.errors import SkipwiseError
 from skipwise.models import recomputation
 from skipwise.models.forward import loss
 from skipwise.rope import hf_config
-from skipwise.training import adapters, nonfinite, processes
+from skipwise.training import adapters, nonfinite, processes, zero
 from skipwise.training.arguments import training_arguments
 from skipwise.training.checkpoints import (
     ADAPTER,
     SHARDS,
     STATE,
     WEIGHTS,
+    ZERO,
     checkpoints_in,
     clear_partial_checkpoints,
     damage,
@@ -43,7 +43,7 @@ from skipwise.training.checkpoints import (
     write_checksums,
 )
 from skipwise.training.log import TrainingLog
-from skipwise.training.sharding import load_shards, shared_folder, use_fsdp
+from skipwise.training.sharding import load_shards, local, shared_folder, use_fsdp
 from skipwise.training.teacher import Teacher
 from skipwise.utils import progress
 from skipwise.utils.allocator import kept_memory
@@ -163,6 +163,8 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
         """Compute one validation batch's loss. Raises as `training_step`."""
         if self.is_in_train:
             self._end_if_terminated()
+        if self.is_deepspeed_enabled:  # its engine casts as in training
+            args = (self.deepspeed, *args[1:])
         value = super().prediction_step(*args, **kwargs)
         agreed = processes.mean(value[0])
         if not agreed < ABSURD_LOSS:
@@ -199,16 +201,16 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
         return self.checkpoints / f"step-{self.state.global_step:06d}"
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        sharded = bool(self.is_fsdp_enabled)
+        sharded = bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
         if not (self.args.should_save or sharded):
             return
-        finite = all(torch.isfinite(_local(weight)).all() for weight in self.model.parameters())
+        finite = all(torch.isfinite(local(weight)).all() for weight in self.model.parameters())
         if processes.any_of(not finite, self.args.device) if sharded else not finite:
             raise self._diverged(f"the weights after step {self.state.global_step} are not finite")
         with shared_folder(self._folder()) if sharded else atomic_folder(self._folder()) as folder:
             if not sharded:
                 _save_weights(self.model.model, folder)
-            self._save_optimizer_and_scheduler(str(folder))  # under FSDP the weights too
+            self._save_optimizer_and_scheduler(str(folder))  # sharded weights too
             if not self.args.should_save:
                 return
             self.model.model.config.save_pretrained(folder)
@@ -221,15 +223,12 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
             shutil.rmtree(old.with_name(f".{old.name}.old"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_deepspeed_enabled:  # loaded with the optimiser, by transformers
+            return
         if self.is_fsdp_enabled:
             load_fsdp_model(self.accelerator.state.fsdp_plugin, self.accelerator, self.model, resume_from_checkpoint)
         else:
             _load_weights(self.model.model, Path(resume_from_checkpoint))
-
-
-def _local(weight: Tensor) -> Tensor:
-    """The part of a sharded weight that this process holds; any other as it is."""
-    return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def _save_weights(model: PreTrainedModel, folder: Path) -> None:
@@ -242,7 +241,9 @@ def _save_weights(model: PreTrainedModel, folder: Path) -> None:
 
 def _load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
     """Put the weights of a checkpoint into `model`."""
-    if (checkpoint / SHARDS).exists():
+    if (checkpoint / ZERO).exists():
+        zero.load_whole(SkippedLoss(model), checkpoint)
+    elif (checkpoint / SHARDS).exists():
         load_shards(SkippedLoss(model), checkpoint)
     elif (checkpoint / ADAPTER).exists():
         adapters.load_trainable_state(model, load_file(checkpoint / ADAPTER))
@@ -264,7 +265,7 @@ def choose_recomputation(model: PreTrainedModel, config: TrainingConfig) -> None
     """Set up what the backward pass computes again, as the settings say or as the device likes it."""
     if config.gradient_checkpointing:
         recomputation.recompute_layers(model)
-    elif config.parallel != "fsdp" and recomputation.elementwise(config.recompute_elementwise, model.device.type):
+    elif config.parallel not in ("fsdp", "deepspeed") and recomputation.elementwise(config.recompute_elementwise, model.device.type):
         recomputation.recompute_elementwise(model)
 
 
@@ -305,6 +306,8 @@ def train(
         hf_config.refuse_training(model.config)
     start, rows = _starting_point(folder, resume)
     done = step_of(start) if start else 0
+    if start and done < config.steps:
+        zero.check_processes(start, place().size)
     choose_recomputation(model, config)
     model.train()
     arguments = training_arguments(config, folder, model, precision)
@@ -318,6 +321,8 @@ def train(
         trainer.terminated = terminated
         if config.parallel == "fsdp":
             use_fsdp(trainer, precision)
+        elif config.parallel == "deepspeed":
+            zero.use_deepspeed(trainer)
         trainer.remove_callback(PrinterCallback)
         before = max((row["seconds"] for row in rows), default=0.0)
         written = TrainingLog(folder / LOG, bar, tokens_per_step, before, write=trainer.is_world_process_zero())
