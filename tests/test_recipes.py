@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig, PreTrainedConfig
+from transformers import LlamaConfig, MistralConfig, PreTrainedConfig
 
 from skipwise.cli import main
 from skipwise.config import ModelConfig, RunConfig, read_length, read_yaml, validate
 from skipwise.jobs.run_inputs import resolved_config
 from skipwise.planning.plan import Options, Plan, plan
-from skipwise.training import processes
+from skipwise.training import processes, zero
 from skipwise.utils.processes import Place
 from skipwise.utils.text import duration
 
@@ -31,6 +31,11 @@ CONFIGS = {
     "meta-llama/Meta-Llama-3-8B": _large(
         *(LlamaConfig, 5e5),
         **{"vocab_size": 128256, "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 8192},
+    ),
+    "models/mistral-7b": _large(
+        *(MistralConfig, 1e4),
+        **{"vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8},
+        **{"max_position_embeddings": 32768, "sliding_window": None},
     ),
     "huggyllama/llama-7b": _large(
         *(LlamaConfig, 1e4),
@@ -82,9 +87,12 @@ def test_a_recipe_is_what_its_head_says(recipe: Path, monkeypatch: pytest.Monkey
     assert len(commands) == 1
     assert f"extend --config recipes/{recipe.name}" in commands[0]
     count = re.search(r"--processes (\d+)", commands[0])
-    size = int(count[1]) if count else 1
+    size = 16 if "--nnodes 2" in commands[0] else int(count[1]) if count else 1
     processes.share(config.training, size)
-    processes.check(config, Place(0, size, launched=size > 1))
+    if config.training.parallel == "deepspeed":
+        zero.file_settings(config.training)
+    else:
+        processes.check(config, Place(0, size, launched=size > 1))
     if config.model.path == "smollm2":
         return
     resolved_config(config.model_copy(update={"model": config.model}), CONFIGS[config.model.path])

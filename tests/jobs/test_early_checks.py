@@ -36,6 +36,10 @@ def test_shards_divide_the_states_and_processes_the_batch(loaded: LoadedModel) -
     assert twice - shared > 4 * parameters, "half of weights, gradients and moments"
 
 
+def test_offloaded_states_are_not_on_the_device(loaded: LoadedModel) -> None:
+    assert needed(loaded, 2, "deepspeed") < needed(loaded, 2, "fsdp")
+
+
 def test_weights_in_four_bits_need_less(loaded: LoadedModel) -> None:
     lora, packed = needed(loaded, method="lora"), needed(loaded, method="qlora")
     linear = loaded.model.num_parameters() - loaded.model.get_input_embeddings().weight.numel()

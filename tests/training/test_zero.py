@@ -127,9 +127,11 @@ def test_zero_3_trains_and_resumes_like_one_process_without_it(tmp_path: Path, m
     sharded = [*words, "--set", "training.parallel=deepspeed", "--processes", "1", "--out", str(tmp_path / "run")]
     skipwise("extend", *sharded)
     logs = [read_jsonl(tmp_path / name / "log.jsonl") for name in ("run", "one")]
-    losses = [[(row["kind"], row["step"], row.get("loss", row.get("skipped"))) for row in log] for log in logs]
-    assert [row[:2] for row in losses[0]] == [row[:2] for row in losses[1]]
-    assert [row[2] for row in losses[0]] == pytest.approx([row[2] for row in losses[1]], rel=1e-5)
+    assert [(row["kind"], row["step"]) for row in logs[0]] == [(row["kind"], row["step"]) for row in logs[1]]
+    assert len(logs[0]) == 7
+    for row, expected in zip(*logs, strict=True):
+        for key in ("loss", "loss_skipped", "loss_plain", "grad_norm"):
+            assert row.get(key, 0.0) == pytest.approx(expected.get(key, 0.0), rel=1e-5), (key, row["step"])
     assert_same_weights(tmp_path / "run", tmp_path / "one")
     checkpoints = tmp_path / "run/checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000002", "step-000004"]
