@@ -265,9 +265,10 @@ def choose_recomputation(model: PreTrainedModel, config: TrainingConfig) -> None
     """Set up what the backward pass computes again, as the settings say or as the device likes it."""
     if config.gradient_checkpointing:
         recomputation.recompute_layers(model)
-    elif config.parallel not in ("fsdp", "deepspeed"):
-        if recomputation.elementwise(config.recompute_elementwise, model.device.type):
-            recomputation.recompute_elementwise(model)
+        return
+    whole = config.parallel not in ("fsdp", "deepspeed")
+    if whole and recomputation.elementwise(config.recompute_elementwise, model.device.type):
+        recomputation.recompute_elementwise(model)
 
 
 def train(
