@@ -6,6 +6,7 @@ import torch
 from datasets import Dataset
 from transformers import BatchEncoding, default_data_collator
 
+from skipwise.config.sampler_names import sampler_names
 from skipwise.data.labels import IGNORED
 from skipwise.data.recall_documents import Recall
 from skipwise.data.skipped_positions import SkippedPositions
@@ -33,6 +34,21 @@ def test_an_item_is_a_short_text_with_positions_up_to_the_target() -> None:
         assert bool((item["attention_mask"] == 1).all())
         assert len(set((ids // 1000).tolist())) == 1, "one document"
     assert max(int(data[i]["position_ids"][-1]) for i in range(200)) > 0.9 * T
+
+
+@pytest.mark.parametrize("name", sampler_names())
+def test_flash_attention_reads_every_example_as_one_sequence(name: str) -> None:
+    """A mask of ones does not reach it. It cuts a row where a position equals the smallest: only at the start."""
+    from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
+
+    lengths = {"target_length": T, "train_length": T if name == "full" else L}
+    data = SkippedPositions([np.arange(2 * T)], sampler=name, examples=50, **lengths)
+    for i in range(50):
+        item = data[i]
+        assert int(item["position_ids"][0]) == 0
+        assert bool((item["attention_mask"] == 1).all())
+        (borders, _), _ = prepare_fa_kwargs_from_position_ids(item["position_ids"][None])
+        assert borders.tolist() == [0, len(item["position_ids"])]
 
 
 def test_only_the_label_after_a_text_seam_is_masked() -> None:

@@ -132,6 +132,19 @@ def test_rows_of_one_sequence_get_the_mask_of_ones() -> None:
     assert arguments["attention_mask"].tolist() == [[1] * 6] * 2
 
 
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS)
+@pytest.mark.parametrize("sequences", [None, torch.ones_like(SEQUENCES), SEQUENCES], ids=["none", "one", "several"])
+@torch.no_grad()
+def test_a_training_step_always_says_where_sequences_end(attention: str, sequences: Tensor | None) -> None:
+    """Without a mask or borders, transformers would read the skips of the positions as borders."""
+    model, calls = model_with(attention), list[dict[str, Any]]()
+    model.get_decoder().register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    loss(model, IDS, POSITIONS, IDS, sequences=sequences)
+    (call,) = calls
+    assert call["attention_mask"] is not None or call["cu_seq_lens_q"] is not None
+    assert call["use_cache"] is False
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_family_keeps_packed_conversations_apart(family: str) -> None:
     check_packing(tiny_model(config(family)))

@@ -7,6 +7,7 @@ import argparse
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from skipwise.config import TrainingConfig
+from skipwise.config import RunConfig, TrainingConfig, validate
 from skipwise.errors import SkipwiseError
-from skipwise.training import zero
+from skipwise.training import processes, zero
 from skipwise.utils.atomic_files import read_jsonl
+from skipwise.utils.processes import Place
 from support.tiny import tiny_llama
 
 installed = importlib.util.find_spec("deepspeed") is not None
@@ -59,6 +61,16 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_a_file_without_deepspeed_is_refused() -> None:
     with pytest.raises(SkipwiseError, match=r"read under training\.parallel=deepspeed alone"):
         zero.check(TrainingConfig(parallel_config="zero.json"))
+
+
+@pytest.mark.parametrize("name", ["DEEPSPEED", "FSDP", "PARALLELISM_CONFIG"])
+def test_what_the_launcher_adds_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sequence parallelism comes that way too."""
+    config = validate(RunConfig, {"target_length": 256, "model": {"path": "tiny"}})
+    processes.check(config, Place(0, 2, launched=True))
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(SkipwiseError, match=f"accelerate's configuration sets ACCELERATE_USE_{name}; turn it off"):
+        processes.check(config, Place(0, 2, launched=True))
 
 
 @pytest.mark.skipif(installed, reason="needs a machine without DeepSpeed")
@@ -103,6 +115,12 @@ def skipwise(*words: str) -> str:
     return done.stderr
 
 
+def free_port() -> int:
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return int(made.getsockname()[1])
+
+
 def assert_same_weights(run: Path, other: Path) -> None:
     weights, others = (load_file(folder / "model/model.safetensors") for folder in (run, other))
     assert weights.keys() == others.keys()
@@ -139,3 +157,50 @@ def test_zero_3_trains_and_resumes_like_one_process_without_it(tmp_path: Path, m
         subprocess.run(["rm", "-r", str(tmp_path / "run" / done)], check=True)
     skipwise("extend", *sharded, "--resume")
     assert_same_weights(tmp_path / "run", tmp_path / "one")
+
+
+TABLES = """
+import sys
+from pathlib import Path
+import torch
+from skipwise.config import ModelConfig, ScalingConfig, TrainingConfig
+from skipwise.data.skipped_positions import SkippedPositions
+from skipwise.models.load import load
+from skipwise.training import processes
+from skipwise.training.trainer import train
+
+folder, model = Path(sys.argv[1]), ModelConfig(path=sys.argv[2])
+def tables(model):
+    return {name: each.clone() for name, each in model.named_buffers() if "inv_freq" in name}
+with processes.joined() as team, team.training():
+    loaded = load(model, target_length=256, scaling=ScalingConfig(method="yarn"), dtype=torch.float32)
+    before = tables(loaded.model)
+    texts = {"documents": [torch.arange(2, 200).numpy()], "target_length": 256, "train_length": 64}
+    config = TrainingConfig(parallel="deepspeed", steps=1, batch_size=1, save_every=1)
+    data = {name: SkippedPositions(**texts, examples=1) for name in ("skipped", "plain")}
+    train(loaded.model, config, SkippedPositions(**texts, examples=1), data, folder=folder, precision="bfloat16")
+    after = tables(loaded.model)
+assert before and before.keys() == after.keys()
+assert all(torch.equal(before[name], after[name]) and after[name].dtype == torch.float32 for name in before), after
+import os
+assert "ACCELERATE_USE_DEEPSPEED" not in os.environ
+again = load(model, target_length=256, scaling=ScalingConfig(method="yarn"), dtype=torch.float32).model
+assert all(weight.numel() for weight in again.parameters()), "the next model is loaded whole, not through zero.Init"
+assert all(torch.equal(before[name], table) for name, table in tables(again).items())
+"""
+
+
+@pytest.mark.skipif(not installed, reason="needs DeepSpeed")
+def test_rope_tables_stay_exact_and_the_next_model_is_whole(tmp_path: Path) -> None:
+    """`zero.Init` and DeepSpeed's bf16 mode would round them; the training computes in bf16."""
+    model = tiny_llama(tmp_path / "tiny", window=64, adds_bos=True)
+    here = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    done = subprocess.run(
+        [sys.executable, "-c", TABLES, str(tmp_path / "run"), str(model)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **here, **port},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

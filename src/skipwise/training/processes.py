@@ -38,6 +38,12 @@ MESSAGE_BYTES = 4 * 2**20
 FINISHED = "finished"
 """The message after which there is nothing more to do."""
 USER_ERROR = 2
+LAUNCHER_PLUGINS = {
+    "ACCELERATE_USE_DEEPSPEED": "Set training.parallel=deepspeed instead",
+    "ACCELERATE_USE_FSDP": "Set training.parallel=fsdp instead",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "Sequence parallelism takes skips of positions for borders of texts",
+}
+"""Variables of `accelerate launch` that change how the Trainer works, and what to do instead."""
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
 
 
@@ -74,6 +80,9 @@ def check(config: RunConfig, place: Place) -> None:
     """
     share(config.training, place.size)
     zero.check(config.training)
+    for variable, remedy in LAUNCHER_PLUGINS.items():
+        if os.environ.get(variable, "").lower() in ("true", "1"):
+            raise SkipwiseError(f"accelerate's configuration sets {variable}; turn it off. {remedy}")
     parallel = config.training.parallel
     if parallel not in ("fsdp", "deepspeed") or not config.training.steps:
         return
