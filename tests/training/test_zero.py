@@ -142,7 +142,10 @@ def test_zero_3_trains_and_resumes_like_one_process_without_it(tmp_path: Path, m
     words += ["--set", "model.precision=float32", "--set", "evaluation.tasks=[perplexity]"]
     words += ["--set", "evaluation.lengths=[64]"]
     skipwise("extend", *words, "--out", str(tmp_path / "one"))
+    partition = zero.SETTINGS["zero_optimization"] | {"stage3_param_persistence_threshold": 0}  # small weights too
+    (tmp_path / "zero.json").write_text(json.dumps(zero.SETTINGS | {"zero_optimization": partition}), encoding="utf-8")
     sharded = [*words, "--set", "training.parallel=deepspeed", "--processes", "1", "--out", str(tmp_path / "run")]
+    sharded += ["--set", f"training.parallel_config={tmp_path / 'zero.json'}"]
     skipwise("extend", *sharded)
     logs = [read_jsonl(tmp_path / name / "log.jsonl") for name in ("run", "one")]
     assert [(row["kind"], row["step"]) for row in logs[0]] == [(row["kind"], row["step"]) for row in logs[1]]
