@@ -1,11 +1,15 @@
 """Fixtures that tests of several tasks share."""
 
+import contextlib
 from typing import Any
 
 import pytest
 
 from support.tiny import tiny_tokenizer
 from support.tokenizers_of_kinds import bytes_tokenizer, merging_tokenizer
+
+with contextlib.suppress(ImportError):
+    import setuptools  # noqa: F401  before anything imports distutils: torch's compiler refuses the other order
 
 
 @pytest.fixture(scope="module", params=["bpe", "bos", "bytes", "merging"])

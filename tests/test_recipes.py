@@ -29,16 +29,19 @@ def _large(kind: Any, theta: float, **values: Any) -> PreTrainedConfig:
 
 CONFIGS = {
     "meta-llama/Meta-Llama-3-8B": _large(
-        *(LlamaConfig, 5e5),
+        LlamaConfig,
+        5e5,
         **{"vocab_size": 128256, "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 8192},
     ),
     "models/mistral-7b": _large(
-        *(MistralConfig, 1e4),
+        MistralConfig,
+        1e4,
         **{"vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8},
         **{"max_position_embeddings": 32768, "sliding_window": None},
     ),
     "huggyllama/llama-7b": _large(
-        *(LlamaConfig, 1e4),
+        LlamaConfig,
+        1e4,
         **{"vocab_size": 32000, "intermediate_size": 11008, "num_key_value_heads": 32, "max_position_embeddings": 2048},
     ),
 }

@@ -268,7 +268,9 @@ def test_ctrl_c_ends_at_once_and_keeps_finished_rows(model: Path, tmp_path: Path
     with serving(model, window=WINDOW, seconds=0.3) as address:
         options = ["--tokenizer", str(model), "--tasks", "passkey", "--lengths", "256,512,1024", "--out", str(out)]
         command = [sys.executable, "-m", "skipwise", "eval", address, *options, "--concurrency", "1"]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        # A shell gives SIGINT as ignored to what it runs in the background, and children inherit that.
+        listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **listening) as process:
             deadline = time.monotonic() + 60
             while not (out.exists() and read(out)) and time.monotonic() < deadline:
                 time.sleep(0.1)

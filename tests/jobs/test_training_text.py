@@ -87,7 +87,9 @@ def test_every_task_with_texts_is_looked_up() -> None:
     named = {"data", "haystack", "essays", "filler"}
     sections = {name: section for name, section in settings if isinstance(section, Stage)}
     reading = {name: named & set(type(section).model_fields) for name, section in sections.items()}
-    assert {name: fields.pop() for name, fields in reading.items() if fields} == TEXTS
+    # Files of published benchmarks hold questions in forms of their own; docs/data.md says that they are not looked up.
+    published = {"helmet", "infinitebench", "longbench_v2"}
+    assert {name: fields.pop() for name, fields in reading.items() if fields and name not in published} == TEXTS
 
 
 @pytest.mark.parametrize(

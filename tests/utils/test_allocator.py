@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 CODE = """
-import contextlib, resource, sys
+import contextlib, ctypes, resource, sys
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a huge page is asked for once, too, but is one page
 import torch
 from skipwise.utils.allocator import kept_memory
 

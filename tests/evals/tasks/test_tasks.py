@@ -41,6 +41,7 @@ def test_every_task_is_found() -> None:
     assert set(task_names()) == {
         *("perplexity", "passkey", "k_max", "key_value", "needle", "document_qa", "summarize", "ruler", "harness"),
         *("babilong", "instructions", "longppl", "mrcr", "non_literal", "placed"),
+        *("helmet", "infinitebench", "longbench_v2"),
     }
     assert [task(name).name for name in task_names()] == list(task_names())
 
