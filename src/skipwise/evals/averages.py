@@ -8,6 +8,17 @@ from skipwise.evals.rows import Row, digest
 from skipwise.evals.task import scored
 
 
+def joined(rows: Sequence[Row]) -> dict[str, Any]:
+    """Columns of a row that stands for several: their data, mean length of a prompt, time and cut prompts."""
+    return {
+        "data": digest(rows),
+        "answers": [],
+        "tokens": round(sum((row.tokens or 0) * row.n for row in rows) / sum(row.n for row in rows)),
+        "seconds": round(sum(row.seconds or 0 for row in rows), 3),
+        "cut": sum(row.cut for row in rows),
+    }
+
+
 def average(rows: list[Row]) -> Row:
     """Average over variants, all of which count the same.
 
@@ -21,11 +32,7 @@ def average(rows: list[Row]) -> Row:
     whole = rows[0].replace(
         variant="average",
         tasks=[row.variant for row in rows],
-        data=digest(rows),
-        answers=[],
-        tokens=round(sum(row.tokens or 0 for row in rows) / len(rows)),
-        seconds=round(sum(row.seconds or 0 for row in rows), 3),
-        cut=sum(row.cut for row in rows),
+        **joined(rows),
         chance=round(sum(levels) / len(levels), 4) if len(levels) == len(rows) else None,
     )
     whole = scored(whole, [sum(column) / len(column) for column in zip(*(row.scores for row in rows), strict=True)])
@@ -51,12 +58,8 @@ def _overall(rows: Sequence[Row]) -> Row:
         distance=None,
         depths=[row.depth for row in rows],
         n=n,
-        data=digest(rows),
-        answers=[],
         units=[unit for row in rows for unit in row.units],
-        tokens=round(sum((row.tokens or 0) * row.n for row in rows) / n),
-        seconds=round(sum(row.seconds or 0 for row in rows), 3),
-        cut=sum(row.cut for row in rows),
+        **joined(rows),
         chance=rows[0].chance and round(sum((row.chance or 0) * row.n for row in rows) / n, 4),
     )
     return scored(whole, [score for row in rows for score in row.scores])

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from skipwise.evals.averages import joined
 from skipwise.evals.intervals import mean_interval
-from skipwise.evals.rows import Row, digest
+from skipwise.evals.rows import Row
 from skipwise.evals.task import Cell, Inputs, Question, Task, TooShortError, scored
 from skipwise.utils.text import length_text
 
@@ -258,15 +259,7 @@ def question(inputs: Inputs, cell: Cell, trial: int) -> Question:
 def summarise(inputs: Inputs, rows: list[Row]) -> list[Row]:
     """A row over all kinds, of which every prompt counts the same."""
     scores = [score for row in rows for score in row.scores]
-    whole = rows[0].replace(
-        variant="all",
-        n=len(scores),
-        data=digest(rows),
-        answers=[],
-        tokens=round(sum((row.tokens or 0) * row.n for row in rows) / len(scores)),
-        seconds=round(sum(row.seconds or 0 for row in rows), 3),
-        cut=sum(row.cut for row in rows),
-    )
+    whole = rows[0].replace(variant="all", n=len(scores), **joined(rows))
     interval = mean_interval(scores)
     return [scored(whole, scores).replace(low=interval.low, high=interval.high, interval=interval.name)]
 
