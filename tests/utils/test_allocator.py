@@ -23,8 +23,7 @@ def faults():
 torch.ones(4)
 plain = faults()
 with kept_memory():
-    faults()  # until the holes fit
-    kept = faults()
+    kept = min(faults() for _ in range(5))  # the first rounds make holes that fit, and the heap may move once more
 pages = int(open("/proc/self/statm").read().split()[1])
 print(plain, kept, pages * 4096 / 2**20)
 """
