@@ -1,0 +1,118 @@
+"""Reproduce the tables of the papers.
+
+python -m lab list
+python -m lab reproduce table1 figure5
+python -m lab reproduce all --quick
+"""
+
+import argparse
+import importlib
+import pkgutil
+import platform
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import torch
+import transformers
+
+import skipwise
+from lab import recipe, reproductions, tables
+from lab.bench import Bench
+from skipwise.errors import SkipwiseError
+
+HERE = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """All reproductions."""
+    return sorted(module.name for module in pkgutil.iter_modules(reproductions.__path__))
+
+
+def reproduction(name: str) -> ModuleType:
+    """The module of one. It has TITLE, SOURCE and `run(bench) -> Result`.
+
+    Raises:
+        SkipwiseError: for a name that there is not.
+    """
+    if name not in names():
+        raise SkipwiseError(f"no reproduction is called {name!r}; there are {', '.join(names())}, or all")
+    return importlib.import_module(f"{reproductions.__name__}.{name}")
+
+
+def reproduce(name: str, bench: Bench, out: Path) -> None:
+    """Run one, print it and write it to `out`."""
+    module, started = reproduction(name), time.monotonic()
+    print(f"\n{name}: {module.TITLE} ({module.SOURCE})", flush=True)
+    result = module.run(bench)
+    facts = {
+        **bench.facts(),
+        "seconds": round(time.monotonic() - started),
+        "skipwise": skipwise.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }
+    result = replace(result, facts={**facts, **result.facts})
+    print(tables.text(result), flush=True)
+    if not tables.write(out, name, module.TITLE, module.SOURCE, result):
+        print(f"not written: {out / name}.json holds a full result, which a quick one does not replace")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m lab", description=__doc__.split("\n")[0])
+    commands = top.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="list the reproductions")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--quick", action="store_true", help="few steps and prompts, one seed: shows that it runs")
+    shared.add_argument("--seeds", type=int, default=3, help="seeds of each trained model (3)")
+    shared.add_argument("--out", type=Path, help="folder of results (lab/results)")
+    shared.add_argument("--runs", type=Path, help="folder of trained models; lab/runs/full or lab/runs/quick")
+    command = commands.add_parser("reproduce", parents=[shared], help="reproduce tables and write them to lab/results")
+    command.add_argument("names", nargs="+", metavar="NAME", help="reproductions, or all")
+    command = commands.add_parser("recipe", parents=[shared], help="search settings by successive halving")
+    command.add_argument("--candidates", type=int, default=30, help="drawn settings in the first rung (30)")
+    return top
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the command line says. Raises SkipwiseError for a mistake in it."""
+    if args.command == "list":
+        for name in names():
+            print(f"{name:18} {reproduction(name).TITLE} ({reproduction(name).SOURCE})")
+        return
+    for option in ("seeds", "candidates"):
+        if getattr(args, option, 1) < 1:
+            raise SkipwiseError(f"--{option} {getattr(args, option)}: expected 1 or more")
+    runs = args.runs or HERE / "runs" / ("quick" if args.quick else "full")
+    out = args.out or HERE / "results"
+    bench = Bench(runs, quick=args.quick, seeds=args.seeds)
+    if args.command == "recipe":
+        print(recipe.search(bench, out / "recipe.jsonl", count=args.candidates))
+        return
+    chosen = names() if args.names == ["all"] else args.names
+    for name in chosen:
+        reproduction(name)  # refuse an unknown one before the first runs
+    for name in chosen:
+        reproduce(name, bench, out)
+    print(f"\nwritten to {out / 'index.html'}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 2 for a mistake of the user."""
+    try:
+        run(parser().parse_args(arguments))
+    except SkipwiseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Findings as claims: each has a verdict from an interval; together they make one generated sentence.
+
+Over three seeds or more an effect is the mean of the differences between seeds in their order, with Student's t. With
+fewer it is that of the first seed, with the paired interval over prompts or, for perplexities, over blocks of the very
+texts that were read.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from skipwise.evals.intervals import ratio_of_sums, share_interval
+from skipwise.evals.paired_change import change, pairs
+from skipwise.evals.rows import Row
+from skipwise.utils.text import count_text
+
+Verdict = Literal["yes", "no", "undecided"]
+FEWEST_SEEDS = 3
+"""Seeds from which an effect is taken over seeds."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A figure over seeds, or of one model."""
+
+    value: float
+    half: float | None
+    """Half of the 95 % interval over seeds (Student's t); None for one seed. Of a perplexity it is relative."""
+    n: int
+    perplexity: bool = False
+
+    def text(self) -> str:
+        """`12.3 ± 0.4`, a share in percent, `> 1,000` for a perplexity as the papers write it."""
+        if self.perplexity:
+            if self.value > 1000:
+                return "> 1,000"
+            error = f" ± {self.value * self.half:.2g}" if self.half is not None else ""
+            return f"{self.value:.2f}{error}"
+        error = f" ± {100 * self.half:.0f}" if self.half is not None else ""
+        return f"{100 * self.value:.0f} %{error}"
+
+
+def mean_over_seeds(rows: Sequence[Row]) -> Mean:
+    """Mean of one figure over seeds; of perplexities the geometric mean."""
+    perplexity = rows[0].metric == "perplexity"
+    values = np.array([math.log(row.value) if perplexity else row.value for row in rows])
+    middle, half = ratio_of_sums(values, np.ones(len(values)))
+    value = math.exp(middle) if perplexity else float(middle)
+    return Mean(value, half if len(rows) > 1 else None, len(rows), perplexity)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """From one model to another: the ratio of their perplexities or costs, or the difference of their shares."""
+
+    value: float
+    low: float
+    high: float
+    ratio: bool
+    over: str
+    """What the interval is over, such as `3 seeds`."""
+
+    @property
+    def is_better(self) -> Verdict:
+        """Whether the later model is better: its perplexity is lower, or its share is higher."""
+        none = 1.0 if self.ratio else 0.0
+        below, above = self.high < none, self.low > none
+        if not below and not above:
+            return "undecided"
+        return "yes" if below == self.ratio else "no"
+
+    @property
+    def is_worse(self) -> Verdict:
+        """Whether the later model is worse, or a later cost higher."""
+        opposite: dict[Verdict, Verdict] = {"yes": "no", "no": "yes", "undecided": "undecided"}
+        return opposite[self.is_better]
+
+    def within(self, margin: float) -> Verdict:
+        """Whether the effect is at most `margin`: 0.05 is a ratio of 1/1.05 to 1.05, or five points."""
+        low, high = (math.log(self.low), math.log(self.high)) if self.ratio else (self.low, self.high)
+        limit = math.log1p(margin) if self.ratio else margin
+        if -limit <= low and high <= limit:
+            return "yes"
+        return "no" if low > limit or high < -limit else "undecided"
+
+    def text(self) -> str:
+        """`×0.43 [0.41, 0.45]` or `+12 points [3, 20]`, and what the interval is over."""
+        if self.ratio:
+            return f"×{self.value:.3g} [{self.low:.3g}, {self.high:.3g}] over {self.over}"
+        return f"{100 * self.value:+.0f} points [{100 * self.low:+.0f}, {100 * self.high:+.0f}] over {self.over}"
+
+
+def effect(first: Sequence[Row], later: Sequence[Row]) -> Effect | None:
+    """The effect from one model to another, one row a seed each; None where the rows hold nothing to compare."""
+    n = min(len(first), len(later))
+    ratio = first[0].metric == "perplexity"
+    if n >= FEWEST_SEEDS:
+        value = math.log if ratio else float
+        differences = np.array([value(b.value) - value(a.value) for a, b in zip(first[:n], later[:n], strict=True)])
+        middle, half = ratio_of_sums(differences, np.ones(n))
+        shown = math.exp if ratio else float
+        return Effect(shown(middle), shown(middle - half), shown(middle + half), ratio, count_text(n, "seed"))
+    paired = next((change(*pair) for pair in pairs(first[:1], later[:1])), None)
+    if paired is None or (paired.few and not ratio):
+        return None
+    if paired.same_texts:
+        return Effect(paired.value, paired.same_texts.low, paired.same_texts.high, True, "blocks of the texts")
+    unit = "blocks of the text" if ratio else f"{count_text(paired.n, 'prompt')}"
+    return Effect(paired.value, paired.low, paired.high, ratio, unit)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of a paper, and whether it holds here."""
+
+    statement: str
+    """Such as `PoSE beats RandPos in perplexity of code at 2,048 tokens`."""
+    verdict: Verdict
+    evidence: str
+    """The numbers that decide."""
+
+
+def better(name: str, rows: Sequence[Row], other: str, others: Sequence[Row], what: str) -> Claim:
+    """Claim that a model beats another one, one row a seed each."""
+    seen = effect(others, rows)
+    return Claim(
+        f"{name} beats {other} in {what}", seen.is_better if seen else "undecided", _numbers(others, rows, seen)
+    )
+
+
+def alike(name: str, rows: Sequence[Row], other: str, others: Sequence[Row], what: str, margin: float) -> Claim:
+    """Claim that two models differ by at most `margin`: a share of the perplexity, or a difference of shares."""
+    seen = effect(others, rows)
+    unit = "%" if rows[0].metric == "perplexity" else "points"
+    statement = f"{name} is within {100 * margin:g} {unit} of {other} in {what}"
+    return Claim(statement, seen.within(margin) if seen else "undecided", _numbers(others, rows, seen))
+
+
+def at_least(name: str, rows: Sequence[Row], share: float, what: str) -> Claim:
+    """Claim that a model answers at least a share of the prompts.
+
+    The exact interval of the first seed's prompts decides: the prompts of all seeds are the same.
+    """
+    right = [round(sum(row.scores)) for row in rows]
+    n = len(rows[0].scores)
+    ends = share_interval(right[0], n)
+    low, high = ends.low or 0.0, 1.0 if ends.high is None else ends.high
+    verdict: Verdict = "yes" if low >= share else "no" if high < share else "undecided"
+    evidence = f"{right[0]} of {n}, [{low:.0%}, {high:.0%}]"
+    return Claim(f"{name} answers {share:.0%} or more of the {what}", verdict, evidence)
+
+
+def _numbers(first: Sequence[Row], later: Sequence[Row], seen: Effect | None) -> str:
+    values = f"{mean_over_seeds(later).text()} against {mean_over_seeds(first).text()}"
+    return f"{values}, {seen.text()}" if seen else f"{values}, too few prompts for an interval"
+
+
+WORDS = {"yes": "shown", "no": "contradicted", "undecided": "undecided"}
+
+
+def holds(claims: Sequence[Claim]) -> str:
+    """`yes`, `no`, `in part` or `undecided` over all claims."""
+    verdicts = {claim.verdict for claim in claims}
+    if verdicts in ({"yes"}, {"no"}):
+        return verdicts.pop()
+    return "in part" if "yes" in verdicts else "undecided"
+
+
+def table_of(claims: Sequence[Claim]) -> list[list[str]]:
+    """Rows of a table: statement, verdict and the numbers that decide."""
+    return [[claim.statement, WORDS[claim.verdict], claim.evidence] for claim in claims]
+
+
+def sentence(claims: Sequence[Claim]) -> str:
+    """Say in one sentence whether a finding holds, how many claims are shown, and which are not."""
+    parts = []
+    for verdict, word in WORDS.items():
+        of_it = [claim.statement for claim in claims if claim.verdict == verdict]
+        if of_it:
+            named = "" if verdict == "yes" and len(claims) > len(of_it) + 1 else f" ({'; '.join(of_it)})"
+            parts.append(f"{len(of_it)} {'is' if len(of_it) == 1 else 'are'} {word}{named}")
+    return f"Holds here: {holds(claims)}; of {count_text(len(claims), 'claim')} {', '.join(parts)}."

@@ -1,0 +1,70 @@
+"""PoSE's figure 5: how evenly PoSE covers the relative distances of the target, by number of chunks."""
+
+import math
+
+from lab.bench import WINDOW, Bench
+from lab.findings import Claim, Verdict
+from lab.tables import Chart, Line, Result, Table
+from skipwise.positions.coverage_summary import Number, summary
+from skipwise.positions.sampler import Sampler
+from skipwise.report.coverage_view import page, table
+
+TITLE = "coverage of relative distances"
+SOURCE = "PoSE, arXiv 2309.10400, figure 5"
+PAPER = Table(
+    "The paper",
+    ["quantity", "value"],
+    [["chance of each distance with 2 and 3 chunks", "a chart without numbers; all distances up to the target"]],
+)
+SAMPLERS = [("pose", 2), ("pose", 3), ("stratified", 2), ("stratified", 3), ("cream", 2), ("randpos", 2)]
+
+
+def covers(name: str, needed: Number, factor: int) -> Claim:
+    """Claim that all distances of the target are seen after some number of examples."""
+    ever = math.isfinite(needed.value)
+    evidence = f"95 % sure after {text_of(needed)} examples" if ever else "some never are"
+    return Claim(f"{name} shows every distance at {factor}×", "yes" if ever else "no", evidence)
+
+
+def fewer(name: str, later: Number, other: str, first: Number, factor: int) -> Claim:
+    """Claim that a sampler needs fewer examples; simulated numbers decide by their intervals."""
+    low, high = (first.low or first.value), (later.high or later.value)
+    verdict: Verdict = "yes" if high < low else "undecided"
+    if (later.low or later.value) > (first.high or first.value):
+        verdict = "no"
+    return Claim(
+        f"{name} needs fewer examples than {other} at {factor}×", verdict, f"{text_of(later)} against {text_of(first)}"
+    )
+
+
+def text_of(needed: Number) -> str:
+    """`1,234`, with its interval where it is simulated."""
+    value = f"{needed.value:,.0f}"
+    if needed.low is None or needed.high is None:
+        return value
+    return f"{value} [{needed.low:,.0f}, {needed.high:,.0f}]"
+
+
+def run(bench: Bench) -> Result:
+    tables, charts, claims = [], [], []
+    for factor in (8, 16, 64):
+        rows = [
+            summary(Sampler(name, WINDOW, factor * WINDOW, chunks=chunks), examples=200 if bench.quick else 1000)
+            for name, chunks in SAMPLERS
+        ]
+        columns, cells = table(rows, 0.95)
+        tables.append(Table(f"{WINDOW} tokens to {factor * WINDOW:,} ({factor}×)", columns, cells))
+        lines = page(rows, 0.95)["sections"][0]["charts"][0]["series"]
+        charts.append(
+            Chart(
+                f"Chance that one example shows a distance, {factor}×",
+                "distance, tokens",
+                "chance",
+                [Line(line["name"], line["points"]) for line in lines],
+                x_scale="linear",
+                y_unit="wave",
+            )
+        )
+        claims += [covers(f"PoSE with {n} chunks", row.all_seen, factor) for n, row in enumerate(rows[:2], start=2)]
+        claims.append(fewer("PoSE with three chunks", rows[1].all_seen, "two", rows[0].all_seen, factor))
+    return Result(claims, tables, charts, PAPER)

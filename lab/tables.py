@@ -1,0 +1,155 @@
+"""What a reproduction gives: tables, charts, the paper's own numbers and a sentence; as JSON, text and one page."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lab import findings
+from lab.findings import Claim
+from skipwise import __version__
+from skipwise.report.render import SHEET, render
+from skipwise.utils.atomic_files import write_text
+from skipwise.utils.text import aligned
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column names the row."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line chart. `unit` is one of the page's: `length`, `ratio`, `bytes`, `seconds`, `count`."""
+
+    title: str
+    x: str
+    y: str
+    lines: Sequence[Line]
+    x_scale: str = "log"
+    y_scale: str = "log"
+    x_unit: str = "length"
+    y_unit: str = "count"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A reproduction that has run."""
+
+    claims: Sequence[Claim]
+    """What the paper says, and whether it holds here."""
+    tables: Sequence[Table]
+    charts: Sequence[Chart] = ()
+    paper: Table | None = None
+    """The paper's own numbers."""
+    remark: str = ""
+    """What the numbers rest on, or what else they show."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Seeds, settings, versions and seconds of the run."""
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """All results of a folder as plain values, by name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def write(folder: Path, name: str, title: str, source: str, result: Result) -> bool:
+    """Write a result as JSON, and the page of all results in the folder anew.
+
+    Returns:
+        Whether it was written: a quick result does not replace a full one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    if result.facts.get("quick") and path.exists() and not json.loads(path.read_text("utf-8"))["facts"]["quick"]:
+        return False
+    decided = {"holds": findings.holds(result.claims), "finding": findings.sentence(result.claims)}
+    values = {"title": title, "source": source, **decided, **asdict(result)}
+    write_text(path, json.dumps(values, indent=1) + "\n")
+    write_text(folder / "index.html", render(_page(read(folder)), SHEET, "laboratory"))
+    return True
+
+
+def text(result: Result) -> str:
+    """The result for a terminal."""
+    parts = []
+    decided = Table("Claims", CLAIM_COLUMNS, findings.table_of(result.claims))
+    for table in [*result.tables, *([result.paper] if result.paper else []), decided]:
+        parts += ["", table.title, "", *aligned([list(table.columns), *map(list, table.rows)])]
+    last = [findings.sentence(result.claims), *([result.remark] if result.remark else [])]
+    return "\n".join([*parts, "", *last])
+
+
+CLAIM_COLUMNS = ["claim", "here", "numbers and 95 % interval"]
+QUICK_NOTE = (
+    "A quick result: models of few training steps and one seed, few prompts and texts. It shows that the reproduction "
+    "runs and which way its numbers point. It decides nothing; run it without --quick for that."
+)
+
+
+def _page(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Data of the page, for the scripts `render.SHEET`."""
+    verdicts = [value["holds"] for value in results.values()]
+    quick = [name for name, value in results.items() if value["facts"].get("quick")]
+    return {
+        "runs": [],
+        "series": [],
+        "headline": "The findings of the papers on small models",
+        "kicker": "Laboratory",
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "skipwise": __version__,
+        "tiles": [[f"holds here: {word}", str(verdicts.count(word)), "findings"] for word in dict.fromkeys(verdicts)],
+        "notes": [f"Quick results: {', '.join(quick)}. {QUICK_NOTE}"] if quick else [],
+        "sections": [_section(name, value) for name, value in results.items()],
+    }
+
+
+def _section(name: str, value: dict[str, Any]) -> dict[str, Any]:
+    claims = [Claim(**claim) for claim in value["claims"]]
+    decided = {"title": "Claims", "columns": CLAIM_COLUMNS, "rows": findings.table_of(claims)}
+    tables = [*value["tables"], *([value["paper"]] if value["paper"] else []), decided]
+    facts = " · ".join(f"{key}: {_plain(fact)}" for key, fact in value["facts"].items())
+    quick = [QUICK_NOTE] if value["facts"].get("quick") else []
+    remark = [value["remark"]] if value["remark"] else []
+    return {
+        "id": name,
+        "nav": name,
+        "title": f"{name}: {value['title']} ({value['source']})",
+        "lead": value["finding"],
+        "tables": [{"title": t["title"], "columns": t["columns"], "rows": t["rows"]} for t in tables],
+        "charts": [_chart(chart) for chart in value["charts"]],
+        "notes": [*quick, *remark, facts],
+    }
+
+
+def _plain(fact: Any) -> str:
+    if isinstance(fact, dict):
+        return ", ".join(f"{key} {value}" for key, value in fact.items())
+    return ", ".join(map(str, fact)) if isinstance(fact, list) else str(fact)
+
+
+def _chart(chart: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "title": chart["title"],
+        "label": chart["title"],
+        "x": {"label": chart["x"], "scale": chart["x_scale"], "unit": chart["x_unit"]},
+        "y": {"label": chart["y"], "scale": chart["y_scale"], "unit": chart["y_unit"]},
+        "marks": [],
+        "series": [
+            {"name": line["name"], "colour": i, "points": line["points"]} for i, line in enumerate(chart["lines"])
+        ],
+    }

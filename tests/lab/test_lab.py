@@ -1,0 +1,213 @@
+"""The laboratory: figures worked out by hand, and reproductions that run whole."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lab.__main__ import main, names, reproduction
+from lab.bench import Bench, full_length, pick, variant
+from lab.findings import Claim, Effect, Mean, alike, at_least, better, effect, holds, mean_over_seeds, sentence
+from lab.recipe import BASELINES, SPACE, candidates, ranks
+from lab.reproductions import bound
+from skipwise.errors import SkipwiseError
+from skipwise.evals.rows import Row
+
+
+def row(value: float, metric: str = "accuracy", **columns: object) -> Row:
+    known = {"model": "m", "window": 256, "original_length": 256, "task": "t", "n": 4, "length": 256}
+    return Row.model_validate({**known, "metric": metric, "value": value, **columns})
+
+
+def test_every_reproduction_says_what_it_is() -> None:
+    assert {"bound", "figure2", "figure5", "keyvalue", "samplers", "steps", "table1", "table2"} <= set(names())
+    for name in names():
+        assert reproduction(name).TITLE
+        assert reproduction(name).SOURCE
+
+
+def test_an_unknown_reproduction_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "bound", "table99"]) == 2
+    message = capsys.readouterr()
+    assert message.err.startswith("error: no reproduction is called 'table99'")
+    assert message.out == ""
+
+
+def test_the_ratio_of_the_bounds_is_the_papers() -> None:
+    """Where B(s) = d the ratio is 2 · 32 · ln 10,000 = 2 · 294.73."""
+    assert 32 * math.log(bound.BASE) == pytest.approx(294.73, abs=0.01)
+    # At distance 0 every term is 1, so B(0) = 1 + 2 + … + d/2.
+    half = bound.DIM // 2
+    assert bound.extrapolation_bound(np.array([0.0]))[0] == pytest.approx(half * (half + 1) / 2 / bound.DIM)
+
+
+def test_a_fitted_curve_goes_through_the_scores_that_it_can_reach() -> None:
+    """Without a penalty least squares gives back the coefficients that made the scores."""
+    coefficients = np.random.default_rng(1).standard_normal(bound.DIM)
+    rows = bound.basis(np.arange(bound.WINDOW).astype(float))
+
+    class Given:
+        def standard_normal(self, size: int) -> np.ndarray:
+            return rows @ coefficients
+
+    assert rows @ bound.fitted(Given(), 0.0) == pytest.approx(rows @ coefficients, abs=1e-6)
+
+
+def test_means_over_seeds() -> None:
+    """Perplexities 8 and 18: geometric mean 12; shares 0.4, 0.5, 0.6: mean 0.5, half 4.303 · 0.1 / √3."""
+    mean = mean_over_seeds([row(8.0, "perplexity"), row(18.0, "perplexity")])
+    assert mean.value == pytest.approx(12)
+    mean = mean_over_seeds([row(0.4), row(0.5), row(0.6)])
+    assert mean.value == pytest.approx(0.5)
+    assert mean.half == pytest.approx(4.3027 * 0.1 / math.sqrt(3), rel=1e-3)
+    assert Mean(0.5, None, 1).text() == "50 %"
+    assert Mean(12345.0, None, 1, perplexity=True).text() == "> 1,000"
+
+
+def test_three_seeds_decide_by_their_differences() -> None:
+    first = [row(10.0, "perplexity"), row(12.0, "perplexity"), row(14.0, "perplexity")]
+    later = [row(9.0, "perplexity"), row(10.8, "perplexity"), row(12.7, "perplexity")]
+    seen = effect(first, later)
+    assert seen is not None
+    assert seen.value == pytest.approx((0.9 * 0.9 * 12.7 / 14) ** (1 / 3))
+    assert better("new", later, "old", first, "code").verdict == "yes"
+    assert better("old", first, "new", later, "code").verdict == "no"
+    assert better("new", [later[1], later[2], first[0]], "old", first, "code").verdict == "undecided"
+
+
+def test_one_seed_decides_by_its_texts_or_prompts() -> None:
+    """Blocks of two texts that all lose 0.1 nats: a ratio of exp(-0.1) with a width of nothing."""
+    blocks = {"n": 2, "counts": [200, 200], "block_counts": [[100, 100], [100, 100]]}
+    losses = [[300.0, 280.0], [200.0, 250.0]]
+    before = row(10.0, "perplexity", sums=[580.0, 450.0], block_sums=losses, **blocks)
+    after = row(
+        9.0, "perplexity", sums=[560.0, 430.0], block_sums=[[x - 10 for x in part] for part in losses], **blocks
+    )
+    seen = effect([before], [after])
+    assert seen is not None
+    assert (seen.value, seen.low, seen.high) == pytest.approx((math.exp(-0.1),) * 3)
+    assert seen.is_better == "yes"
+    prompts = effect([row(0.0, scores=[0.0] * 20, n=20)], [row(1.0, scores=[1.0] * 20, n=20)])
+    assert prompts is not None
+    assert prompts.is_better == "yes"
+    assert prompts.low < 1 == prompts.value
+    assert effect([row(0.0, scores=[0.0], n=1)], [row(1.0, scores=[1.0], n=1)]) is None
+
+
+def test_an_effect_is_within_a_margin_only_with_its_whole_interval() -> None:
+    assert Effect(1.0, 0.98, 1.02, True, "").within(0.03) == "yes"
+    assert Effect(1.0, 0.98, 1.05, True, "").within(0.03) == "undecided"
+    assert Effect(1.2, 1.1, 1.3, True, "").within(0.03) == "no"
+    assert Effect(-0.2, -0.3, -0.1, False, "").within(0.05) == "no"
+    assert Effect(-0.2, -0.3, -0.1, False, "").is_better == "no"
+    assert Effect(2.0, 1.5, 2.5, True, "").is_worse == "yes"
+    same = [row(10.0, "perplexity")] * 3
+    assert alike("a", same, "b", same, "code", 0.01).verdict == "yes"
+
+
+def test_at_least_asks_the_exact_interval() -> None:
+    """All of 30 may be 88 % (Clopper-Pearson), all of 40 no less than 91 %."""
+    assert at_least("m", [row(1.0, scores=[1.0] * 30)], 0.9, "keys").verdict == "undecided"
+    assert at_least("m", [row(1.0, scores=[1.0] * 40)], 0.9, "keys").verdict == "yes"
+    assert at_least("m", [row(0.5, scores=[1.0, 0.0] * 20)], 0.9, "keys").verdict == "no"
+
+
+def test_the_sentence_follows_from_the_claims() -> None:
+    claims = [Claim("a", "yes", "1"), Claim("b", "no", "2"), Claim("c", "undecided", "3"), Claim("d", "yes", "4")]
+    assert sentence(claims) == (
+        "Holds here: in part; of 4 claims 2 are shown, 1 is contradicted (b), 1 is undecided (c)."
+    )
+    assert sentence(claims[:1]) == "Holds here: yes; of 1 claim 1 is shown (a)."
+    assert [holds(claims[:1]), holds(claims[1:2]), holds(claims[1:3])] == ["yes", "no", "undecided"]
+
+
+def test_pick_refuses_rows_that_are_not_told_apart() -> None:
+    with pytest.raises(SkipwiseError, match="2 rows have"):
+        pick([[row(1.0), row(1.0, variant="other")]], task="t", length=256)
+
+
+def test_full_length_training_reads_whole_targets() -> None:
+    bench = Bench(Path("unused"), quick=True, seeds=3)
+    config = bench.config(full_length(8), 0)
+    assert (config.training.train_length, config.target_length) == (2048, 2048)
+    assert config.training.batch_size * config.training.gradient_accumulation == 8
+    skipped = bench.config(variant("pose", 8), 0)
+    assert skipped.out != config.out
+    assert bench.config(variant("pose", 8), 1).out != skipped.out
+    assert bench.config(variant("pose", 8), 0).out == skipped.out
+    assert bench.config(variant("pose", 8, positions__text="skip"), 0).out == skipped.out  # the default
+    assert (bench.steps, bench.step_counts(), bench.factor(16), bench.factor(2)) == (60, [10, 30], 4, 2)
+
+
+def test_candidates_are_distinct_and_their_tokens_equal() -> None:
+    drawn = candidates(12, seed=0)
+    assert len({c.name for c in drawn}) == 12 + len(BASELINES)
+    for candidate in drawn:
+        settings = candidate.at(60)
+        length = settings.get("training.train_length", 256)
+        assert settings["training.batch_size"] * length == 8 * 256
+        assert set(candidate.settings) <= set(SPACE)
+    assert [c.name for c in candidates(12, seed=0)] == [c.name for c in drawn]
+
+
+def test_ranks_count_every_measure_alike() -> None:
+    """The first is best in perplexity and last in share, the second the other way round; the third is between twice."""
+    figures = [
+        [Mean(10.0, None, 1, perplexity=True), Mean(0.1, None, 1)],
+        [Mean(30.0, None, 1, perplexity=True), Mean(0.9, None, 1)],
+        [Mean(20.0, None, 1, perplexity=True), Mean(0.9, None, 1)],
+    ]
+    assert ranks(figures) == [2.0, 2.25, 1.75]
+
+
+def test_a_reproduction_without_training_is_written_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "bound", "--quick", "--out", str(tmp_path / "out"), "--runs", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "out" / "bound.json").read_text())
+    assert result["holds"] == "in part"
+    assert result["facts"]["seeds"] == [0]
+    assert "294.73" in (tmp_path / "out" / "index.html").read_text()
+    assert "Holds here: in part" in capsys.readouterr().out
+
+
+def test_a_model_is_trained_once_and_measured_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, quick=True, seeds=1)
+    settings = variant("pose", 4, training__steps=2, training__warmup_steps=1, training__batch_size=1)
+    first = bench.perplexity(settings, "python-reference", [256])
+    model = Path(bench.models(settings)[0])
+    written = (model / "model.safetensors").stat().st_mtime_ns
+    again = bench.perplexity(settings, "python-reference", [256])
+    assert (model / "model.safetensors").stat().st_mtime_ns == written
+    assert [r.value for r in first[0]] == [r.value for r in again[0]]
+    assert len((tmp_path / "rows" / f"{model.parent.name}.jsonl").read_text().splitlines()) == len(first[0])
+
+
+def test_a_quick_result_does_not_replace_a_full_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bound.json").write_text('{"facts": {"quick": false}}')
+    assert main(["reproduce", "bound", "--quick", "--out", str(tmp_path), "--runs", str(tmp_path / "runs")]) == 0
+    assert "holds a full result" in capsys.readouterr().out
+    assert json.loads((tmp_path / "bound.json").read_text()) == {"facts": {"quick": False}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in names() if name not in ("bound", "figure5")])
+def test_every_reproduction_runs_whole(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two steps of training each: what it shows means nothing, but every table is filled."""
+    monkeypatch.setattr("lab.bench.QUICK", {"training.steps": 2, "training.warmup_steps": 1})
+    assert main(["reproduce", name, "--quick", "--out", str(tmp_path / "out"), "--runs", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+    assert result["holds"] in {"yes", "no", "in part", "undecided"}
+    for table in result["tables"]:
+        assert table["rows"]
+        assert all(len(row) == len(table["columns"]) for row in table["rows"])
+
+
+@pytest.mark.slow
+def test_the_search_for_a_recipe_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lab.recipe.RUNGS", [12, 24])
+    arguments = ["recipe", "--quick", "--candidates", "3", "--out", str(tmp_path / "out"), "--runs", str(tmp_path)]
+    assert main(arguments) == 0
+    trials = [json.loads(line) for line in (tmp_path / "out" / "recipe.jsonl").read_text().splitlines()]
+    assert [trial["steps"] for trial in trials].count(12) == 3 + len(BASELINES)
+    assert {trial["name"] for trial in trials if trial["steps"] == 24} >= set(BASELINES)
