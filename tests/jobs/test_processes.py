@@ -202,6 +202,32 @@ def test_sharded_training_equals_one_process(model: Path, alone: Path, tmp_path:
     assert load_file(folder / "model/model.safetensors").keys() == load_file(alone / "model/model.safetensors").keys()
 
 
+def test_sharded_adapters_equal_one_process_and_go_on_with_others(model: Path, tmp_path: Path) -> None:
+    """FSDP2 with a frozen base, adapters and tied embeddings; the last two steps again, in four processes."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    values = ("adapter.method=lora", "adapter.rank=4", "adapter.also_train=[embeddings,norms]")
+    adapted = [part for value in values for part in ("--set", value)]
+    assert main.main(words(model, one, 6, *adapted)) == 0
+    sharded = words(model, two, 6, *adapted, "--set", "training.parallel=fsdp", "--processes")
+    for more in (["2"], ["4", "--resume"]):
+        running = start(["skipwise", *sharded, *more])
+        _, shown = running.communicate(timeout=LIMIT)
+        assert running.returncode == 0, shown
+        assert_same_training(two, one)
+        trained, others = (load_file(folder / "adapter/adapter_model.safetensors") for folder in (two, one))
+        assert trained.keys() == others.keys()
+        for name, weight in trained.items():
+            torch.testing.assert_close(weight, others[name], rtol=1e-3, atol=1e-5)
+        checkpoint = two / "checkpoints/step-000006"
+        assert not list(checkpoint.glob("pytorch_model*"))
+        assert (
+            load_file(checkpoint / "adapter.safetensors").keys()
+            == load_file(one / "checkpoints/step-000006/adapter.safetensors").keys()
+        )
+        for done in (checkpoint, two / "model", two / "adapter"):
+            shutil.rmtree(done)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_a_teacher_in_two_processes_teaches_as_in_one(how: str, model: Path, tmp_path: Path) -> None:

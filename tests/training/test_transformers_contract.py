@@ -19,8 +19,9 @@ OVERRIDDEN = {
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
     "training_step": ["self", "model", "inputs", "num_items_in_batch"],
     "prediction_step": ["self", "model", "inputs", "prediction_loss_only", "ignore_keys"],
+    "_save_optimizer_and_scheduler": ["self", "output_dir"],
 }
-CALLED = {"_save_optimizer_and_scheduler": ["self", "output_dir"], "_save_rng_state": ["self", "output_dir"]}
+CALLED = {"_save_rng_state": ["self", "output_dir"]}
 
 
 @pytest.mark.parametrize(("name", "parameters"), [*OVERRIDDEN.items(), *CALLED.items()])
@@ -71,7 +72,13 @@ def test_state_and_arguments(tmp_path: Path) -> None:
 def test_accelerate() -> None:
     """What several processes need: states that can be forgotten, and FSDP's plugin and functions."""
     from accelerate.state import AcceleratorState, GradientState, PartialState
-    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, load_fsdp_model
+    from accelerate.utils import (
+        DistributedType,
+        FullyShardedDataParallelPlugin,
+        load_fsdp_model,
+        save_fsdp_optimizer,
+    )
+    from torch.distributed.fsdp import FSDPModule
 
     assert all(callable(state._reset_state) for state in (AcceleratorState, GradientState, PartialState))
     assert DistributedType.FSDP
@@ -82,5 +89,14 @@ def test_accelerate() -> None:
         "model",
         "input_dir",
     ]
+    assert list(inspect.signature(save_fsdp_optimizer).parameters)[:5] == [
+        "fsdp_plugin",
+        "accelerator",
+        "optimizer",
+        "model",
+        "output_dir",
+    ]
+    assert callable(FSDPModule.reshard)
     assert "fsdp_plugin_args" in inspect.getsource(TrainingArguments)
     assert "save_fsdp_model" in inspect.getsource(Trainer._save_optimizer_and_scheduler)
+    assert "save_fsdp_optimizer" in inspect.getsource(Trainer._save_optimizer_and_scheduler)

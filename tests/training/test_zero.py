@@ -4,6 +4,7 @@ The trainings need DeepSpeed (extra `deepspeed`), which compiles a small library
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -70,6 +71,17 @@ def test_what_the_launcher_adds_is_refused(name: str, monkeypatch: pytest.Monkey
     processes.check(config, Place(0, 2, launched=True))
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
     with pytest.raises(SkipwiseError, match=f"accelerate's configuration sets ACCELERATE_USE_{name}; turn it off"):
+        processes.check(config, Place(0, 2, launched=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "parallel", "remedy"),
+    [("lora", "fsdp", None), ("qlora", "fsdp", "use training.parallel=ddp"), ("qlora", "ddp", None)],
+)
+def test_adapters_that_cannot_be_divided_are_refused(method: str, parallel: str, remedy: str | None) -> None:
+    values = {"target_length": 256, "model": {"path": "tiny"}, "training": {"parallel": parallel}}
+    config = validate(RunConfig, values | {"adapter": {"method": method}})
+    with pytest.raises(SkipwiseError, match=remedy) if remedy else contextlib.nullcontext():
         processes.check(config, Place(0, 2, launched=True))
 
 

@@ -141,7 +141,8 @@ def _training_bytes(loaded: LoadedModel, config: RunConfig, tokens: int, free: i
         states = 0
     packed = _packed_bytes(loaded, precision) if config.adapter.method == "qlora" else 0
     # A sharded training begins with all weights in every process.
-    least = max(examples + hidden + states - packed, 4 * parameters if parts > 1 else 0)
+    stored = 4 if whole else precision.itemsize
+    least = max(examples + hidden + states - packed, stored * parameters if parts > 1 else 0)
     if least > free:
         return least
     run = Workload(

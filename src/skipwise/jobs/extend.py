@@ -225,7 +225,7 @@ def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool
             dtype=None if adapted else torch.float32,
             four_bit=adapted and config.adapter.method == "qlora",
         )
-        wrapped = adapters.attach(loaded.model, config.adapter) if adapted else None
+        wrapped = adapters.attach(loaded.model, config.adapter, training.seed) if adapted else None
         if learns:
             texts = texts or run_texts(config, loaded.tokenizer)
             tokens = length_text(texts.examples.example_length)
@@ -242,12 +242,15 @@ def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool
                 resume=resume,
                 teacher=_teacher(config, loaded, adapted) if training.distill else None,
             )
-        whole = sharding.gathered(loaded.model, torch.bfloat16)
+        model = loaded.model
+        if wrapped is not None:
+            wrapped = adapters.gathered(wrapped, config.adapter)
+        else:
+            model = sharding.gathered(model, lambda: sharding.unfilled(loaded.model), torch.bfloat16)
     if not team.first:
         return {}
     figures["peak_memory_bytes"] = peak_memory()
     figures["trained_parameters"] = sharding.trained_parameters(loaded.model)
-    model = whole
     if wrapped is not None:
         with atomic_folder(folder / "adapter") as written:
             adapters.save(wrapped, written, base=config.model.path)

@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 
 from skipwise.config import AdapterConfig
 from skipwise.errors import SkipwiseError
+from skipwise.training import sharding
+from skipwise.training.sharding import fill, whole
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -47,13 +49,14 @@ def check_names(model: PreTrainedModel, config: AdapterConfig) -> None:
     _also_trained(model, config)
 
 
-def attach(model: PreTrainedModel, config: AdapterConfig) -> "PeftModel":
+def attach(model: PreTrainedModel, config: AdapterConfig, seed: int = 0) -> "PeftModel":
     """Put trainable adapters into `model` and freeze the rest.
 
     Args:
         model: The base with scaled RoPE, in the dtype that it keeps. Its linear layers are replaced in place, so
             its own forward pass includes the adapters.
         config: Method, rank, targets and what else is trained.
+        seed: Of the adapters' first values, so that every process of a job begins with the same.
 
     Returns:
         PEFT's model around `model`.
@@ -69,20 +72,20 @@ def attach(model: PreTrainedModel, config: AdapterConfig) -> "PeftModel":
         bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
         and "embeddings" in config.also_train
     )
-    wrapped = get_peft_model(
-        model,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            r=config.rank,
-            lora_alpha=config.alpha if config.alpha is not None else 2 * config.rank,
-            lora_dropout=config.dropout,
-            target_modules=_targets(model, config),
-            use_rslora=config.rslora,
-            use_dora=config.dora,
-            modules_to_save=also or None,
-            ensure_weight_tying=tied and "embeddings" in config.also_train,
-        ),
+    settings = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha if config.alpha is not None else 2 * config.rank,
+        lora_dropout=config.dropout,
+        target_modules=_targets(model, config),
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+        modules_to_save=also or None,
+        ensure_weight_tying=tied,
     )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        wrapped = get_peft_model(model, settings)
     for weight in wrapped.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
@@ -136,25 +139,27 @@ def _also_trained(model: PreTrainedModel, config: AdapterConfig) -> list[str]:
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint must hold beside the base: every trained parameter by name, tied ones once."""
-    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+    """Return what a checkpoint must hold beside the base: every trained parameter by name, tied ones once.
+
+    Where the weights are divided among processes, all of them call this.
+    """
+    return {name: whole(weight.detach()) for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put a `trainable_state` back.
+    """Put a `trainable_state` back, into weights that are held whole or divided among processes.
 
     Raises:
         SkipwiseError: The state is that of another adapter.
     """
-    own = trainable_state(model)
-    wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    wrong = sorted(set(trained) ^ set(state)) or [n for n in trained if trained[n].shape != state[n].shape]
     if wrong:
         raise SkipwiseError(
             f"the checkpoint holds another adapter (they differ in {wrong[0]}); give the same adapter settings"
         )
-    with torch.no_grad():
-        for name, weight in own.items():
-            weight.copy_(state[name])
+    for name, weight in trained.items():
+        fill(weight, state[name])
 
 
 def save(wrapped: "PeftModel", folder: Path, *, base: str) -> None:
@@ -169,6 +174,15 @@ def save(wrapped: "PeftModel", folder: Path, *, base: str) -> None:
     wrapped.save_pretrained(str(folder), save_embedding_layers=False)
     base_model: Any = wrapped.get_base_model()
     base_model.config.save_pretrained(folder)
+
+
+def gathered(wrapped: "PeftModel", config: AdapterConfig) -> "PeftModel":
+    """Gather an adapted model that is divided among processes into one that the first process holds on its CPU.
+
+    Every weight keeps its dtype. In the other processes, and for a model that is held whole, `wrapped` comes back.
+    """
+    model: Any = wrapped.get_base_model()
+    return sharding.gathered(wrapped, lambda: attach(sharding.unfilled(model), config))
 
 
 def merge(wrapped: "PeftModel", dtype: torch.dtype) -> PreTrainedModel:

@@ -11,7 +11,7 @@ from skipwise.utils.progress import say
 
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter.safetensors"
-"""In place of WEIGHTS where only a part of the weights is trained: that part."""
+"""In place of WEIGHTS and SHARDS where only a part of the weights is trained: that part."""
 SHARDS = "pytorch_model_fsdp_0"
 """In place of WEIGHTS under FSDP: a folder with the shards of all processes."""
 OPTIMIZER = "optimizer.pt"
@@ -24,9 +24,6 @@ STATE = "trainer_state.json"
 """The last file that transformers writes into a checkpoint."""
 CHECKSUMS = "checksums.json"
 """SHA-256 of every other file of a checkpoint, by name."""
-REQUIRED = (OPTIMIZER, SCHEDULER, STATE)
-"""Files beside the weights without which a resumed training would end with other weights. transformers passes over a
-missing one."""
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -61,12 +58,7 @@ def damage(checkpoint: Path) -> str | None:
         expected = {str(name): str(value) for name, value in sums.items()}
     except (OSError, ValueError, AttributeError):
         return f"{CHECKSUMS} is missing or unreadable"
-    required = {ADAPTER if ADAPTER in expected else WEIGHTS, *REQUIRED}
-    if ZERO in expected:
-        required = {ZERO, SCHEDULER, STATE}
-    if any(name.startswith(f"{SHARDS}/") for name in expected):
-        required = {f"{SHARDS}/.metadata", f"{OPTIMIZER_SHARDS}/.metadata", SCHEDULER, STATE}
-    for name in sorted({*required, *expected}):
+    for name in sorted({*_required(set(expected)), *expected}):
         if name not in expected:
             return f"{name} has no checksum"
         try:
@@ -75,6 +67,20 @@ def damage(checkpoint: Path) -> str | None:
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
     return None
+
+
+def _required(names: set[str]) -> set[str]:
+    """Files without which a resumed training would end with other weights; transformers passes over a missing one.
+
+    Args:
+        names: Of all files in the checkpoint, which tell how the training held its weights.
+    """
+    if ZERO in names:
+        return {ZERO, SCHEDULER, STATE}
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    weights = f"{SHARDS}/.metadata" if SHARDS in folders else WEIGHTS
+    optimizer = f"{OPTIMIZER_SHARDS}/.metadata" if OPTIMIZER_SHARDS in folders else OPTIMIZER
+    return {ADAPTER if ADAPTER in names else weights, optimizer, SCHEDULER, STATE}
 
 
 def usable_checkpoint(folder: Path) -> Path | None:

@@ -75,8 +75,8 @@ def check(config: RunConfig, place: Place) -> None:
     """Refuse settings under which the processes of a job cannot train.
 
     Raises:
-        SkipwiseError: The examples of a step cannot be shared, weights shall be shared by one process or beside
-            adapters, or DeepSpeed cannot be used.
+        SkipwiseError: The examples of a step cannot be shared, one process alone shall divide the weights, they are
+            of a kind that cannot be divided, or DeepSpeed cannot be used.
     """
     share(config.training, place.size)
     zero.check(config.training)
@@ -90,10 +90,13 @@ def check(config: RunConfig, place: Place) -> None:
         raise SkipwiseError(
             f"training.parallel={parallel} needs several processes; add --processes N, or start with torchrun"
         )
-    if config.adapter.method != "none":
+    if config.adapter.method == "qlora":
         raise SkipwiseError(
-            f"training.parallel={parallel} trains all weights; with adapter.method={config.adapter.method} use ddp"
+            f"training.parallel={parallel} cannot divide a base in 4 bits (adapter.method=qlora): use "
+            "training.parallel=ddp, or adapter.method=lora with fsdp"
         )
+    if parallel == "deepspeed" and config.adapter.method != "none":
+        raise SkipwiseError("training.parallel=deepspeed trains all weights; with adapter.method=lora use fsdp or ddp")
 
 
 class Ended(SystemExit):

@@ -1,22 +1,24 @@
 """FSDP2: each process holds a part of every weight, its gradient and its optimiser state (accelerate's plugin)."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import distributed, nn
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel, Trainer
 
 from skipwise.training import zero
 from skipwise.training.checkpoints import SHARDS
 from skipwise.utils.atomic_files import atomic_folder
 from skipwise.utils.processes import place
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def fsdp_settings(model: PreTrainedModel) -> dict[str, Any]:
@@ -62,6 +64,13 @@ def shared_folder(path: Path) -> Iterator[Path]:
     distributed.barrier()
 
 
+def reshard(model: nn.Module) -> None:
+    """Divide what FSDP2 left whole: after a pass without gradients, the outermost weights, in the arithmetic's type."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def local(weight: torch.Tensor) -> torch.Tensor:
     """Return the part of a sharded weight that this process holds; any other weight as it is."""
     if isinstance(weight, DTensor):
@@ -82,31 +91,58 @@ def load_shards(loss: nn.Module, checkpoint: Path) -> None:
     load(state, checkpoint_id=checkpoint / SHARDS, no_dist=True)
 
 
+def whole(weight: torch.Tensor) -> torch.Tensor:
+    """Gather one weight from all processes, which all call this. A weight that is held whole is returned as it is."""
+    if zero.is_part(weight):
+        return zero.whole_weight(weight)
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
 @torch.no_grad()
-def gathered(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+def fill(weight: torch.Tensor, values: torch.Tensor) -> None:
+    """Copy values of the whole shape into a weight, of which this process may hold a part. No process waits."""
+    if isinstance(weight, DTensor):
+        there = values.to(weight.device, weight.dtype)
+        values = distribute_tensor(there, weight.device_mesh, weight.placements, src_data_rank=None)
+    weight.copy_(values)
+
+
+def unfilled(model: PreTrainedModel) -> PreTrainedModel:
+    """Make a model of the same class and configuration, with weights of its own."""
+    made = type(model)(model.config)
+    made.generation_config = model.generation_config
+    return made
+
+
+@torch.no_grad()
+def gathered(model: M, make: Callable[[], M], dtype: torch.dtype | None = None) -> M:
     """Gather a sharded model into an ordinary one in the first process, weight by weight.
 
     Args:
         model: A model that is held whole is returned as it is.
-        dtype: How the gathered weights are stored.
+        make: Makes a model with the same names; it is called where tensors have no content.
+        dtype: How the gathered weights are stored; as they are when absent.
 
     Returns:
-        In the other processes, `model`.
+        A model on the CPU in evaluation mode, tied where `model` is; in the other processes, `model`.
     """
-    parts = zero.is_zero(model)
-    if not parts and not any(isinstance(weight, DTensor) for weight in model.parameters()):
+    weights = list(model.named_parameters(remove_duplicate=False))
+    if not any(isinstance(weight, DTensor) or zero.is_part(weight) for _, weight in weights):
         return model
-    first, state = place().rank == 0, dict[str, torch.Tensor]()
-    for name, weight in model.named_parameters():
-        whole = zero.whole_weight(weight) if parts else weight
-        whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
+    first, shared, plain = place().rank == 0, dict[int, nn.Parameter](), model
+    if first:
+        with torch.device("meta"):
+            plain = make()
+    for name, weight in weights:
+        if id(weight) not in shared:
+            full = whole(weight)
+            shared[id(weight)] = nn.Parameter(full.to("cpu", dtype), weight.requires_grad) if first else weight
         if first:
-            state[name] = whole.to("cpu", dtype)
+            parent, _, last = name.rpartition(".")
+            plain.get_submodule(parent).register_parameter(last, shared[id(weight)])
     if not first:
         return model
-    with torch.device("meta"):
-        plain = type(model)(model.config)
-    plain.load_state_dict(state, strict=False, assign=True)
-    plain.tie_weights()
-    plain.generation_config = model.generation_config
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        parent, _, last = name.rpartition(".")
+        setattr(plain.get_submodule(parent), last, buffer.cpu())
     return plain.eval()

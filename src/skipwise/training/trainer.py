@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import load_fsdp_model
+from accelerate.utils import load_fsdp_model, save_fsdp_optimizer
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PrinterCallback, Trainer
@@ -31,6 +31,7 @@ from skipwise.training import adapters, nonfinite, processes, zero
 from skipwise.training.arguments import training_arguments
 from skipwise.training.checkpoints import (
     ADAPTER,
+    SCHEDULER,
     SHARDS,
     STATE,
     WEIGHTS,
@@ -43,7 +44,7 @@ from skipwise.training.checkpoints import (
     write_checksums,
 )
 from skipwise.training.log import TrainingLog
-from skipwise.training.sharding import load_shards, local, shared_folder, use_fsdp
+from skipwise.training.sharding import load_shards, local, reshard, shared_folder, use_fsdp
 from skipwise.training.teacher import Teacher
 from skipwise.utils import progress
 from skipwise.utils.allocator import kept_memory
@@ -204,13 +205,14 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
         sharded = bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
         if not (self.args.should_save or sharded):
             return
+        reshard(self.model)
         finite = all(torch.isfinite(local(weight)).all() for weight in self.model.parameters())
         if processes.any_of(not finite, self.args.device) if sharded else not finite:
             raise self._diverged(f"the weights after step {self.state.global_step} are not finite")
         with shared_folder(self._folder()) if sharded else atomic_folder(self._folder()) as folder:
-            if not sharded:
-                _save_weights(self.model.model, folder)
-            self._save_optimizer_and_scheduler(str(folder))  # sharded weights too
+            if _adapted(self.model) or not sharded:
+                _save_weights(self.model.model, folder, write=self.args.should_save)
+            self._save_optimizer_and_scheduler(str(folder))  # and the weights of a model that is sharded
             if not self.args.should_save:
                 return
             self.model.model.config.save_pretrained(folder)
@@ -222,21 +224,41 @@ class SkippedTrainer(Trainer):  # type: ignore[misc]
             old.rename(old.with_name(f".{old.name}.old"))  # a half-deleted folder must not look like a checkpoint
             shutil.rmtree(old.with_name(f".{old.name}.old"))
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write the optimiser's state and the schedule; `Trainer` adds the weights of a sharded model, frozen too."""
+        if not (self.is_fsdp_enabled and _adapted(self.model)):
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_deepspeed_enabled:  # loaded with the optimiser, by transformers
             return
-        if self.is_fsdp_enabled:
+        if self.is_fsdp_enabled and not _adapted(self.model):
             load_fsdp_model(self.accelerator.state.fsdp_plugin, self.accelerator, self.model, resume_from_checkpoint)
         else:
             _load_weights(self.model.model, Path(resume_from_checkpoint))
 
 
-def _save_weights(model: PreTrainedModel, folder: Path) -> None:
-    """Write what is trained: the whole model, or the adapters and modules beside a frozen base."""
-    if all(weight.requires_grad for weight in model.parameters()):
+def _adapted(model: nn.Module) -> bool:
+    """Tell whether adapters are trained beside frozen weights, so that checkpoints hold the trained weights alone."""
+    return not all(weight.requires_grad for weight in model.parameters())
+
+
+def _save_weights(model: PreTrainedModel, folder: Path, *, write: bool) -> None:
+    """Write what is trained: the whole model, or the adapters and modules beside a frozen base.
+
+    All processes call this for a sharded model, and one of them is to `write`.
+    """
+    if not _adapted(model):
         save_model(model, str(folder / WEIGHTS))
-    else:
-        save_file(adapters.trainable_state(model), folder / ADAPTER)
+        return
+    state = adapters.trainable_state(model)
+    if write:
+        save_file(state, folder / ADAPTER)
 
 
 def _load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
@@ -332,6 +354,7 @@ def train(
         if done < config.steps:
             with kept_memory() if model.device.type == "cpu" else contextlib.nullcontext():
                 trainer.train(resume_from_checkpoint=str(start) if start else None)
+            reshard(trainer.model)
         elif start:
             _load_weights(model, start)
     model.eval()

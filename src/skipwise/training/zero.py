@@ -47,9 +47,9 @@ PARTS = "global_step*/*zero_pp_rank_*_optim_states.pt"
 """Files of a checkpoint, one for each process."""
 
 
-def is_zero(model: nn.Module) -> bool:
-    """Tell whether DeepSpeed holds the weights of a model in parts (stage 3)."""
-    return any(hasattr(weight, "ds_tensor") for weight in model.parameters())
+def is_part(weight: Tensor) -> bool:
+    """Tell whether DeepSpeed holds a weight in parts (stage 3)."""
+    return hasattr(weight, "ds_tensor")
 
 
 def check(config: TrainingConfig) -> None:

@@ -227,7 +227,7 @@ def row_of_losses(head: Row, losses: Sequence[intervals.Losses], seconds: float)
 def _passes(model: PreTrainedModel, lengths: Sequence[int], variant: PerplexityVariant) -> list[list[int]]:
     """The lengths of each pass: under `prefix` all in one, unless RoPE depends on the length of the input."""
     shared = variant.name == "prefix" and not hf_config.changes_with_length(model.config)
-    return [list(lengths)] if shared else [[length] for length in lengths]
+    return [list(lengths)] if shared and lengths else [[length] for length in lengths]
 
 
 def _digest(documents: Sequence[Document], tokens: int, bos: int | None) -> str:
@@ -279,7 +279,7 @@ class _PerplexityPlan:
         rows, model = self._finished(), self._session.loaded.model
         ends = sorted({length for start, length in self._parts if (start, length) not in rows})
         places = [(max(group), i) for group in _passes(model, ends, self._variant) for i in range(len(self._documents))]
-        return [Piece(length, functools.partial(self._leave, length, i)) for length, i in places if ends]
+        return [Piece(length, functools.partial(self._leave, length, i)) for length, i in places]
 
     def _file(self, length: int, document: int) -> Path | None:
         """Where a process leaves the losses of a document; None where one process measures all."""
