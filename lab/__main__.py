@@ -66,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m lab", description=__doc__.split("\n")[0])
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="list the reproductions")
+    command = commands.add_parser("page", help="write index.html anew from the results")
+    command.add_argument("--out", type=Path, help="folder of results (lab/results)")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--quick", action="store_true", help="few steps and prompts, one seed: shows that it runs")
     shared.add_argument("--seeds", type=int, default=3, help="seeds of each trained model (3)")
@@ -80,6 +82,9 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Do what the command line says. Raises SkipwiseError for a mistake in it."""
+    if args.command == "page":
+        print(tables.write_page(args.out or HERE / "results"))
+        return
     if args.command == "list":
         for name in names():
             print(f"{name:18} {reproduction(name).TITLE} ({reproduction(name).SOURCE})")
@@ -96,9 +101,16 @@ def run(args: argparse.Namespace) -> None:
     chosen = names() if args.names == ["all"] else args.names
     for name in chosen:
         reproduction(name)  # refuse an unknown one before the first runs
+    failed = []
     for name in chosen:
-        reproduce(name, bench, out)
+        try:
+            reproduce(name, bench, out)
+        except SkipwiseError as error:
+            print(f"error: {name}: {error}", file=sys.stderr)
+            failed.append(name)
     print(f"\nwritten to {out / 'index.html'}")
+    if failed:
+        raise SkipwiseError(f"{', '.join(failed)} failed; the others are done. Mend the cause and run the same command")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -44,7 +44,7 @@ RECIPE: dict[str, Any] = {
 }
 """What all models of a table share unless it says otherwise. Half of the examples are recall documents: without them a
 model of this size learns no retrieval at all."""
-QUICK: dict[str, Any] = {"training.steps": 60, "training.warmup_steps": 5}
+QUICK: dict[str, Any] = {"training.steps": 40, "training.warmup_steps": 5}
 """What `--quick` changes: enough to run every part, too little to decide."""
 QUICK_FACTOR = 4
 """Largest extension of a `--quick` table but for those that are about larger ones."""
@@ -168,7 +168,8 @@ class Bench:
         settings = {**RECIPE, **(QUICK if self.quick else {})}
         settings.pop("training.validate_every")
         settings.pop("evaluation.tasks")
-        return {"seeds": list(range(self.seeds)), "quick": self.quick, "settings": settings}
+        seeds = list(range(self.seeds))
+        return {"seeds": seeds, "quick": self.quick, "packaged model": base_digest(ORIGINAL), "settings": settings}
 
 
 def pick(measured: Sequence[Sequence[Row]], **columns: Any) -> list[Row]:

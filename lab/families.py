@@ -35,7 +35,7 @@ VOCABULARY, HIDDEN, FEED, LAYERS, HEADS = 4096, 128, 352, 4, 4
 SLIDING = 2 * WINDOW
 """Tokens that a sliding layer sees: fewer than any target has."""
 BATCH, RATE, WARM_UP = 16, 3e-3, 30
-STEPS, QUICK_STEPS = 3000, 120
+STEPS, QUICK_STEPS = 3000, 100
 SHARED: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,

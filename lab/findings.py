@@ -158,6 +158,8 @@ def _numbers(first: Sequence[Row], later: Sequence[Row], seen: Effect | None) ->
     return f"{values}, {seen.text()}" if seen else f"{values}, too few prompts for an interval"
 
 
+NAMED = 2
+"""Most claims of one verdict that the sentence names."""
 WORDS = {"yes": "shown", "no": "contradicted", "undecided": "undecided"}
 
 
@@ -180,6 +182,6 @@ def sentence(claims: Sequence[Claim]) -> str:
     for verdict, word in WORDS.items():
         of_it = [claim.statement for claim in claims if claim.verdict == verdict]
         if of_it:
-            named = "" if verdict == "yes" and len(claims) > len(of_it) + 1 else f" ({'; '.join(of_it)})"
+            named = f" ({'; '.join(of_it)})" if len(of_it) <= NAMED else ""
             parts.append(f"{len(of_it)} {'is' if len(of_it) == 1 else 'are'} {word}{named}")
     return f"Holds here: {holds(claims)}; of {count_text(len(claims), 'claim')} {', '.join(parts)}."

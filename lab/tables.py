@@ -10,6 +10,7 @@ from typing import Any
 from lab import findings
 from lab.findings import Claim
 from skipwise import __version__
+from skipwise.errors import SkipwiseError
 from skipwise.report.render import SHEET, render
 from skipwise.utils.atomic_files import write_text
 from skipwise.utils.text import aligned
@@ -80,8 +81,17 @@ def write(folder: Path, name: str, title: str, source: str, result: Result) -> b
     decided = {"holds": findings.holds(result.claims), "finding": findings.sentence(result.claims)}
     values = {"title": title, "source": source, **decided, **asdict(result)}
     write_text(path, json.dumps(values, indent=1) + "\n")
-    write_text(folder / "index.html", render(_page(read(folder)), SHEET, "laboratory"))
+    write_page(folder)
     return True
+
+
+def write_page(folder: Path) -> Path:
+    """Write the page of all results in a folder and return its path. Raises SkipwiseError where there are none."""
+    results = read(folder)
+    if not results:
+        raise SkipwiseError(f"{folder} holds no results; make some with: python -m lab reproduce all --quick")
+    write_text(folder / "index.html", render(_page(results), SHEET, "laboratory"))
+    return folder / "index.html"
 
 
 def text(result: Result) -> str:

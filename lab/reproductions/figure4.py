@@ -10,6 +10,7 @@ TITLE = "families of models and scalings"
 SOURCE = "PoSE, arXiv 2309.10400, figure 4"
 FACTOR = 8
 SCALINGS = {"linear": "linear", "NTK": "ntk", "YaRN": "yarn"}
+CONTROL = "as much training in the old window"
 PAPER = Table(
     "The paper, LLaMA-7B, LLaMA2-7B, GPT-J-6B, Baichuan2-7B, 2k (4k) to 16k: a chart without numbers",
     ["scaling", "what it shows"],
@@ -27,16 +28,18 @@ def run(bench: Bench) -> Result:
     tables, charts, claims = [], [], []
     for name in FAMILIES:
         path = str(family(bench, name))
+        base = {"model__path": path, "data__recall": 0.0}
         models: dict[str, Model] = {"none": path}
+        models[CONTROL] = variant("original", factor, scaling__method="none", **base)
         for scaling, method in SCALINGS.items():
-            models[scaling] = variant("pose", factor, model__path=path, scaling__method=method, data__recall=0.0)
+            models[scaling] = variant("pose", factor, scaling__method=method, **base)
         figures = by_length(models, lambda m: bench.perplexity(m, CORPORA["code"], lengths), "perplexity", lengths)
         title = f"{name}: perplexity of code, PoSE, {factor}×"
         tables.append(figures.table(title, "scaling"))
         charts.append(Chart(title, "tokens", "perplexity", figures.lines()))
         last, what = figures.last, f"perplexity of code at {lengths[-1]:,} tokens"
         claims += [
-            better(f"{name} with PoSE and {scaling}", last[scaling], "the original", last["none"], what)
+            better(f"{name} with PoSE and {scaling}", last[scaling], CONTROL, last[CONTROL], what)
             for scaling in SCALINGS
         ]
         claims.append(better(f"{name} with YaRN", last["YaRN"], "NTK", last["NTK"], what))

@@ -9,9 +9,10 @@ import pytest
 
 from lab.__main__ import main, names, reproduction
 from lab.bench import Bench, full_length, pick, variant
+from lab.costs import Cost
 from lab.findings import Claim, Effect, Mean, alike, at_least, better, effect, holds, mean_over_seeds, sentence
 from lab.recipe import BASELINES, SPACE, candidates, ranks
-from lab.reproductions import bound
+from lab.reproductions import attention_factor, bound, figure3, steps
 from skipwise.errors import SkipwiseError
 from skipwise.evals.rows import Row
 
@@ -53,6 +54,44 @@ def test_a_fitted_curve_goes_through_the_scores_that_it_can_reach() -> None:
             return rows @ coefficients
 
     assert rows @ bound.fitted(Given(), 0.0) == pytest.approx(rows @ coefficients, abs=1e-6)
+
+
+def test_few_or_most_curves_by_the_exact_interval() -> None:
+    assert bound.explodes("curves", 20, 20, expected=True).verdict == "yes"
+    assert bound.explodes("curves", 0, 20, expected=True).verdict == "no"
+    assert bound.explodes("curves", 0, 20, expected=False).verdict == "yes"
+    assert bound.explodes("curves", 11, 20, expected=True).verdict == "undecided"
+
+
+def test_the_best_factor_is_the_vertex_of_a_parabola() -> None:
+    """(x - 1.2)² has its vertex at 1.2; documents with vertices at 1.1 and 1.3 leave it open."""
+    factors = [1.0, 1.2, 1.4]
+    assert attention_factor.vertex(factors, [(x - 1.25) ** 2 for x in factors]) == pytest.approx(1.25)
+    assert attention_factor.vertex(factors, [3.0, 2.0, 1.5]) == 1.4  # beyond those tried: the best of them
+    documents = [[10 * (x - at) ** 2 for x in factors] for at in (1.1, 1.3)]
+    rows = [[row(10.0, "perplexity", sums=list(sums), counts=[1, 1])] for sums in zip(*documents, strict=True)]
+    middle, half, over = attention_factor.optimum(factors, rows)
+    assert (middle, over) == (pytest.approx(1.2), "2 documents")
+    assert attention_factor.follows("rule", 1.2, "4×", (middle, half, over)).verdict == "undecided"
+    assert attention_factor.follows("rule", 1.2, "4×", (1.21, 0.02, "3 seeds")).verdict == "yes"
+    assert attention_factor.follows("rule", 1.5, "4×", (1.21, 0.02, "3 seeds")).verdict == "no"
+
+
+def test_times_of_steps_are_compared_by_their_ratio() -> None:
+    fast, slow = (Cost(np.array([1.0, 1.1, 0.9, 1.0]) * times, 1) for times in (1, 3))
+    seen = figure3.slower(fast, slow)
+    assert seen.value == pytest.approx(3)
+    assert seen.is_worse == "yes"
+    assert figure3.slower(fast, fast).is_worse == "undecided"
+
+
+def test_a_reached_window_is_decided_by_the_interval_of_k_max() -> None:
+    whole, part = row(1024, "k_max", low=1024, high=1024), row(512, "k_max", low=256, high=896)
+    open_end = row(512, "k_max", low=256, high=1024)
+    assert [steps.reaches("m", each, 1024, True).verdict for each in (whole, part, open_end)] == [
+        "yes", "no", "undecided",
+    ]  # fmt: skip
+    assert [steps.reaches("m", each, 1024, False).verdict for each in (whole, part)] == ["no", "yes"]
 
 
 def test_means_over_seeds() -> None:
@@ -117,7 +156,7 @@ def test_at_least_asks_the_exact_interval() -> None:
 def test_the_sentence_follows_from_the_claims() -> None:
     claims = [Claim("a", "yes", "1"), Claim("b", "no", "2"), Claim("c", "undecided", "3"), Claim("d", "yes", "4")]
     assert sentence(claims) == (
-        "Holds here: in part; of 4 claims 2 are shown, 1 is contradicted (b), 1 is undecided (c)."
+        "Holds here: in part; of 4 claims 2 are shown (a; d), 1 is contradicted (b), 1 is undecided (c)."
     )
     assert sentence(claims[:1]) == "Holds here: yes; of 1 claim 1 is shown (a)."
     assert [holds(claims[:1]), holds(claims[1:2]), holds(claims[1:3])] == ["yes", "no", "undecided"]
@@ -138,7 +177,7 @@ def test_full_length_training_reads_whole_targets() -> None:
     assert bench.config(variant("pose", 8), 1).out != skipped.out
     assert bench.config(variant("pose", 8), 0).out == skipped.out
     assert bench.config(variant("pose", 8, positions__text="skip"), 0).out == skipped.out  # the default
-    assert (bench.steps, bench.step_counts(), bench.factor(16), bench.factor(2)) == (60, [10, 30], 4, 2)
+    assert (bench.steps, bench.step_counts(), bench.factor(16), bench.factor(2)) == (40, [6, 20], 4, 2)
 
 
 def test_candidates_are_distinct_and_their_tokens_equal() -> None:
