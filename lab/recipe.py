@@ -28,7 +28,8 @@ SPACE: dict[str, Sequence[Any]] = {
     "training.train_length": [WINDOW, WINDOW // 2],
     "training.learning_rate": [3e-4, 1e-3, 2e-3],
     "data.recall": [0.3, 0.5, 0.7],
-    "data.plain": [0.0, 0.25],
+    "data.plain": [0.0, 0.2],
+    "training.distill": [0.0, 0.5],
 }
 BASELINES: dict[str, dict[str, Any]] = {
     "PoSE, linear": {"positions.sampler": "pose", "scaling.method": "linear", "data.recall": 0.5},
@@ -45,11 +46,11 @@ class Candidate:
     name: str
     settings: dict[str, Any]
 
-    def at(self, steps: int) -> Settings:
-        """Settings of a training of `steps` × 8 windows of tokens."""
+    def at(self, steps: int, factor: int) -> Settings:
+        """Settings of a training of `steps` × 8 windows of tokens towards `factor` windows."""
         length = self.settings.get("training.train_length", WINDOW)
         budget = {"training.batch_size": 8 * WINDOW // length, "training.steps": steps}
-        return {"target_length": FACTOR * WINDOW, **self.settings, **budget, "training.warmup_steps": steps // 12}
+        return {"target_length": factor * WINDOW, **self.settings, **budget, "training.warmup_steps": steps // 12}
 
 
 def candidates(count: int, seed: int) -> list[Candidate]:
@@ -62,19 +63,25 @@ def candidates(count: int, seed: int) -> list[Candidate]:
             settings["scaling.attention_factor"] = None
         if settings["positions.sampler"] == "cream":
             settings["positions.chunks"] = 2
+        if settings["training.distill"]:
+            settings["positions.text"] = "contiguous"  # only text that does not skip can be taught
         drawn.setdefault(", ".join(f"{key.partition('.')[2]} {value}" for key, value in settings.items()), settings)
     return [Candidate(name, settings) for name, settings in itertools.chain(BASELINES.items(), drawn.items())]
 
 
-MEASURES = ["perplexity at the window", "perplexity at the target", "key/value at the target", "passkeys", "k_max"]
+MEASURES = ["perplexity at the window", "at the target", "values of keys", "passkeys", "RULER", "k_max"]
+RULER_TASKS = ["niah_single_1", "niah_single_2", "niah_multikey_1"]
+"""RULER's tasks whose prompts fit a target of 1,024 tokens with the packaged model's small tokenizer."""
 
 
 def measures(bench: Bench, settings: Settings) -> list[Mean]:
     """The figures that a recipe is judged by, in the order of `MEASURES`."""
-    target = FACTOR * WINDOW
+    target = int(settings["target_length"])
     perplexity = bench.perplexity(settings, CORPORA["code"], [WINDOW, target])
     pairs = bench.pairs(settings, [target])
     passkey = bench.retrieval(settings, "passkey", [target])
+    ruler = {"tasks": RULER_TASKS, "samples": 4 if bench.quick else 16}
+    needles = bench.measure(settings, {"tasks": ["ruler"], "lengths": [target], "ruler": ruler})
     reach = bench.measure(settings, {"tasks": ["k_max"], "lengths": [target], "k_max": {"distances": 16, "trials": 4}})
     largest = [next(row for row in seed if row.metric == "k_max").value / target for seed in reach]
     return [
@@ -82,6 +89,7 @@ def measures(bench: Bench, settings: Settings) -> list[Mean]:
         mean_over_seeds(pick(perplexity, task="perplexity", length=target)),
         mean_over_seeds(pick(pairs, task="key_value", length=target)),
         mean_over_seeds(pick(passkey, task="passkey", length=target)),
+        mean_over_seeds(pick(needles, task="ruler", variant="average", length=target)),
         Mean(float(np.mean(largest)), None, len(largest)),
     ]
 
@@ -99,10 +107,10 @@ def ranks(figures: Sequence[Sequence[Mean]]) -> list[float]:
 def search(bench: Bench, out: Path, *, count: int, seed: int = 0) -> str:
     """Run the halving, write every trial to `out` and return the last rung's table as text."""
     remaining, log = candidates(count, seed), []
-    rungs = RUNGS[:2] if bench.quick else RUNGS
+    rungs, factor = RUNGS[:2] if bench.quick else RUNGS, bench.factor(FACTOR)
     for steps in rungs:
         say(f"rung of {steps} steps: {len(remaining)} candidates")
-        figures = [measures(bench, candidate.at(steps)) for candidate in remaining]
+        figures = [measures(bench, candidate.at(steps, factor)) for candidate in remaining]
         order = sorted(zip(ranks(figures), remaining, figures, strict=True), key=lambda entry: entry[0])
         log += [
             {"steps": steps, "rank": rank, "name": c.name, "settings": c.settings}

@@ -31,10 +31,9 @@ class Summarised(NamedTuple):
     summary: str
 
 
-def modules() -> list[Summarised]:
-    """All modules with a docstring, in the order of their names."""
+def modules(folder: Path) -> list[Summarised]:
+    """All modules below a folder that have a docstring, in the order of their names."""
     documents = []
-    folder = catalogue.get("stdlib")
     for path in sorted(folder.rglob("*.py")):
         if LEFT_OUT in path.relative_to(folder).parts:
             continue
@@ -59,7 +58,9 @@ def is_held_out(name: str) -> bool:
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT == 0
 
 
-def write(folder: Path, tokenizer: Any, length: int, answer_tokens: int) -> tuple[Path, Path]:
+def write(
+    folder: Path, tokenizer: Any, length: int, answer_tokens: int, source: Path | None = None
+) -> tuple[Path, Path]:
     """Write rows to train on (prompt and completion) and rows to evaluate (text and summary).
 
     Documents are cut to what a window leaves beside the prompt and the answer; the prompt is that of the task
@@ -70,13 +71,14 @@ def write(folder: Path, tokenizer: Any, length: int, answer_tokens: int) -> tupl
         tokenizer: Counts tokens.
         length: Tokens of the window.
         answer_tokens: Most tokens of a summary.
+        source: Folder of the modules; the standard library if absent.
 
     Returns:
         The file to train on and the file to evaluate.
     """
     room = length - answer_tokens - len(tokenizer(prompt_text("") + LEAD)["input_ids"]) - 4
     rows, references = [], []
-    for module in modules():
+    for module in modules(source or catalogue.get("stdlib")):
         if is_held_out(module.name):
             references.append({"text": module.text, "summary": module.summary})
             continue

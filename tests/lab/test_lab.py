@@ -184,10 +184,11 @@ def test_candidates_are_distinct_and_their_tokens_equal() -> None:
     drawn = candidates(12, seed=0)
     assert len({c.name for c in drawn}) == 12 + len(BASELINES)
     for candidate in drawn:
-        settings = candidate.at(60)
+        settings = candidate.at(60, 16)
         length = settings.get("training.train_length", 256)
         assert settings["training.batch_size"] * length == 8 * 256
-        assert set(candidate.settings) <= set(SPACE)
+        assert set(candidate.settings) <= {*SPACE, "positions.text"}
+        assert settings["target_length"] == 4096
     assert [c.name for c in candidates(12, seed=0)] == [c.name for c in drawn]
 
 

@@ -1,6 +1,7 @@
 """Questions and summaries that the laboratory makes from the standard library."""
 
 import json
+import shutil
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -33,10 +34,13 @@ def test_questions_have_one_right_answer_and_fit_the_window(tmp_path: Path) -> N
 
 def test_summaries_are_held_out_by_module_and_fit(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(catalogue.get("bundled"))
-    learned, held_out = summaries.write(tmp_path, tokenizer, 512, 40)
+    (tmp_path / "modules").mkdir()
+    for path in sorted(catalogue.get("stdlib").glob("[a-m]*.py")):
+        shutil.copy(path, tmp_path / "modules")
+    learned, held_out = summaries.write(tmp_path, tokenizer, 512, 40, tmp_path / "modules")
     rows, kept = ([json.loads(line) for line in path.read_text().splitlines()] for path in (learned, held_out))
-    assert len(rows) > 150
-    assert 30 < len(kept) < len(rows) / 2
+    assert len(rows) > 40
+    assert 5 < len(kept) < len(rows) / 2
     assert all(row["prompt"].endswith(LEAD) for row in rows)
     for row in rows[:50]:
         assert len(tokenizer(row["prompt"] + row["completion"])["input_ids"]) + 1 <= 512
