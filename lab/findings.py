@@ -89,7 +89,9 @@ class Effect:
     def text(self) -> str:
         """`×0.43 [0.41, 0.45]` or `+12 points [3, 20]`, and what the interval is over."""
         if self.ratio:
-            return f"×{self.value:.3g} [{self.low:.3g}, {self.high:.3g}] over {self.over}"
+            numbers = (self.value, self.low, self.high)
+            value, *ends = (f"{number:,.0f}" if number >= 1000 else f"{number:#.3g}" for number in numbers)
+            return f"×{value} [{', '.join(ends)}] over {self.over}"
         return f"{100 * self.value:+.0f} points [{100 * self.low:+.0f}, {100 * self.high:+.0f}] over {self.over}"
 
 

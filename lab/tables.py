@@ -131,7 +131,7 @@ def _page(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _section(name: str, value: dict[str, Any]) -> dict[str, Any]:
     claims = [Claim(**claim) for claim in value["claims"]]
     decided = {"title": "Claims", "columns": CLAIM_COLUMNS, "rows": findings.table_of(claims)}
-    tables = [*value["tables"], *([value["paper"]] if value["paper"] else []), decided]
+    tables = [decided, *value["tables"], *([value["paper"]] if value["paper"] else [])]
     facts = " · ".join(f"{key}: {_plain(fact)}" for key, fact in value["facts"].items())
     quick = [QUICK_NOTE] if value["facts"].get("quick") else []
     remark = [value["remark"]] if value["remark"] else []
@@ -140,7 +140,7 @@ def _section(name: str, value: dict[str, Any]) -> dict[str, Any]:
         "nav": name,
         "title": f"{name}: {value['title']} ({value['source']})",
         "lead": value["finding"],
-        "tables": [{"title": t["title"], "columns": t["columns"], "rows": t["rows"]} for t in tables],
+        "tables": [{**table, "heading": table["title"], "words": table is decided} for table in tables],
         "charts": [_chart(chart) for chart in value["charts"]],
         "notes": [*quick, *remark, facts],
     }

@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lab import tables
 from lab.__main__ import main, names, reproduction
 from lab.bench import Bench, full_length, pick, variant
 from lab.costs import Cost
@@ -228,6 +230,52 @@ def test_a_quick_result_does_not_replace_a_full_one(tmp_path: Path, capsys: pyte
     assert main(["reproduce", "bound", "--quick", "--out", str(tmp_path), "--runs", str(tmp_path / "runs")]) == 0
     assert "holds a full result" in capsys.readouterr().out
     assert json.loads((tmp_path / "bound.json").read_text()) == {"facts": {"quick": False}}
+
+
+def test_one_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(bench: Bench) -> None:
+        raise SkipwiseError("no text")
+
+    monkeypatch.setattr("lab.reproductions.figure5.run", fail)
+    arguments = ["reproduce", "figure5", "bound", "--quick", "--out", str(tmp_path), "--runs", str(tmp_path / "runs")]
+    assert main(arguments) == 2
+    assert "figure5: no text" in capsys.readouterr().err
+    assert [path.stem for path in tmp_path.glob("*.json")] == ["bound"]
+
+
+def test_a_page_without_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["page", "--out", str(tmp_path)]) == 2
+    assert "holds no results" in capsys.readouterr().err
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser: install chromium or google-chrome")
+def test_the_page_shows_verdicts_tables_and_that_results_are_quick(tmp_path: Path) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    claims = [Claim("PoSE beats RandPos", "yes", "×0.5"), Claim("NTK beats YaRN", "no", "×2")]
+    numbers = tables.Table("Perplexity <of> code", ["method", "256"], [["PoSE", "12.3"]])
+    chart = tables.Chart("A chart", "tokens", "perplexity", [tables.Line("PoSE", [(256.0, 12.3), (512.0, 11.0)])])
+    result = tables.Result(claims, [numbers], [chart], remark="A remark.", facts={"quick": True, "seeds": [0]})
+    tables.write(tmp_path, "table9", "a title", "a paper", result)
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page, problems = browser.new_page(), []
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(f"file://{tmp_path / 'index.html'}")
+        text = page.locator("body").inner_text()
+        headings = page.locator("#table9 h3").all_inner_texts()
+        charts = page.locator("#table9 .chart").count()
+        browser.close()
+    assert problems == []
+    assert "of 2 claims 1 is shown (PoSE beats RandPos), 1 is contradicted (NTK beats YaRN)." in text
+    assert "Quick results: table9." in text
+    assert headings == ["A chart", "Claims", "Perplexity <of> code"]
+    assert charts == 1
 
 
 @pytest.mark.slow

@@ -42,20 +42,20 @@ function lineChart(spec) {
   ];
 }
 
-/** `stack`: on a narrow screen each row becomes a block of labelled values. */
-const table = ({ title, columns, rows, stack }) =>
+/** `stack`: on a narrow screen each row becomes a block of labelled values. `words`: its cells are text that wraps. */
+const table = ({ title, columns, rows, stack, words }) =>
   scrolled(
     title,
     h(
       "table",
-      stack ? { class: "stack", role: "table" } : {},
+      stack ? { class: "stack", role: "table" } : { class: words && "words" },
       h(
         "thead",
         {},
         h(
           "tr",
           {},
-          columns.map((text, i) => h("th", { scope: "col", class: i > 0 && "num" }, text)),
+          columns.map((text, i) => h("th", { scope: "col", class: i > 0 && !words && "num" }, text)),
         ),
       ),
       h(
@@ -67,7 +67,7 @@ const table = ({ title, columns, rows, stack }) =>
             { role: stack && "row" },
             cells.map((text, i) =>
               i
-                ? h("td", { class: "num", role: stack && "cell", "data-label": columns[i] }, text)
+                ? h("td", { class: !words && "num", role: stack && "cell", "data-label": columns[i] }, text)
                 : h("th", { scope: "row", role: stack && "rowheader" }, text),
             ),
           ),
@@ -85,7 +85,7 @@ const sections = data.sections.map((part) =>
     part.lead,
     [],
     (part.charts ?? []).map((spec) => [spec.title && h("h3", { class: "c0" }, spec.title), lineChart(spec)]),
-    (part.tables ?? []).map(table),
+    (part.tables ?? []).map((spec) => [spec.heading && h("h3", { class: "c0" }, spec.heading), table(spec)]),
     part.code && codeBlock(part.code),
     (part.notes ?? []).map((text) => h("p", { class: "note" }, text)),
   ),
