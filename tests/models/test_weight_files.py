@@ -1,6 +1,5 @@
 """Model folders that lack something: one line says what, before a tensor is read."""
 
-import json
 import shutil
 import struct
 from collections.abc import Callable
@@ -111,56 +110,6 @@ def test_shards_without_their_index(sharded: Path, tmp_path: Path) -> None:
 
 
 # Folders that are no model -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    settings = {"peft_type": "LORA", "base_model_name_or_path": "maker/base-7b", "r": 8}
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
-    (folder / "adapter_model.safetensors").write_bytes(b"")
-    return folder
-
-
-@pytest.mark.parametrize("beside_a_model", [False, True])
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["inspect", "ADAPTER"],
-        ["verify", "ADAPTER"],
-        ["export", "ADAPTER", "--out", "OUT"],
-        ["export", "ADAPTER", "--format", "gguf", "--out", "OUT"],
-        ["eval", "ADAPTER", "--tasks", "passkey"],
-    ],
-)
-def test_an_adapter_is_named_with_its_base(
-    command: list[str],
-    beside_a_model: bool,
-    adapter: Path,
-    whole: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    if beside_a_model:
-        shutil.copytree(whole, adapter, dirs_exist_ok=True)
-    paths = {"ADAPTER": str(adapter), "OUT": str(tmp_path / "out")}
-    assert main.main([paths.get(part, part) for part in command]) == 2
-    message = capsys.readouterr().err
-    assert f"{adapter} holds a LoRA adapter of 'maker/base-7b', not a whole model" in message
-    assert "merge_and_unload()" in message
-    assert message.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [("{", "a LoRA adapter, not"), ("[]", "a LoRA adapter, not"), ('{"peft_type": "IA3"}', "a IA3 adapter, not")],
-)
-def test_adapters_that_say_less(settings: str, reason: str, adapter: Path) -> None:
-    (adapter / "adapter_config.json").write_text(settings)
-    with pytest.raises(SkipwiseError, match=reason):
-        find(adapter)
 
 
 @pytest.mark.parametrize("command", [["verify"], ["export", "--out", "x"]])

@@ -10,9 +10,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from skipwise.config import AdapterConfig
+from skipwise.config import AdapterConfig, ModelConfig
 from skipwise.errors import SkipwiseError
 from skipwise.models.forward import loss
+from skipwise.models.merging import merge
 from skipwise.rope.scale import scale
 from skipwise.training import adapters
 from support.tiny import llama_config, tiny_model
@@ -56,7 +57,7 @@ EVERYTHING = {"also_train": ["embeddings", "norms"]}
 def test_merged_and_unmerged_agree(settings: dict[str, Any], tied: bool) -> None:
     wrapped = trained(tied=tied, **settings)
     unmerged, untouched = logits(wrapped), logits(tiny_model(scaled_config(tied=tied)))
-    merged = adapters.merge(wrapped, torch.float32)
+    merged = merge(wrapped, torch.float32)
     assert (unmerged - untouched).abs().max() > 0.1, "training must matter"
     torch.testing.assert_close(logits(merged), unmerged, rtol=1e-4, atol=1e-4)
     plain = tiny_model(scaled_config(tied=tied))
@@ -68,7 +69,7 @@ def test_a_bf16_base_is_merged_in_fp32_and_rounded_once() -> None:
     wrapped = trained(torch.bfloat16, **EVERYTHING)
     layer = wrapped.base_model.model.model.layers[0].self_attn.q_proj
     exact = layer.get_base_layer().weight.float() + layer.get_delta_weight("default").float()
-    merged = adapters.merge(wrapped, torch.bfloat16)
+    merged = merge(wrapped, torch.bfloat16)
     weight = merged.model.layers[0].self_attn.q_proj.weight
     assert weight.dtype == torch.bfloat16
     assert torch.equal(weight, exact.to(torch.bfloat16))
@@ -90,7 +91,7 @@ def test_plain_peft_loads_the_adapter_on_the_scaled_base(settings: dict[str, Any
     wrapped = trained(tied=tied, **settings)
     tiny_model(scaled_config(tied=tied)).save_pretrained(tmp_path / "base")
     (tmp_path / "adapter").mkdir()
-    adapters.save(wrapped, tmp_path / "adapter", base=str(tmp_path / "base"))
+    adapters.save(wrapped, tmp_path / "adapter", ModelConfig(path=str(tmp_path / "base")))
     config = AutoConfig.from_pretrained(tmp_path / "adapter")
     assert config.max_position_embeddings == TARGET
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", config=config)

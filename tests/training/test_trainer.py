@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from skipwise.config import AdapterConfig, TrainingConfig
 from skipwise.data.skipped_positions import SkippedPositions
 from skipwise.errors import SkipwiseError
+from skipwise.models.merging import merge
 from skipwise.training import adapters
 from skipwise.training.checkpoints import checkpoints_in, step_of
 from skipwise.training.teacher import Teacher
@@ -50,7 +51,7 @@ def job(folder: Path, *, resume: bool = False, adapter: str = "none", **settings
     if teacher and wrapped is not None:
         teacher = Teacher(model, config.distill, plain=llama_config(window=WINDOW, vocab=128))
     train(model, config, examples, validation, folder=folder, precision="float32", resume=resume, teacher=teacher)
-    (model if wrapped is None else adapters.merge(wrapped, torch.float32)).save_pretrained(folder / "end")
+    (model if wrapped is None else merge(wrapped, torch.float32)).save_pretrained(folder / "end")
 
 
 def spawn(folder: Path, delay: float = 0.0, adapter: str = "none", **settings: float) -> subprocess.Popen[bytes]:

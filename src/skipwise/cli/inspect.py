@@ -57,6 +57,6 @@ def _leave_torch_out(model: "ModelConfig") -> None:
     """
     from skipwise.models import sources
 
-    reads_tensors = sources.find(model, weights=False).gguf is not None or model.trust_remote_code
+    reads_tensors = sources.find(model, weights=False).root.gguf is not None or model.trust_remote_code
     if not reads_tensors and "torch" not in sys.modules and "transformers" not in sys.modules:
         sys.modules["torch"] = None  # type: ignore[assignment]  # "not installed", as importlib reads it

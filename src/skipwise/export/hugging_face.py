@@ -80,7 +80,7 @@ class Origin:
         self.source = sources.find(ModelConfig(path=str(model_of_run(path) or path)), weights=weights)
         at = Path(self.source.place).resolve()
         made = all((at.parent / name).is_file() for name in ("config.yaml", "environment.json"))
-        self.run = at.parent if at.name == "model" and made else None
+        self.run = at.parent if at.name in ("model", "adapter") and made else None
         try:
             self.config = configuration.read(self.source)
         except SkipwiseError as error:
@@ -116,7 +116,7 @@ class Origin:
             hf_config.true_original_length(self.config),
             hf_config.describe(self.config),
         )
-        quantised = gguf_header.weight_type(self.source.file) if self.source.gguf else None
+        quantised = gguf_header.weight_type(self.source.root.file) if self.source.root.gguf else None
         described = source_card.facts(ModelConfig(path=self.source.place))
         return write_text(folder / "README.md", plain_card(self.name, *known, quantised, described))
 

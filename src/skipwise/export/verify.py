@@ -24,7 +24,7 @@ from skipwise.evals.task import Inputs, Question
 from skipwise.evals.tasks import passkey
 from skipwise.export import legacy_fields
 from skipwise.export.hugging_face import Origin
-from skipwise.models import agreement, checkpoint, configuration, sources
+from skipwise.models import adapter_files, agreement, checkpoint, configuration, sources
 from skipwise.models.library_messages import one_line
 from skipwise.rope import hf_config
 from skipwise.rope.scale import scale
@@ -84,7 +84,8 @@ def verify(
     if file.is_file():
         hint = f"; give its folder, {file.parent}" if (file.parent / "config.json").is_file() else ""
         raise SkipwiseError(f"{path} is a file: expected a Hugging Face folder or a run{hint}")
-    origin = Origin(path, weights=False)  # what is wrong with the weights is a result of the check
+    adapted = file.is_dir() and adapter_files.is_adapter(file)
+    origin = Origin(path, weights=adapted)  # what is wrong with a model's weights is a result of the check
     if origin.source.gguf or not Path(origin.source.place).is_dir():
         raise SkipwiseError(f"{path}: expected a Hugging Face folder on this machine, or a run; not GGUF, no hub id")
     run = _run_config(origin)
@@ -94,6 +95,10 @@ def verify(
     questions = _needles(inputs, length, hf_config.window(origin.config))
     prompts = [question.ids for question in questions]
     request = {"model": origin.source.place, "probes": probes, "prompts": prompts, "new_tokens": passkey.ANSWER_TOKENS}
+    if base := origin.source.base:
+        if base.base is not None:
+            raise SkipwiseError(f"{path} is an adapter on an adapter; merge it first: skipwise export {path} --out X")
+        request["base"] = [base.place, {"gguf_file": base.gguf} if base.gguf else {}]
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder) / "request.json"
         at.write_text(json.dumps(request), encoding="utf-8")

@@ -1,6 +1,7 @@
 """A script for a process of its own, where Skipwise cannot be imported: what plain transformers makes of a model.
 
-It reads a request (JSON file: model, probes, prompts, new_tokens) and writes `facts.json` and `logits.npy` beside it.
+It reads a request (JSON file: model, probes, prompts, new_tokens; of an adapter the base too, and how it is read) and
+writes `facts.json` and `logits.npy` beside it.
 """
 
 import importlib
@@ -30,8 +31,15 @@ def answer(at: Path) -> None:
     import transformers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    place, options = request.get("base") or [request["model"], {}]
+    if "base" in request and (Path(request["model"]) / "config.json").is_file():  # the RoPE of the adapter
+        options["config"] = transformers.AutoConfig.from_pretrained(request["model"])
     load = transformers.AutoModelForCausalLM.from_pretrained
-    model, report = load(request["model"], dtype=torch.float32, output_loading_info=True)
+    model, report = load(place, dtype=torch.float32, output_loading_info=True, **options)
+    if "base" in request:
+        import peft
+
+        model = peft.PeftModel.from_pretrained(model, request["model"]).merge_and_unload()
     model = model.to(device).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(request["model"])
     logits = []

@@ -19,12 +19,12 @@ from skipwise.errors import SkipwiseError
 from skipwise.evals import division
 from skipwise.evals import rows as rows_module
 from skipwise.evals.runner import Document, evaluate
-from skipwise.export import hugging_face, source_card
+from skipwise.export import adapter_folder, hugging_face, source_card
 from skipwise.export.model_card import write_card
 from skipwise.jobs.early_checks import check_inputs, check_room
 from skipwise.jobs.overlaps import said_overlaps
 from skipwise.jobs.run_inputs import RunTexts, evaluation_documents, resolved_config, run_texts
-from skipwise.models import configuration, sources
+from skipwise.models import configuration, merging, sources
 from skipwise.models.agreement import check_text
 from skipwise.models.checks import check_packing
 from skipwise.models.load import LoadedModel, load
@@ -253,7 +253,8 @@ def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool
     figures["trained_parameters"] = sharding.trained_parameters(loaded.model)
     if wrapped is not None:
         with atomic_folder(folder / "adapter") as written:
-            adapters.save(wrapped, written, base=config.model.path)
-        model = adapters.merge(wrapped, torch.bfloat16)
+            adapters.save(wrapped, written, config.model)
+            adapter_folder.complete(written, wrapped.get_base_model().config, loaded.tokenizer, config)
+        model = merging.merge(wrapped, torch.bfloat16)
     hugging_face.save(model, loaded.tokenizer, folder / "model", window=config.target_length, dtype=torch.bfloat16)
     return figures

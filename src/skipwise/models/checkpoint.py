@@ -25,7 +25,8 @@ from transformers import (
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from skipwise.errors import SkipwiseError
-from skipwise.models import agreement, configuration, equivalents, families
+from skipwise.models import adapter_files, agreement, configuration, equivalents, families
+from skipwise.models.merging import merge_folder
 from skipwise.models.sources import Source, call
 from skipwise.models.weight_files import weight_files
 from skipwise.utils.progress import say
@@ -42,6 +43,8 @@ def tokenizer(source: Source) -> Any:
     """
     folder, names = Path(source.place), ("tokenizer*", "vocab*", "spiece*", "tekken*", "tiktoken*")
     if source.gguf is None and folder.is_dir() and not any(next(folder.glob(name), None) for name in names):
+        if source.base is not None:
+            return tokenizer(source.base)
         raise SkipwiseError(
             f"cannot read the tokenizer of {folder}: no tokenizer.json; copy the tokenizer of its base model there"
         )
@@ -78,6 +81,8 @@ def weights(
     Raises:
         SkipwiseError: The weights cannot be read, are not those of the configuration, or are not finite.
     """
+    if source.base is not None:
+        return _adapted(source, source.base, config, attention, dtype, four_bit)
     chosen = families.attention(config, attention)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": chosen}
     # Weights of another shape are then in the report, where we name them.
@@ -109,6 +114,27 @@ def weights(
     agreement.check_finite(model, source.given)
     if agreement.settle_head(model):
         say("config.json ties the head to the embedding; the weights hold a head of their own, which is used")
+    return model
+
+
+def _adapted(
+    source: Source,
+    base: Source,
+    config: PreTrainedConfig,
+    attention: str,
+    dtype: torch.dtype,
+    four_bit: torch.device | None,
+) -> PreTrainedModel:
+    """Load the base of an adapter, with the adapter's configuration, and merge the two; as `weights`."""
+    if four_bit is not None:
+        raise SkipwiseError(
+            f"{source.given} is an adapter, and adapter.method=qlora reads whole weights; merge it first: skipwise "
+            f"export {source.given} --out FOLDER"
+        )
+    model = merge_folder(weights(base, config, attention, dtype), Path(source.place))
+    agreement.check_finite(model, source.given)
+    if agreement.settle_head(model):
+        say("config.json ties the head to the embedding; the adapter holds a head of its own, which is used")
     return model
 
 
@@ -153,15 +179,24 @@ def fingerprint(source: Source, config: PreTrainedConfig) -> str:
     """sha256 (16 digits) of configuration and weights; of a large file, 256 samples spread over it."""
     values = {key: value for key, value in config.to_diff_dict().items() if key != "transformers_version"}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
+    _add_weights(digest, source)
+    return digest.hexdigest()[:16]
+
+
+def _add_weights(digest: Any, source: Source) -> None:
     folder = Path(source.place)
+    if source.base is not None:
+        _add_weights(digest, source.base)
+        files = [folder / adapter_files.SETTINGS, folder / adapter_files.WEIGHTS]
+    else:
+        files = weight_files(folder) if source.gguf is None else [source.file]
     if not folder.is_dir():
         read = try_to_load_from_cache(source.place, "config.json", revision=source.options["revision"])
         digest.update(Path(str(read)).parent.name.encode())  # the commit
-    for path in weight_files(folder) if source.gguf is None else [source.file]:
+    for path in files:
         size = path.stat().st_size
         digest.update(f"{size}".encode())
         with path.open("rb") as file:
             for offset in range(0, size, max(2**16, size // 256)):
                 file.seek(offset)
                 digest.update(file.read(2**16))
-    return digest.hexdigest()[:16]

@@ -22,6 +22,8 @@ def values_of(source: Source) -> dict[str, Any]:
     Raises:
         SkipwiseError: The file is not a JSON mapping, or a field has a wrong value. The error names file and field.
     """
+    if source.base is not None and not _file(source):
+        return values_of(source.base)
     file = _file(source)
     if file is None:
         values, _ = call(source, "configuration", PreTrainedConfig.get_config_dict)
@@ -31,8 +33,10 @@ def values_of(source: Source) -> dict[str, Any]:
 
 
 def _file(source: Source) -> Path | None:
-    """config.json on this machine; None for a hub id."""
+    """config.json on this machine; None for a hub id, and for an adapter without one."""
     place = Path(source.place)
+    if source.base is not None and not (place / "config.json").is_file():
+        return None
     return place / "config.json" if place.is_dir() else place if place.is_file() else None
 
 
@@ -65,7 +69,8 @@ def _checked(values: dict[str, Any], file: Path | str) -> dict[str, Any]:
 
 def foreign(source: Source) -> dict[str, Any] | None:
     """config.json of a checkpoint that is read as another model type; None for any other."""
-    values = None if source.gguf else values_of(source)
+    root = source.root
+    values = None if root.gguf else values_of(root)
     return values if values and values["model_type"] in EQUIVALENTS else None
 
 
@@ -75,6 +80,8 @@ def read(source: Source) -> PreTrainedConfig:
     Raises:
         SkipwiseError: What is written there cannot be a model; the error names the file, the field and its value.
     """
+    if source.base is not None and not _file(source):
+        return read(source.base)
     if source.gguf:
         config, place = _from_gguf(source), str(source.file)
     else:

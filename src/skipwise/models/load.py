@@ -91,7 +91,7 @@ def load(
         window=hf_config.window(configured),
         fingerprint=checkpoint.fingerprint(source, configured),
         scaling=carried,
-        quantised_from=gguf_header.weight_type(source.file) if source.gguf else None,
+        quantised_from=gguf_header.weight_type(source.root.file) if source.root.gguf else None,
     )
 
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from skipwise.assets import catalogue
 from skipwise.config import ModelConfig
 from skipwise.errors import SkipwiseError, is_out_of_memory
+from skipwise.models import adapter_files
 from skipwise.models.library_messages import one_line, quiet
-from skipwise.models.weight_files import check_folder, refuse_adapter
+from skipwise.models.weight_files import check_folder
 
 PACKAGED = ("bundled", "smollm2")
 
@@ -32,6 +33,13 @@ class Source(NamedTuple):
     place: str
     gguf: str | None
     options: dict[str, Any]
+    base: "Source | None" = None
+    """Of an adapter, whose folder is `place`: what it is merged into."""
+
+    @property
+    def root(self) -> "Source":
+        """The model that holds whole weights: this one, or the base of an adapter, and of adapters on adapters."""
+        return self.base.root if self.base else self
 
     @property
     def file(self) -> Path:
@@ -65,7 +73,8 @@ def find(config: ModelConfig, *, weights: bool = True) -> Source:
         return Source(config.path if config.path in PACKAGED else path.stem, str(path.parent), path.name, options)
     if path.is_dir():
         name = config.path if config.path in PACKAGED else path.resolve().name
-        refuse_adapter(path)
+        if adapter_files.is_adapter(path) and (weights or not (path / "config.json").is_file()):
+            return _adapter(name, path, config, weights)
         if (path / "config.json").is_file():
             if weights:
                 _check_files(path)
@@ -80,6 +89,24 @@ def find(config: ModelConfig, *, weights: bool = True) -> Source:
         raise SkipwiseError(f"model {config.path!r}: no such file or folder")
     _check_hub(config.path, config.revision or "main")
     return Source(config.path, config.path, None, {**options, "revision": config.revision or "main"})
+
+
+def _adapter(name: str, folder: Path, config: ModelConfig, weights: bool) -> Source:
+    """The folder of an adapter with its base. Raises SkipwiseError, also where the base is not there."""
+    base = adapter_files.base_of(folder)
+    if weights:
+        adapter_files.check_weights(folder)
+    described = f"{folder} holds an adapter of {base.path!r}"
+    place = Path(base.path).expanduser()
+    if place.resolve() == folder.resolve():
+        raise SkipwiseError(f"{described}, which is the same folder; keep the base in a folder of its own")
+    wanted = config.model_copy(update={"path": base.path, "revision": base.revision})
+    try:
+        found = find(wanted, weights=weights)
+    except SkipwiseError as error:
+        remedy = "write its folder or hub id as base_model_name_or_path in adapter_config.json"
+        raise SkipwiseError(f"{described}, and that base cannot be read ({error}); {remedy}") from error
+    return Source(name, str(folder), None, {"trust_remote_code": config.trust_remote_code}, found)
 
 
 @functools.cache

@@ -13,7 +13,6 @@ from skipwise.errors import SkipwiseError
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
 
 _LFS_POINTER = b"version https://git-lfs"
 _HEADER_LIMIT = 100_000_000
@@ -66,29 +65,6 @@ def check_folder(folder: Path, *, pickled: bool = False) -> None:
             read_header(path)
         except SkipwiseError as error:
             raise SkipwiseError(f"{unreadable}{error}") from error
-
-
-def refuse_adapter(folder: Path) -> None:
-    """Refuse the folder of an adapter, which holds changes to a model and not a model.
-
-    Raises:
-        SkipwiseError: Names the base model and the call that merges the two.
-    """
-    if not (folder / ADAPTER).is_file():
-        return
-    settings: Any
-    try:
-        settings = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-    except ValueError:
-        settings = None
-    settings = settings if isinstance(settings, dict) else {}
-    kind = "a LoRA adapter" if settings.get("peft_type") in (None, "LORA") else f"a {settings['peft_type']} adapter"
-    base = f" of {settings['base_model_name_or_path']!r}" if settings.get("base_model_name_or_path") else ""
-    raise SkipwiseError(
-        f"{folder} holds {kind}{base}, not a whole model: merge the two in Python, "
-        f"peft.AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained('merged'), "
-        "save the tokenizer there too and give that folder"
-    )
 
 
 def read_header(path: Path) -> dict[str, Any]:

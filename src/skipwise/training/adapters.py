@@ -14,15 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from skipwise.config import AdapterConfig
+from skipwise.config import AdapterConfig, ModelConfig
 from skipwise.errors import SkipwiseError
+from skipwise.models.merging import NAME
 from skipwise.training import sharding
 from skipwise.training.sharding import fill, whole
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-NAME = "default"  # PEFT's own name of the only adapter
 
 
 def require_packages(config: AdapterConfig, device: torch.device) -> None:
@@ -162,15 +161,18 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
         fill(weight, state[name])
 
 
-def save(wrapped: "PeftModel", folder: Path, *, base: str) -> None:
+def save(wrapped: "PeftModel", folder: Path, base: ModelConfig) -> None:
     """Write the adapter as PEFT reads it, and beside it the scaled configuration that its base needs.
 
     Args:
         wrapped: The trained model.
         folder: A folder that exists.
-        base: The base model as the user named it, written into adapter_config.json.
+        base: Names the base model in adapter_config.json: as the user did, or a path on this machine from its root.
     """
-    wrapped.peft_config[NAME].base_model_name_or_path = base
+    place = Path(base.path).expanduser()
+    settings = wrapped.peft_config[NAME]
+    settings.base_model_name_or_path = str(place.resolve()) if place.exists() else base.path
+    settings.revision = base.revision
     wrapped.save_pretrained(str(folder), save_embedding_layers=False)
     base_model: Any = wrapped.get_base_model()
     base_model.config.save_pretrained(folder)
@@ -183,48 +185,3 @@ def gathered(wrapped: "PeftModel", config: AdapterConfig) -> "PeftModel":
     """
     model: Any = wrapped.get_base_model()
     return sharding.gathered(wrapped, lambda: attach(sharding.unfilled(model), config))
-
-
-def merge(wrapped: "PeftModel", dtype: torch.dtype) -> PreTrainedModel:
-    """Fold the adapters into their layers and return the plain model; `wrapped` is used up.
-
-    Each layer is merged in fp32 and then rounded to `dtype`, one after the other, so that the model is never held
-    twice. A base in 4 bits is dequantised first: the merged layer is the one that was trained.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    model: Any = wrapped.base_model.model
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, LoraLayer):
-            continue
-        base = _plain_linear(module.get_base_layer())
-        module.base_layer = base.float()
-        module.merge(safe_merge=True)
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, module.get_base_layer().to(dtype))
-    for name, module in list(model.named_modules()):
-        saved: Any = getattr(module, "modules_to_save", None)
-        if isinstance(saved, nn.ModuleDict):
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, saved[NAME].to(dtype))
-    for weight in model.parameters():
-        weight.requires_grad_(False)
-    model.config.__dict__.pop("quantization_config", None)
-    for mark in ("is_loaded_in_4bit", "is_quantized", "quantization_method", "hf_quantizer"):
-        model.__dict__.pop(mark, None)  # a model with these can be neither cast nor saved
-    merged: PreTrainedModel = model
-    return merged
-
-
-def _plain_linear(layer: Any) -> Any:
-    """The layer itself, or what a 4-bit one stands for."""
-    if type(layer).__name__ != "Linear4bit":
-        return layer
-    import bitsandbytes
-
-    weight = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    plain = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device="meta")
-    plain.weight = nn.Parameter(weight)
-    if layer.bias is not None:
-        plain.bias = layer.bias
-    return plain
