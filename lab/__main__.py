@@ -22,6 +22,8 @@ import skipwise
 from lab import recipe, reproductions, tables
 from lab.bench import Bench
 from skipwise.errors import SkipwiseError
+from skipwise.runs.environment import checkout
+from skipwise.utils.os_errors import writing
 
 HERE = Path(__file__).parent
 
@@ -49,7 +51,8 @@ def reproduce(name: str, bench: Bench, out: Path) -> None:
     result = module.run(bench)
     facts = {
         **bench.facts(),
-        "seconds": round(time.monotonic() - started),
+        "seconds of the command, models that were there not counted": round(time.monotonic() - started),
+        **checkout(),
         "skipwise": skipwise.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -94,13 +97,17 @@ def run(args: argparse.Namespace) -> None:
             raise SkipwiseError(f"--{option} {getattr(args, option)}: expected 1 or more")
     runs = args.runs or HERE / "runs" / ("quick" if args.quick else "full")
     out = args.out or HERE / "results"
+    chosen = [] if args.command == "recipe" else names() if args.names == ["all"] else args.names
+    for name in chosen:
+        reproduction(name)  # refuse an unknown one before the first runs
     bench = Bench(runs, quick=args.quick, seeds=args.seeds)
+    for folder in (runs, out):
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    tables.read(out)  # refuse a folder of other files before the first runs
     if args.command == "recipe":
         print(recipe.search(bench, out / "recipe.jsonl", count=args.candidates))
         return
-    chosen = names() if args.names == ["all"] else args.names
-    for name in chosen:
-        reproduction(name)  # refuse an unknown one before the first runs
     failed = []
     for name in chosen:
         try:

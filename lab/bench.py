@@ -149,8 +149,10 @@ class Bench:
 
     def pairs(self, model: Model, lengths: Sequence[int]) -> list[list[Row]]:
         """Rows of `key_value` with short keys; every list asks for values at all depths."""
-        lists = {"protocols": ["lines"], "lists": 2 if self.quick else 8}
-        return self.retrieval(model, "key_value", lengths, key_value=lists)
+        count = 4 if self.quick else 8
+        return self.retrieval(
+            model, "key_value", lengths, trials=count, key_value={"protocols": ["lines"], "lists": count}
+        )
 
     def measure(self, model: Model, evaluation: Mapping[str, Any]) -> list[list[Row]]:
         """The rows of each seed's model."""

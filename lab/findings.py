@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from skipwise.evals.intervals import ratio_of_sums, share_interval
-from skipwise.evals.paired_change import change, pairs
+from skipwise.evals.paired_change import change, pairs, shared_unit, unit_name
 from skipwise.evals.rows import Row
 from skipwise.utils.text import count_text
 
@@ -110,7 +110,8 @@ def effect(first: Sequence[Row], later: Sequence[Row]) -> Effect | None:
         return None
     if paired.same_texts:
         return Effect(paired.value, paired.same_texts.low, paired.same_texts.high, True, "blocks of the texts")
-    unit = "blocks of the text" if ratio else f"{count_text(paired.n, 'prompt')}"
+    of_it = shared_unit(later[0]) or unit_name(later[0])
+    unit = "blocks of the text" if ratio else count_text(paired.n, of_it)
     return Effect(paired.value, paired.low, paired.high, ratio, unit)
 
 

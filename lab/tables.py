@@ -64,8 +64,21 @@ class Result:
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """All results of a folder as plain values, by name."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    """Read all results of a folder as plain values, by name.
+
+    Raises:
+        SkipwiseError: A file holds something else.
+    """
+    results = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            results[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            known = results[path.stem]["facts"]["quick"] in (True, False)
+        except (ValueError, KeyError, TypeError):
+            known = False
+        if not known:
+            raise SkipwiseError(f"{path} is no result of the laboratory; remove it, or give another folder with --out")
+    return results
 
 
 def write(folder: Path, name: str, title: str, source: str, result: Result) -> bool:
@@ -76,7 +89,8 @@ def write(folder: Path, name: str, title: str, source: str, result: Result) -> b
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    if result.facts.get("quick") and path.exists() and not json.loads(path.read_text("utf-8"))["facts"]["quick"]:
+    earlier = read(folder).get(name)
+    if result.facts["quick"] and earlier and not earlier["facts"]["quick"]:
         return False
     decided = {"holds": findings.holds(result.claims), "finding": findings.sentence(result.claims)}
     values = {"title": title, "source": source, **decided, **asdict(result)}

@@ -227,9 +227,16 @@ def test_a_model_is_trained_once_and_measured_once(tmp_path: Path) -> None:
 
 def test_a_quick_result_does_not_replace_a_full_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bound.json").write_text('{"facts": {"quick": false}}')
-    assert main(["reproduce", "bound", "--quick", "--out", str(tmp_path), "--runs", str(tmp_path / "runs")]) == 0
+    arguments = ["reproduce", "bound", "--quick", "--out", str(tmp_path), "--runs", str(tmp_path / "runs")]
+    assert main(arguments) == 0
     assert "holds a full result" in capsys.readouterr().out
     assert json.loads((tmp_path / "bound.json").read_text()) == {"facts": {"quick": False}}
+    (tmp_path / "package.json").write_text("{}")
+    assert main(arguments) == 2
+    assert "package.json is no result of the laboratory" in capsys.readouterr().err
+    arguments[4] = str(tmp_path / "package.json")
+    assert main(arguments) == 2
+    assert "is a file, not a folder" in capsys.readouterr().err
 
 
 def test_one_that_fails_does_not_stop_the_others(

@@ -36,15 +36,13 @@ def environment(loaded: LoadedModel) -> dict[str, Any]:
     device = loaded.model.device
     on_cpu = f"CPU ({platform.machine()}), {count_text(torch.get_num_threads(), 'thread')}"
     text = loaded.model.config.get_text_config()
-    commit = checkout_commit(PACKAGE)
     return {
         "skipwise": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu,
-        "commit": commit,
-        "dirty": bool(commit) and bool(_git(PACKAGE, "status", "--porcelain", "-uno")),
+        **checkout(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "parameters": loaded.model.num_parameters(),
         "original_length": loaded.original_length,
@@ -71,6 +69,12 @@ def read_environment(path: Path) -> dict[str, Any] | None:
         say(f"warning: {path} is damaged and is written anew; peak memory of the training is lost")
         return None
     return values
+
+
+def checkout() -> dict[str, Any]:
+    """Return the `commit` of Skipwise's checkout, and whether its files differ from it (`dirty`)."""
+    commit = checkout_commit(PACKAGE)
+    return {"commit": commit, "dirty": bool(commit) and bool(_git(PACKAGE, "status", "--porcelain", "-uno"))}
 
 
 def checkout_commit(package: Path) -> str | None:
