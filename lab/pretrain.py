@@ -54,6 +54,8 @@ class Size(NamedTuple):
     batches: int
     """Batches of MIX in a step."""
     steps: int
+    short: int
+    """Steps at the start with short windows."""
     decay: int
     """Steps at the end in which the learning rates fall to zero."""
     matrix_rate: float
@@ -63,8 +65,8 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "packaged": Size(4, 256, 512, 4, 2, 256, 1, 5000, 1250, 1e-2, 4e-3),
-    "lab": Size(12, 512, 1408, 8, 4, 1024, 8, 3000, 750, 4e-3, 2e-3),
+    "packaged": Size(4, 256, 512, 4, 2, 256, 1, 5000, 300, 1250, 1e-2, 4e-3),
+    "lab": Size(12, 512, 1408, 8, 4, 1024, 8, 3000, 200, 750, 4e-3, 2e-3),
 }
 ANSWER_WEIGHT = 0.5
 """Weight of the mean loss of answers beside that of all tokens: they are few."""
@@ -132,7 +134,7 @@ class Training:
             optimizer.param_groups[0]["lr"] = peak * share_of_rate(self.step, self.size)
         total = 0.0
         for part in range(self.size.batches):
-            batch = rows.batch(self.step * self.size.batches + part)
+            batch = rows.batch(self.step * self.size.batches + part, short=self.step < self.size.short)
             loss = loss_of(self.model, *(torch.from_numpy(array).to(self.device) for array in batch))
             (loss / self.size.batches).backward()
             total += loss.item() / self.size.batches

@@ -32,6 +32,9 @@ SAMPLE_BYTES = 8_000_000
 """Text of each kind that the tokenizer is trained on."""
 MIX = {"code": 4, "books": 1, "modern": 3, "recall": 2, "list": 1, "copy": 1}
 """Rows of each kind in a batch."""
+SHORT_WINDOW = 32
+SHORT_MIX = {"code": 2, "books": 1, "modern": 2, "copy": 7}
+"""The mix of short windows. Looking up earlier text is learnt from them in a few hundred steps."""
 STYLES = ("{k}: {v}", "{k} = {v}", "'{k}' = '{v}'", '"{k}": "{v}",', "{k} -> {v}", "{k} {v}")
 """How a list writes a pair."""
 ASKS = ("\n\n", "\n\nOnce more:\n", "\n\nOne of them again:\n", "\n\n# ")
@@ -144,35 +147,40 @@ class Rows:
         self.streams, self.window, self.mix, self.seed = streams, window, mix, seed
         self.recall = Recall(tokenizer)
 
-    def batch(self, number: int) -> Row:
-        """Draw the rows of a batch, with as many of each kind as the mix says; (B, T) each."""
+    def batch(self, number: int, short: bool = False) -> Row:
+        """Draw the rows of a batch, with as many of each kind as the mix says; (B, T) each.
+
+        A batch of short windows has as many tokens, of SHORT_MIX.
+        """
         rng = np.random.default_rng((self.seed, number))
-        rows = [self.row(rng, kind) for kind, count in self.mix.items() for _ in range(count)]
+        mix, window = (SHORT_MIX, min(SHORT_WINDOW, self.window)) if short else (self.mix, self.window)
+        kinds = [kind for kind, count in mix.items() for _ in range(count * (self.window // window))]
+        rows = [self.row(rng, kind, window) for kind in kinds]
         ids, labels, answers = (np.stack(part) for part in zip(*rows, strict=True))
         ids[:, 0] = 0  # every window starts with BOS, as every text does
         return Row(ids, labels, answers)
 
-    def row(self, rng: np.random.Generator, kind: str) -> Row:
+    def row(self, rng: np.random.Generator, kind: str, window: int) -> Row:
         """Draw one row."""
         if kind in self.streams:
-            text = self.text(rng, kind)
+            text = self.text(rng, kind, window)
             return Row(text, text.copy(), np.full_like(text, IGNORED))
-        text = self.text(rng, str(rng.choice(list(self.streams))))
+        text = self.text(rng, str(rng.choice(list(self.streams))), window)
         if kind in ("copy", "list"):
             return self.copy(rng, text) if kind == "copy" else self.list(rng, text)
-        ids, answers = self.recall.document(rng, text, self.window)
+        ids, answers = self.recall.document(rng, text, window)
         return Row(ids, ids.copy(), answers)
 
-    def text(self, rng: np.random.Generator, name: str) -> Ids:
+    def text(self, rng: np.random.Generator, name: str, window: int) -> Ids:
         """Take a window at a random place of a stream."""
-        start = rng.integers(0, len(self.streams[name]) - self.window)
-        return self.streams[name][start : start + self.window].astype(np.int64)
+        start = rng.integers(0, len(self.streams[name]) - window)
+        return self.streams[name][start : start + window].astype(np.int64)
 
     def copy(self, rng: np.random.Generator, text: Ids) -> Row:
         """Repeat a passage of text, or its shuffled tokens, until the row is full. Only the repetitions have labels."""
-        passage = text[: rng.integers(3, self.window // 2)]
-        ids = np.resize(rng.permutation(passage) if rng.random() < 0.5 else passage, self.window)
-        labels = np.where(np.arange(self.window) <= len(passage), IGNORED, ids)
+        passage = text[: rng.integers(3, len(text) // 2)]
+        ids = np.resize(rng.permutation(passage) if rng.random() < 0.5 else passage, len(text))
+        labels = np.where(np.arange(len(text)) <= len(passage), IGNORED, ids)
         return Row(ids, labels, labels.copy())
 
     def list(self, rng: np.random.Generator, text: Ids) -> Row:
@@ -180,8 +188,8 @@ class Rows:
         style, ask = STYLES[rng.integers(len(STYLES))], ASKS[rng.integers(len(ASKS))]
         digits = list("0123456789abcdef"[: 10 if rng.random() < 0.4 else 16])
         key_size, value_size = rng.integers(3, 9), rng.integers(3, 7)
-        asked = int(rng.integers(1, 1 + max(1, min(3, self.window // QUESTION_TOKENS // 2))))
-        room = rng.uniform(0.2, 1) * (self.window - asked * QUESTION_TOKENS)
+        asked = int(rng.integers(1, 1 + max(1, min(3, len(text) // QUESTION_TOKENS // 2))))
+        room = rng.uniform(0.2, 1) * (len(text) - asked * QUESTION_TOKENS)
         pairs: dict[str, str] = {}
         lines = [np.zeros(0, dtype=np.int64)]
         while sum(map(len, lines)) < room:
@@ -190,8 +198,8 @@ class Rows:
             lines.append(self.encode("\n" + style.format(k=key, v=value)))
         listed = np.concatenate(lines)
         questions = [self.question(style, ask, key, pairs[key]) for key in rng.permutation(list(pairs))[:asked]]
-        ids = np.concatenate([text, listed, *(tokens for tokens, _ in questions)])[-self.window :]
-        answers = np.full(self.window, IGNORED, dtype=np.int64)
+        ids = np.concatenate([text, listed, *(tokens for tokens, _ in questions)])[-len(text) :]
+        answers = np.full(len(text), IGNORED, dtype=np.int64)
         tail = np.concatenate([labels for _, labels in questions])
         answers[-len(tail) :] = tail
         # Nobody can predict random pairs: they have no labels.

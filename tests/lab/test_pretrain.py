@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedToken
 
 from lab import pretrain, pretrain_rows
 from lab.pretrain import SIZES, Size, Training, optimizers, share_of_rate, train
-from lab.pretrain_rows import MIX, Rows, encode, train_tokenizer
+from lab.pretrain_rows import MIX, SHORT_MIX, SHORT_WINDOW, Rows, encode, train_tokenizer
 from skipwise.data.labels import IGNORED
 from skipwise.errors import SkipwiseError
 
-TINY = Size(2, 32, 64, 2, 1, 128, 1, 8, 2, 1e-2, 4e-3)
+TINY = Size(2, 32, 64, 2, 1, 128, 1, 8, 2, 2, 1e-2, 4e-3)
 VOCABULARY = 400
 
 
@@ -42,12 +42,14 @@ def test_a_batch_is_a_function_of_its_number(rows: Rows) -> None:
     assert not np.array_equal(first.ids, other.ids)
     assert first.ids.shape == (sum(MIX.values()), TINY.window)
     assert (first.ids[:, 0] == 0).all()
+    short = rows.batch(3, short=True)
+    assert short.ids.shape == (TINY.window // SHORT_WINDOW * sum(SHORT_MIX.values()), SHORT_WINDOW)
 
 
 @pytest.mark.parametrize("kind", MIX)
 def test_labels_are_the_tokens_or_nothing(rows: Rows, kind: str) -> None:
     for seed in range(20):
-        row = rows.row(np.random.default_rng(seed), kind)
+        row = rows.row(np.random.default_rng(seed), kind, TINY.window)
         for labels in (row.labels, row.answers):
             assert ((labels == row.ids) | (labels == IGNORED)).all()
         assert (row.answers != IGNORED).any() == (kind in ("recall", "list", "copy"))
@@ -56,7 +58,7 @@ def test_labels_are_the_tokens_or_nothing(rows: Rows, kind: str) -> None:
 def test_the_answers_of_a_list_stand_in_it(rows: Rows, tokenizer: PreTrainedTokenizerFast) -> None:
     """What the row asks for at its end is a value of the list, and no random pair has labels."""
     for seed in range(20):
-        row = rows.row(np.random.default_rng(seed), "list")
+        row = rows.row(np.random.default_rng(seed), "list", TINY.window)
         first = int(np.argmax(row.answers != IGNORED))
         answer = tokenizer.decode(row.answers[row.answers != IGNORED]).split("'")[0].split('"')[0].strip()
         assert answer[:3] in tokenizer.decode(row.ids[:first])
@@ -66,7 +68,7 @@ def test_the_answers_of_a_list_stand_in_it(rows: Rows, tokenizer: PreTrainedToke
 
 
 def test_a_copy_has_labels_from_its_second_passage_on(rows: Rows) -> None:
-    row = rows.row(np.random.default_rng(1), "copy")
+    row = rows.row(np.random.default_rng(1), "copy", TINY.window)
     period = int(np.argmax(row.labels != IGNORED)) - 1
     assert np.array_equal(row.ids[period:], row.ids[:-period])
     assert (row.labels[period + 1 :] == row.ids[period + 1 :]).all()
