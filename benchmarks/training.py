@@ -7,7 +7,7 @@ memory. The output is tokens/s and peak resident memory (or GPU memory) of each,
 by round (median and range), and the share of a step that drawing the examples takes.
 
 Variants between the two show what each part brings: `loss` has only the loss in slices, `memory` also keeps freed
-memory in the process, and `skipwise` also recomputes norms, RoPE and activations.
+memory in the process, and `skipwise` also has fused decoder layers. `layers` recomputes whole decoder layers.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def step_times(
 
     from skipwise.config import TrainingConfig
     from skipwise.training.arguments import training_arguments
-    from skipwise.training.trainer import SkippedLoss, SkippedTrainer, choose_recomputation
+    from skipwise.training.trainer import SkippedLoss, SkippedTrainer, light_layers
     from skipwise.utils.allocator import kept_memory
 
     stamps: list[float] = []
@@ -76,11 +76,10 @@ def step_times(
             **training_arguments(config, Path(folder), model, precision).to_dict(),
             "eval_strategy": "no", "eval_on_start": False, "save_strategy": "no",
         })  # fmt: skip
-        choose_recomputation(model, config)
         model.train()
         kind, module = (Trainer, model) if variant == "plain" else (SkippedTrainer, SkippedLoss(model))
         keeps = variant not in ("plain", "loss") and model.device.type == "cpu"
-        with kept_memory() if keeps else contextlib.nullcontext():
+        with kept_memory() if keeps else contextlib.nullcontext(), light_layers(model, config):
             kind(model=module, args=arguments, train_dataset=examples, callbacks=[Clock()]).train()
     return stamps
 

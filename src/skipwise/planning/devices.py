@@ -13,11 +13,13 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from skipwise.config import TrainingConfig
 from skipwise.errors import SkipwiseError
-from skipwise.models import recomputation, sliced_loss
+from skipwise.models import sliced_loss
 from skipwise.models.memory import free_bytes
 from skipwise.models.shape import ModelShape
 from skipwise.planning import operations_and_bytes
+from skipwise.training.trainer import light_layers
 from skipwise.utils.allocator import kept_memory
 from skipwise.utils.text import count_text
 
@@ -230,10 +232,7 @@ class _Probe:
         for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
             setattr(short, key, None)
         stored = torch.float32 if training else self.dtype
-        model = operations_and_bytes.build(short, stored).to(self.device).train(training)
-        if training and recomputation.elementwise(None, self.device.type):
-            recomputation.recompute_elementwise(model)
-        return model
+        return operations_and_bytes.build(short, stored).to(self.device).train(training)
 
     def layers(self, training: bool, attention: float) -> float:
         """Some layers beside two more: what is done once, such as the embedding, drops out; attention is taken off."""
@@ -241,8 +240,9 @@ class _Probe:
         ids = torch.randint(2, _VOCABULARY - 1, (self.batch, self.tokens), device=self.device) % self.text.vocab_size
         seconds = []
         for depth in (kinds, kinds + 2):
-            decoder = self._model(depth, training).get_decoder()
-            seconds.append(self._seconds(partial(self._pass, decoder, ids, training)))
+            model = self._model(depth, training)
+            with light_layers(model, TrainingConfig()) if training else contextlib.nullcontext():
+                seconds.append(self._seconds(partial(self._pass, model.get_decoder(), ids, training)))
         per_layer = (seconds[1] - seconds[0]) / 2
         times, share = (3, 3.5) if training else (1, 1)
         pairs = self.batch * self.work.pairs(self.tokens)

@@ -9,7 +9,7 @@ therefore ends with the same weights as one that was never interrupted.
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from skipwise.config import TrainingConfig
 from skipwise.data.labels import IGNORED
 from skipwise.data.mix import Examples
 from skipwise.errors import SkipwiseError
-from skipwise.models import recomputation
+from skipwise.models import fused_layers, recomputation
 from skipwise.models.forward import loss
 from skipwise.rope import hf_config
 from skipwise.training import adapters, nonfinite, processes, zero
@@ -283,14 +283,23 @@ def _starting_point(folder: Path, resume: bool) -> tuple[Path | None, list[dict[
     return start, rows
 
 
-def choose_recomputation(model: PreTrainedModel, config: TrainingConfig) -> None:
-    """Set up what the backward pass computes again, as the settings say or as the device likes it."""
+@contextlib.contextmanager
+def light_layers(model: PreTrainedModel, config: TrainingConfig) -> Iterator[None]:
+    """Train with decoder layers that store less for the backward pass, as the settings say or as the device likes it.
+
+    On a CPU that is `models.fused_layers` where it knows the layers, else `models.recomputation`.
+    """
     if config.gradient_checkpointing:
         recomputation.recompute_layers(model)
-        return
     whole = config.parallel not in ("fsdp", "deepspeed")
-    if whole and recomputation.elementwise(config.recompute_elementwise, model.device.type):
+    light = whole and recomputation.elementwise(config.recompute_elementwise, model.device.type)
+    if light and fused_layers.fits(model):
+        with fused_layers.fused_layers(model):
+            yield
+        return
+    if light and not config.gradient_checkpointing:
         recomputation.recompute_elementwise(model)
+    yield
 
 
 def train(
@@ -332,7 +341,6 @@ def train(
     done = step_of(start) if start else 0
     if start and done < config.steps:
         zero.check_processes(start, place().size)
-    choose_recomputation(model, config)
     model.train()
     arguments = training_arguments(config, folder, model, precision)
     tokens_per_step = config.batch_size * config.gradient_accumulation * examples.example_length
@@ -352,7 +360,8 @@ def train(
         written = TrainingLog(folder / LOG, bar, tokens_per_step, before, write=trainer.is_world_process_zero())
         trainer.add_callback(written)
         if done < config.steps:
-            with kept_memory() if model.device.type == "cpu" else contextlib.nullcontext():
+            memory = kept_memory() if model.device.type == "cpu" else contextlib.nullcontext()
+            with memory, light_layers(model, config):
                 trainer.train(resume_from_checkpoint=str(start) if start else None)
             reshard(trainer.model)
         elif start:
