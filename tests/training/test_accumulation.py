@@ -74,7 +74,7 @@ def large_batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_same_training(folder: Path, expected: Path) -> None:
     # AdamW moves a weight by about the learning rate, whatever the size of its gradient: rounding of the smallest
-    # gradients shows. 1e-5 is a hundredth of a step; a mean of means differs by several steps.
+    # gradients shows. 2e-5 is a fiftieth of a step; a mean of means differs by several steps.
     losses = [
         [row["loss"] for row in read_jsonl(path / "log.jsonl") if row["kind"] == "train"] for path in (folder, expected)
     ]
@@ -82,7 +82,7 @@ def assert_same_training(folder: Path, expected: Path) -> None:
     np.testing.assert_allclose(*losses, rtol=2e-6)
     weights, others = (load_file(path / "end/model.safetensors") for path in (folder, expected))
     for name, weight in weights.items():
-        torch.testing.assert_close(weight, others[name], rtol=0, atol=1e-5)
+        torch.testing.assert_close(weight, others[name], rtol=0, atol=2e-5)
 
 
 def test_parts_have_unequal_label_counts(tmp_path: Path) -> None:
