@@ -300,9 +300,9 @@ def test_every_reproduction_runs_whole(name: str, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_the_search_for_a_recipe_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lab.recipe.RUNGS", [12, 24])
-    arguments = ["recipe", "--quick", "--candidates", "3", "--out", str(tmp_path / "out"), "--runs", str(tmp_path)]
+    monkeypatch.setattr("lab.recipe.RUNGS", [3, 6])
+    arguments = ["recipe", "--quick", "--candidates", "2", "--out", str(tmp_path / "out"), "--runs", str(tmp_path)]
     assert main(arguments) == 0
     trials = [json.loads(line) for line in (tmp_path / "out" / "recipe.jsonl").read_text().splitlines()]
-    assert [trial["steps"] for trial in trials].count(12) == 3 + len(BASELINES)
-    assert {trial["name"] for trial in trials if trial["steps"] == 24} >= set(BASELINES)
+    assert [trial["steps"] for trial in trials].count(3) == 2 + len(BASELINES)
+    assert {trial["name"] for trial in trials if trial["steps"] == 6} >= set(BASELINES)
