@@ -8,6 +8,7 @@ import pytest
 from skipwise.data import recall_documents as recall_module
 from skipwise.data.labels import IGNORED
 from skipwise.data.recall_documents import Recall
+from skipwise.errors import SkipwiseError
 from skipwise.evals.tasks import passkey
 from support.tiny import tiny_tokenizer
 
@@ -30,6 +31,12 @@ def documents(recall: Recall, length: int, count: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("length", [160, 256, 1000])
 def test_exact_length(recall: Recall, length: int) -> None:
     assert {len(document) for document in documents(recall, length, 100)} == {length}
+
+
+@pytest.mark.parametrize(("length", "what"), [(64, "a fact and a question about it, which take"), (17, "a passage")])
+def test_examples_that_are_too_short_are_refused_before_a_training(recall: Recall, length: int, what: str) -> None:
+    with pytest.raises(SkipwiseError, match=rf"data\.recall: an example of {length} tokens does not hold {what}"):
+        recall.check(length)
 
 
 def test_most_end_with_a_question_whose_answer_stands_before(recall: Recall) -> None:

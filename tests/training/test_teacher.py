@@ -104,3 +104,15 @@ def test_a_scaling_that_changes_attention_cannot_be_taken_off() -> None:
     model.config.rope_parameters["mscale_all_dim"] = 1.0
     with pytest.raises(SkipwiseError, match="with adapters: this model"):
         Teacher(model, 1.0, plain=llama_config(window=WINDOW))
+
+
+def test_a_teacher_whose_weights_are_divided_reads_where_nothing_is_taught() -> None:
+    """Else a process with recall documents alone would let the others wait for its part of each layer."""
+    model, reads = tiny_model(llama_config(window=WINDOW)), []
+    model.get_decoder().register_forward_hook(lambda *_: reads.append(1))
+    teacher, rows = Teacher(model, 0.5), batch()
+    nothing = torch.zeros_like(rows["taught"])
+    for in_step in (False, True):
+        teacher.in_step = in_step
+        assert teacher.teach(rows["input_ids"], nothing) is None
+        assert len(reads) == in_step

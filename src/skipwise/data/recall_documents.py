@@ -50,6 +50,12 @@ THINGS = "night snow river road house table winter morning garden kitchen horse 
 QUALITIES = "long white cold dark old round quiet early empty warm brown tall narrow deep bright short".split()
 
 
+PASSAGE = 8
+"""Tokens of the shortest passage that a document repeats."""
+PROBES = 64
+"""Documents that are made before a training to see whether they fit."""
+
+
 class RecallQuestion(NamedTuple):
     """A question and its answer as tokens, and their labels, which are -100 outside the answer."""
 
@@ -86,9 +92,14 @@ class Recall:
 
         Returns:
             Token ids and labels, each (length,). The labels are -100 but for the answers.
+
+        Raises:
+            SkipwiseError: The length does not hold a fact and a question about it.
         """
+        if length < 2 * (PASSAGE + 1):
+            raise _too_short(length, "a passage that is met again")
         if rng.random() < 1 / 4:
-            size = int(rng.integers(8, length // 2))
+            size = int(rng.integers(PASSAGE, length // 2))
             start = int(rng.integers(0, length - 2 * size + 1))
             ids = np.concatenate([filler[: length - size], filler[start : start + size]]).astype(np.int64)
             return ids, ids.copy()
@@ -101,6 +112,8 @@ class Recall:
         if fixed + len(introduction) > length:
             introduction = []
         room = length - fixed - len(introduction)
+        if room < 0:
+            raise _too_short(length, f"a fact and a question about it, which take {fixed:,} with this tokenizer")
         if rng.random() < 1 / 2:
             unit = self.encode(" " + _sentences(rng))
             padding = np.resize(np.asarray(unit, dtype=np.int64), room)
@@ -115,6 +128,11 @@ class Recall:
         labels = np.full(length, IGNORED, dtype=np.int64)
         labels[length - len(answers) :] = answers
         return ids, labels
+
+    def check(self, length: int) -> None:
+        """Make a few documents. Raises SkipwiseError where one does not fit into `length` tokens."""
+        for seed in range(PROBES):
+            self.document(np.random.default_rng(seed), np.zeros(length, dtype=np.int64), length)
 
     def needle(self, rng: np.random.Generator, filler: Tokens, length: int, depth: float) -> tuple[Tokens, int]:
         """Make a document with one fact in it, and a question about the fact and its answer at the end.
@@ -175,6 +193,13 @@ class Recall:
         tokens, lead = self.encode(ask + space + value + end), self.encode(ask)
         start = next((i for i, (a, b) in enumerate(zip(lead, tokens, strict=False)) if a != b), len(lead))
         return RecallQuestion(tokens, [IGNORED] * start + tokens[start:])
+
+
+def _too_short(length: int, what: str) -> SkipwiseError:
+    return SkipwiseError(
+        f"data.recall: an example of {length:,} tokens does not hold {what}; use a larger training.train_length, or "
+        "data.recall=0"
+    )
 
 
 def _sentences(rng: np.random.Generator) -> str:

@@ -216,12 +216,15 @@ def _text_source(config: RunConfig, paths: list[str], tokenizer: Any, sampler: S
     if sampler.final.name == "skipalign":
         say("positions.sampler=skipalign: text has no turns, so its chunks begin anywhere, as those of pose")
     bos = leading_bos(tokenizer)
+    recall = Recall(tokenizer) if data.recall else None
+    if recall:
+        recall.check(sampler.example_length)
     options: dict[str, Any] = {
         "sampler": sampler,
         "bos": bos,
         "mask_seams": training.mask_seams,
         "examples": count,
-        "recall": Recall(tokenizer) if data.recall else None,
+        "recall": recall,
         "recall_share": data.recall,
         "plain_share": data.plain,
         "mark_taught": bool(training.distill),

@@ -34,6 +34,9 @@ class Teacher:
 
     def __init__(self, model: PreTrainedModel, weight: float, plain: PreTrainedConfig | None = None) -> None:
         self.model, self.weight = model, weight
+        self.in_step = False
+        """Whether all processes read at the same time, taught tokens or not. A model whose weights are divided among
+        them needs it: each layer is gathered from all."""
         self._rotary: dict[str, nn.Module] = {}
         self._head = model.get_output_embeddings()
         if plain is None:
@@ -88,10 +91,15 @@ class Teacher:
         """
         following = nn.functional.pad(taught[:, 1:], (0, 1)) > 0  # place t predicts token t + 1
         rows = following.any(dim=1)
-        if not rows.any():
-            return None
+        taught_here = bool(rows.any())
+        if not taught_here:
+            if not self.in_step:
+                return None
+            rows[0] = True
         with self._original():
             hidden = hidden_states(self.model, input_ids[rows]).flatten(0, 1)
+        if not taught_here:
+            return None
         places = torch.full(following.shape, -1, device=input_ids.device)
         places[rows] = torch.arange(len(hidden), device=input_ids.device).view(-1, input_ids.shape[1])
         places[~following] = -1

@@ -353,6 +353,8 @@ def train(
         trainer.terminated = terminated
         if config.parallel == "fsdp":
             use_fsdp(trainer, precision)
+            if teacher is not None:
+                teacher.in_step = teacher.model is model
         elif config.parallel == "deepspeed":
             zero.use_deepspeed(trainer)
         trainer.remove_callback(PrinterCallback)
