@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from skipwise.config import ModelConfig, ScalingConfig
 from skipwise.errors import SkipwiseError
-from skipwise.models import checkpoint, configuration, families, gguf_header, sources
+from skipwise.models import checkpoint, configuration, families, gguf_header, gguf_reading, sources
 from skipwise.models.checks import check_head, check_rope, probe, rope_tables, rotary_modules
 from skipwise.models.device import arithmetic, device_of
 from skipwise.rope import hf_config
@@ -75,6 +75,7 @@ def load(
     tokenizer = checkpoint.tokenizer(source)
     stored = dtype or arithmetic(config.precision, device)
     model = checkpoint.weights(source, configured, config.attention, stored, device if four_bit else None)
+    gguf_reading.forget()
     model = model if four_bit else model.to(device)
     if facts.row is None:
         probe(model)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from skipwise.assets import catalogue
 from skipwise.config import ModelConfig
 from skipwise.errors import SkipwiseError, is_out_of_memory
-from skipwise.models import adapter_files
+from skipwise.models import adapter_files, gguf_reading
 from skipwise.models.library_messages import one_line, quiet
 from skipwise.models.weight_files import check_folder
 
@@ -158,11 +158,13 @@ def call(source: Source, what: str, from_pretrained: Callable[..., Any], **optio
         SkipwiseError: In one line, whatever the library raised.
     """
     silent: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    shared: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if source.gguf:
         options["gguf_file"] = source.gguf
         silent = contextlib.redirect_stderr(io.StringIO())  # a bar of transformers that no setting turns off
+        shared = gguf_reading.remembered()
     try:
-        with quiet(), silent:
+        with quiet(), silent, shared:
             return from_pretrained(source.place, **source.options, **options)
     except (KeyboardInterrupt, SkipwiseError):
         raise
