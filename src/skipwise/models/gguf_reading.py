@@ -6,8 +6,8 @@ time for a vocabulary of 49,152 tokens, and 8 s for the tables of a model with 3
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -24,8 +24,8 @@ def remembered() -> Iterator[None]:
     reader, table = gguf.GGUFReader, gguf.get_tensor_name_map
 
     def shared(path: Any, mode: str = "r") -> Any:
-        state = os.stat(path)
-        return _reader(reader, os.fspath(path), state.st_mtime_ns, state.st_size)
+        state = Path(path).stat()
+        return _reader(reader, str(path), state.st_mtime_ns, state.st_size)
 
     gguf.GGUFReader, gguf.get_tensor_name_map = shared, functools.cache(table)
     try:
