@@ -7,7 +7,7 @@ tokens, measures it, and writes weights, tokenizer and figures.json to lab/data/
 where it stopped: the result depends on the texts, the seed, the number of threads and the kind of processor alone.
 
 The weights in src/skipwise/assets/bundled are older. They were trained in phases by an earlier form of this file;
-lab/bundled.json records how. `--size lab` is for a GPU and was not run yet.
+lab/bundled.json records how. Neither size was trained to its end yet; `lab` is for a GPU.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from skipwise.data.labels import IGNORED
 from skipwise.errors import SkipwiseError
 from skipwise.models import sliced_loss
 from skipwise.models.forward import token_nll
+from skipwise.runs.environment import checkout
 from skipwise.utils.allocator import kept_memory
 from skipwise.utils.atomic_files import atomic_file, atomic_folder, write_text
 from skipwise.utils.progress import bar, say
@@ -72,6 +73,7 @@ ANSWER_WEIGHT = 0.5
 """Weight of the mean loss of answers beside that of all tokens: they are few."""
 WARMUP = 100
 SAVE_SECONDS = 120
+LOSS_STEPS = 100
 TRIALS = 20
 """Prompts for each length and depth when retrieval is measured."""
 
@@ -126,7 +128,8 @@ class Training:
         self.model = new_model(size, vocabulary).to(device).train()
         self.optimizers = optimizers(self.model, size)
         self.peaks = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
-        self.step, self.seconds, self.losses = 0, 0.0, list[float]()
+        self.step, self.seconds = 0, 0.0
+        self.losses, self.recent = list[float](), deque[float](maxlen=LOSS_STEPS)
 
     def advance(self, rows: Rows) -> float:
         """Take one step; return its loss."""
@@ -151,6 +154,7 @@ class Training:
             "step": self.step,
             "seconds": self.seconds,
             "losses": self.losses,
+            "recent": list(self.recent),
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
@@ -174,20 +178,20 @@ class Training:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds, self.losses = state["step"], state["seconds"], state["losses"]
+        self.recent.extend(state["recent"])
 
 
 def train(training: Training, rows: Rows, checkpoint: Path) -> None:
-    """Train to the last step, with a checkpoint every SAVE_SECONDS; the mean loss of every 100 steps is kept."""
-    recent = deque[float](maxlen=100)
+    """Train to the last step, with a checkpoint every SAVE_SECONDS; the mean loss of every LOSS_STEPS is kept."""
     size, before, started = training.size, training.seconds, time.monotonic()
     saved = started
     with bar("pre-training", total=size.steps, unit="step", initial=training.step) as shown:
         while training.step < size.steps:
-            recent.append(training.advance(rows))
+            training.recent.append(training.advance(rows))
             now = time.monotonic()
             training.seconds = before + now - started
-            if training.step % 100 == 0:
-                training.losses.append(round(float(np.mean(recent)), 4))
+            if training.step % LOSS_STEPS == 0:
+                training.losses.append(round(float(np.mean(training.recent)), 4))
                 shown.note(f"loss {training.losses[-1]:.3f}")
             if now - saved > SAVE_SECONDS or training.step == size.steps:
                 training.save(checkpoint)
@@ -295,11 +299,12 @@ def main(words: list[str] | None = None) -> None:
         "streams": {
             name: {"tokens": len(ids), "sha256": sha256(ids.tobytes()).hexdigest()} for name, ids in streams.items()
         },
-        "loss_of_100_steps": training.losses,
+        f"loss_of_{LOSS_STEPS}_steps": training.losses,
         "seconds": round(training.seconds),
         "seed": args.seed,
         "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {count_text(args.threads, 'thread')}",
         "versions": versions(),
+        **checkout(),
         "retrieval": retrieval(out, size.window, args.data / f"{args.size}-{args.seed}.jsonl"),
         "held_out": {name: held_out(model, tokenizer, "\n".join(read(name)), size.window) for name in HELD_OUT},
     }

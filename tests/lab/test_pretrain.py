@@ -114,6 +114,7 @@ def weights(training: Training) -> list[torch.Tensor]:
 
 def test_a_stopped_training_goes_on_exactly(rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after a checkpoint that a shorter plan wrote, and resumed by another process's objects: equal weights."""
+    monkeypatch.setattr(pretrain, "LOSS_STEPS", 4)
     whole = Training(TINY, VOCABULARY, 0, "cpu")
     train(whole, rows, tmp_path / "whole.pt")
 
@@ -130,6 +131,7 @@ def test_a_stopped_training_goes_on_exactly(rows: Rows, tmp_path: Path, monkeypa
     assert resumed.step == 3
     train(resumed, rows, tmp_path / "stopped.pt")
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert len(whole.losses) == 2
     assert resumed.losses == whole.losses
 
 
