@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import textwrap
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,8 @@ MOST = 1_000_000
 """Largest count that an option takes, as in the configuration."""
 
 MOST_PROCESSES = 1024
+MOST_REQUESTS = 1024
+"""Requests under way at once, as `config.server` has it."""
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -124,12 +127,12 @@ def _filled(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
-def count(text: str) -> int:
-    """A whole number from 1 to a million."""
+def count(text: str, most: int = MOST) -> int:
+    """A whole number from 1 to a million, or to `most`."""
     with contextlib.suppress(ValueError):
-        if 1 <= int(text) <= MOST:
+        if 1 <= int(text) <= most:
             return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to {MOST:,}")
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to {most:,}")
 
 
 def share(text: str) -> float:
@@ -175,7 +178,8 @@ def add_server(parser: Command) -> None:
         help="model folder or hub id with the tokenizer of the served model; when absent the server counts tokens",
     )
     add("--window", metavar="LENGTH", help="tokens that the server admits, where it does not tell them")
-    add("--concurrency", kind=count, metavar="N", help="requests that are under way at once (default: 8)")
+    requests = partial(count, most=MOST_REQUESTS)
+    add("--concurrency", kind=requests, metavar="N", help="requests that are under way at once (default: 8)")
     add("--timeout", kind=float, metavar="SECONDS", help="time that one request may take (default: 600)")
 
 
