@@ -76,6 +76,14 @@ def test_adapters(targets: list[str] | None) -> None:
     )
 
 
+def test_recomputed_layers_may_be_fused_too() -> None:
+    model = tiny_model(llama_config()).train()
+    exact = gradients(copy.deepcopy(model).double(), fused=False)[1]
+    with light_layers(model, TrainingConfig(gradient_checkpointing=True)):
+        loss(model, IDS, POSITIONS, IDS).backward()
+    assert error({name: weight.grad.double() for name, weight in model.named_parameters()}, exact) < 5e-6
+
+
 def test_a_base_in_bf16_loses_nothing() -> None:
     """With adapters the residual stream is bf16, too: RoPE in fp32 may then be the more exact."""
     model = tiny_model(llama_config()).train().to(torch.bfloat16)

@@ -173,8 +173,8 @@ def _rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int =
 
 def fits(model: PreTrainedModel) -> bool:
     """Whether `fused_layers` knows the model's decoder layers."""
-    config = model.config
-    return model.device.type == "cpu" and config.model_type in FAMILIES and config.hidden_act == "silu"
+    config, known = model.config, type(model.get_decoder()).__module__.startswith("transformers.models.")
+    return known and model.device.type == "cpu" and config.model_type in FAMILIES and config.hidden_act == "silu"
 
 
 @contextlib.contextmanager
