@@ -5,11 +5,13 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from skipwise.config import DataConfig
 from skipwise.data import documents, near_duplicates, token_store
+from skipwise.data.earlier_sources import EarlierSources, Fresh
 from skipwise.errors import SkipwiseError
 from support.tiny import tiny_tokenizer
 
@@ -103,6 +105,48 @@ def test_the_parts_of_a_document_do_not_matter_to_minhash() -> None:
     for start in range(0, 300, 30):
         index.add(" ".join(text[start : start + 30]))
     assert index.close()
+
+
+def chosen(folder: Path, sources: list[list[str]], tokenizer: PreTrainedTokenizerFast, kind: str) -> list[Fresh]:
+    """What is chosen of each source of a mixture, all of whose documents are long enough."""
+    earlier, parts = EarlierSources(DataConfig(paths=["x"], duplicates=kind)), []  # type: ignore[arg-type]
+    for number, texts in enumerate(sources):
+        (folder / f"{number}").mkdir(exist_ok=True)
+        store = store_of(folder / f"{number}", texts, tokenizer, duplicates=kind)
+        parts.append(earlier.fresh(store, np.arange(len(store))))
+    return parts
+
+
+def test_documents_of_an_earlier_source_are_left_out(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    sources = [["one", "two", "two"], ["three", " two\n"], ["two", "one", "three", "four"]]
+    parts = chosen(tmp_path, sources, tokenizer, "exact")
+    assert [part.indices.tolist() for part in parts] == [[0, 1], [0], [3]]
+    assert [part.exact for part in parts] == [0, 1, 3]
+    assert parts[2].text == ", 3 exact duplicates of earlier sources"
+    assert [len(part.indices) for part in chosen(tmp_path, sources, tokenizer, "keep")] == [3, 2, 4]
+
+
+def test_near_duplicates_of_an_earlier_source_are_left_out(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The same verdicts as for one corpus of all documents, many enough to share bands by chance."""
+    pytest.importorskip("rensa")
+    bases = [words(400, seed) for seed in range(30)]
+    near = [base[:100] + words(2, 100 + n) + base[102:] for n, base in enumerate(bases[:10])]  # 390 / 402 in common
+    far = [[*base[:200], *words(200, 200 + n)] for n, base in enumerate(bases[10:20])]
+    sources = [[" ".join(text) for text in each] for each in (bases, near + far, [words(400, 300), near[3], bases[4]])]
+    parts = chosen(tmp_path, sources, tokenizer, "near")
+    assert [part.indices.tolist() for part in parts] == [[*range(30)], [*range(10, 20)], [0]]
+    assert [(part.exact, part.near) for part in parts] == [(0, 0), (0, 10), (1, 1)]
+    whole = store_of(tmp_path, [text for each in sources for text in each], tokenizer, duplicates="near")
+    assert lines_of(whole) == [*range(1, 31), *range(41, 51), 51]
+
+
+def test_a_store_without_its_signatures_is_made_again(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    pytest.importorskip("rensa")
+    store = store_of(tmp_path, ["one text", "another"], tokenizer, duplicates="near")
+    assert store.signatures.shape == (2, near_duplicates.PERMUTATIONS)
+    assert token_store.is_whole(store.folder)
+    (store.folder / "signatures.bin").unlink()
+    assert not token_store.is_whole(store.folder)
 
 
 @pytest.mark.parametrize("similarity", [0.5, 0.7, 0.8, 0.9, 0.95])

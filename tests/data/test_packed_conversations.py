@@ -11,6 +11,7 @@ import torch
 from skipwise.config import DataConfig
 from skipwise.data.conversation_sources import conversation_sources
 from skipwise.data.conversation_store import ConversationStore, fitted, open_conversations
+from skipwise.data.earlier_sources import EarlierSources
 from skipwise.data.labels import IGNORED
 from skipwise.data.packed_conversations import PackedConversations, best_fit, split_conversations
 from skipwise.errors import SkipwiseError
@@ -55,6 +56,28 @@ def test_a_store_is_found_again_and_made_anew_for_other_content(tmp_path: Path) 
     assert open_store(path, tokenizer, cache).folder != first.folder
     write(path, 4)
     assert len(open_store(path, tokenizer, cache)) == 4
+
+
+def test_conversations_that_were_met_are_left_out(tmp_path: Path) -> None:
+    """In one store and across sources; the roles count, white space does not."""
+    tokenizer = chat_tokenizer(tmp_path / "tokenizer")
+    rows = [[user("Hi"), assistant("Yes.")], [user("Hi "), assistant("Yes.\n")], [user("Ho"), assistant("Yes.")]]
+    stores = []
+    for name, turns in (("a", rows), ("b", [rows[2], [user("New"), assistant("No.")]])):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({"messages": each}) + "\n" for each in turns))
+        data = DataConfig(paths=[str(path)], cache=str(tmp_path / "cache"))
+        stores.append(open_conversations(data, conversation_sources(str(path)), tokenizer, progress=False))
+        kept = open_conversations(
+            data.model_copy(update={"duplicates": "keep"}), conversation_sources(str(path)), tokenizer, progress=False
+        )
+        assert len(kept) == len(turns)
+    assert [len(each) for each in stores] == [2, 2]
+    assert stores[0].duplicates_text == ", 1 exact duplicate"
+    assert [name.rpartition(":")[2] for name in stores[0].names] == ["1", "3"]
+    earlier = EarlierSources(DataConfig(paths=["x"]))
+    chosen = [earlier.fresh(store, np.arange(2)) for store in stores]
+    assert [part.indices.tolist() for part in chosen] == [[0, 1], [1]]
 
 
 def test_a_broken_row_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -68,3 +68,25 @@ def test_a_mixture_of_nothing_is_refused(
     line = capsys.readouterr().err.splitlines()[-1]
     assert message in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_document_of_two_sources_is_learned_from_in_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_llama(tmp_path / "tiny", window=64)
+    for folder, files in (("a", [argparse.__file__]), ("b", [argparse.__file__, difflib.__file__]), ("c", [])):
+        (tmp_path / folder).mkdir()
+        for file in [*files, *([difflib.__file__] if folder == "c" else [])]:
+            shutil.copy(file, tmp_path / folder)
+    command = words(model, tmp_path / "out", "training.steps=1", "evaluation.tasks=[]", "data.mix=[1, 1]")
+    start = command.index("--data") + 1
+    settings = command[start + 3 :]
+    paths = [str(tmp_path / name) for name in "abc"]
+    assert main.main([*command[:start], *paths[:2], *settings]) == 0
+    shown = capsys.readouterr().err
+    assert ", 1 exact duplicate of earlier sources" in shown
+    assert "b: 1 documents" in shown
+    command[command.index("--out") + 1] = str(tmp_path / "other")
+    assert main.main([*command[:start], *paths, *settings, "--set", "data.mix=[1, 1, 1]"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"skipwise: {paths[2]}: every document that could be used is in an earlier source")

@@ -57,8 +57,9 @@ class DataConfig(Stage):
     minimum_tokens: Length | None = None
     """Documents with fewer tokens are left out. Those too short for an example always are."""
     duplicates: Literal["keep", "exact", "near"] = "exact"
-    """Documents that are left out because an earlier one is like them. `exact`: the same text but for white space;
-    `near`: also those that share most runs of words (MinHash; needs the extra `near-duplicates`); `keep`: none."""
+    """Documents and conversations that are left out because an earlier one is like them, in any source. `exact`: the
+    same text but for white space; `near`: also those that share most runs of words (MinHash; needs the extra
+    `near-duplicates`); `keep`: none."""
     similarity: float = Field(default=0.8, gt=0, le=1)
     """`near`: share of runs of five words in common from which a document is left out."""
     cache: str | None = None

@@ -4,6 +4,7 @@ It is a folder in the cache beside the token stores, named by a fingerprint of t
 sources:
 
     tokens.bin (uint16 or uint32)  marks.bin (uint8, see `chat_tokens`)  offsets.npy  names.txt  meta.json
+    hashes.bin  signatures.bin   (of the turns, as those of a text: see `fingerprints` and `near_duplicates`)
 
 It appears whole. Memory stays that of about a million characters. Whole conversations are stored, whatever their
 length, so one store serves every train length.
@@ -12,6 +13,7 @@ length, so one store serves every train length.
 import functools
 import hashlib
 import json
+import sys
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,19 +26,24 @@ from skipwise.config import DataConfig
 from skipwise.data.chat_rows import Conversation, conversation
 from skipwise.data.chat_tokens import ANSWER, ChatTokeniser, ChatTokens
 from skipwise.data.documents import dataset_rows
+from skipwise.data.fingerprints import DocumentHashes, Hashes, HashSet
+from skipwise.data.near_duplicates import SIGNATURE_BYTES, NearDuplicates, Signatures
 from skipwise.data.row_files import read_rows, reading_errors
 from skipwise.data.store_cache import cached_folder
+from skipwise.data.store_writer import HASHES, SIGNATURES
 from skipwise.data.text_sources import TextSource
+from skipwise.data.token_store import signatures_in
 from skipwise.data.tokenising import token_dtype, tokenizer_fingerprint
 from skipwise.errors import SkipwiseError
 from skipwise.utils.atomic_files import atomic_folder
 from skipwise.utils.progress import Bar
 from skipwise.utils.progress import bar as progress_bar
+from skipwise.utils.text import count_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 2**20  # characters tokenised at once
 
 
@@ -50,6 +57,7 @@ class ConversationStore:
         tokens: Memory map of all ids, (n_tokens,) uint16 or uint32.
         marks: Memory map of their marks, (n_tokens,) uint8.
         offsets: Memory map of where each conversation starts, (n_conversations + 1,) int64.
+        hashes: Hashes of the conversations, (n_conversations,) uint64.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,6 +66,7 @@ class ConversationStore:
         self.tokens: NDArray[Any] = np.memmap(folder / "tokens.bin", dtype=self.meta["dtype"], mode="r")
         self.marks: NDArray[np.uint8] = np.memmap(folder / "marks.bin", dtype=np.uint8, mode="r")
         self.offsets: NDArray[np.int64] = np.load(folder / "offsets.npy", mmap_mode="r")
+        self.hashes: Hashes = np.memmap(folder / HASHES, dtype=np.uint64, mode="r")
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -70,6 +79,17 @@ class ConversationStore:
             raise IndexError(f"conversation {index} of {len(self)}")
         place = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         return ChatTokens(self.tokens[place], self.marks[place])
+
+    @property
+    def signatures(self) -> Signatures:
+        """Memory map of the conversations' MinHash signatures, (n, PERMUTATIONS), where near ones are left out."""
+        return signatures_in(self.folder, len(self))
+
+    @property
+    def duplicates_text(self) -> str:
+        """How many conversations were left out as duplicates, e.g. `, 3 exact duplicates`. Empty where none was."""
+        counts = {kind: self.meta[f"{kind}_duplicates"] for kind in ("exact", "near")}
+        return "".join(f", {count_text(n, f'{kind} duplicate')}" for kind, n in counts.items() if n)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -139,7 +159,7 @@ def open_conversations(
     """Open the store of some sources of conversations: the one in the cache if its fingerprint matches, else a new one.
 
     Args:
-        data: Names the folder of the cache.
+        data: Names the folder of the cache, and says what counts as a duplicate.
         sources: Sources with a `chat` form.
         tokenizer: Renders and tokenises the conversations.
         progress: Show a bar while a new store is made.
@@ -155,6 +175,7 @@ def open_conversations(
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "template": tokenise.fingerprint,
         "sources": hashlib.sha256(fingerprints.encode(errors="replace")).hexdigest(),
+        "duplicates": f"near {data.similarity}" if data.duplicates == "near" else data.duplicates,
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     identity["fingerprint"] = fingerprint
@@ -164,7 +185,7 @@ def open_conversations(
     def build(folder: Path) -> None:
         with atomic_folder(folder) as partial:
             with progress_bar("tokenising conversations", total=total, unit="B", quiet=not progress) as bar:
-                meta = _write(partial, sources, tokenise, token_dtype(tokenizer), bar)
+                meta = _write(partial, sources, tokenise, token_dtype(tokenizer), _Copies(data), bar)
             (partial / "meta.json").write_text(json.dumps(identity | meta, indent=1), encoding="utf-8")
 
     return ConversationStore(cached_folder(data, fingerprint, whole=_whole, build=build))
@@ -178,22 +199,60 @@ def _whole(folder: Path) -> bool:
         offsets = np.load(folder / "offsets.npy", mmap_mode="r")
         tokens = int(meta["tokens"])
         whole = sizes == [tokens * np.dtype(meta["dtype"]).itemsize, tokens] and offsets[-1] == tokens
+        count = len(offsets) - 1
+        whole &= (folder / HASHES).stat().st_size == 8 * count
+        if str(meta["duplicates"]).startswith("near"):
+            whole &= (folder / SIGNATURES).stat().st_size == SIGNATURE_BYTES * count
         return bool(whole and (folder / "names.txt").exists())
     except (OSError, ValueError, KeyError, IndexError):
         return False
 
 
+class _Copies:
+    """Tells conversations that were met before, and counts them."""
+
+    def __init__(self, data: DataConfig) -> None:
+        self._seen = HashSet() if data.duplicates != "keep" else None
+        self._near = NearDuplicates(data.similarity) if data.duplicates == "near" else None
+        self.counts = {"exact_duplicates": 0, "near_duplicates": 0}
+
+    def mark(self, one: Conversation) -> tuple[int, bytes] | None:
+        """Hash and signature (empty where none is needed) of a conversation; None for a duplicate."""
+        hashes = DocumentHashes()
+        parts = [f"{key}\n{turn[key]}\n" for turn in one.turns for key in sorted(turn)] + [f"{one.tools or ''}"]
+        for part in parts:
+            hashes.add(part)
+        value = hashes.close()
+        if self._seen is not None and not self._seen.add(value):
+            self.counts["exact_duplicates"] += 1
+            return None
+        if self._near is None:
+            return value, b""
+        self._near.add("\n".join(str(turn["content"]) for turn in one.turns))
+        if self._near.close():
+            self.counts["near_duplicates"] += 1
+            return None
+        return value, self._near.last.tobytes()
+
+
 def _write(
-    folder: Path, sources: list[TextSource], tokenise: ChatTokeniser, dtype: np.dtype[Any], bar: Bar
+    folder: Path, sources: list[TextSource], tokenise: ChatTokeniser, dtype: np.dtype[Any], copies: _Copies, bar: Bar
 ) -> dict[str, Any]:
     """Write everything but meta.json, whose facts are returned."""
     offsets, answers = array("q", [0]), 0
     with (
         (folder / "tokens.bin").open("wb") as tokens,
+        (folder / HASHES).open("wb") as hashes,
+        (folder / SIGNATURES).open("wb") as signatures,
         (folder / "marks.bin").open("wb") as marks,
         (folder / "names.txt").open("w", encoding="utf-8", errors="replace") as names,
     ):
-        for batch, read in _batches(sources):
+        for every, read in _batches(sources):
+            marked = [(each, copies.mark(each[1])) for each in every]
+            batch = [each for each, known in marked if known]
+            for value, signature in (known for _, known in marked if known):
+                hashes.write(value.to_bytes(8, sys.byteorder))
+                signatures.write(signature)
             for (place, _), (ids, mark) in zip(batch, tokenise(batch), strict=True):
                 tokens.write(ids.astype(dtype).data)
                 marks.write(mark.data)
@@ -204,7 +263,8 @@ def _write(
     if len(offsets) == 1:
         raise SkipwiseError(f"no conversations in {', '.join(source.name for source in sources[:5])}; give rows")
     np.save(folder / "offsets.npy", np.frombuffer(offsets, dtype=np.int64))
-    return {"conversations": len(offsets) - 1, "tokens": offsets[-1], "answer_tokens": answers, "dtype": dtype.name}
+    facts = {"conversations": len(offsets) - 1, "tokens": offsets[-1], "answer_tokens": answers, "dtype": dtype.name}
+    return facts | copies.counts
 
 
 def _batches(sources: list[TextSource]) -> Iterator[tuple[list[tuple[str, Conversation]], int]]:

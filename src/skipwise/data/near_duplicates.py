@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skipwise.errors import SkipwiseError
 
@@ -18,6 +19,10 @@ RUN = 5
 """Words in a run."""
 WORDS = re.compile(r"\w+")
 SEED = 42
+
+SIGNATURE_BYTES = 4 * PERMUTATIONS
+Signatures = NDArray[np.uint32]
+"""(n_docs, PERMUTATIONS)."""
 
 
 def require_package() -> None:
@@ -59,7 +64,7 @@ class NearDuplicates:
         self.similarity = similarity
         self._make: Any = rensa.RMinHash
         self._index: Any = rensa.RMinHashLSH(similarity, PERMUTATIONS, bands(similarity))
-        self._signatures = np.empty((0, PERMUTATIONS), dtype=np.uint32)
+        self._signatures: Signatures = np.empty((0, PERMUTATIONS), dtype=np.uint32)
         self._count = 0
         self._begin()
 
@@ -67,6 +72,12 @@ class NearDuplicates:
         self._words: list[str] = []
         self._runs = 0
         self._present: Any = self._make(PERMUTATIONS, SEED)
+
+    @property
+    def last(self) -> Signatures:
+        """Signature of the document that was remembered last, (PERMUTATIONS,)."""
+        signature: Signatures = self._signatures[self._count - 1]
+        return signature
 
     def add(self, text: str) -> None:
         """Take the next part of a document."""
@@ -102,3 +113,46 @@ class NearDuplicates:
         self._index.insert(self._count, present)
         self._count += 1
         return False
+
+
+def matches(
+    signatures: Signatures,
+    documents: NDArray[np.int64],
+    others: Signatures,
+    among: NDArray[np.int64],
+    similarity: float,
+) -> NDArray[np.bool_]:
+    """Find the documents that are near to one of another source, by the same bands and estimate as `NearDuplicates`.
+
+    Args:
+        signatures: Of one source.
+        documents: Rows of it to look at, (n,).
+        others: Of the other source.
+        among: Rows of it that count, (m,).
+        similarity: Share of runs in common from which documents are near.
+
+    Returns:
+        Whether there is such a document, (n,). Memory is that of one band: 4·(n + m) bytes for each permutation in it.
+    """
+    near = np.zeros(len(documents), dtype=np.bool_)
+    width = PERMUTATIONS // bands(similarity)
+    for start in range(0, PERMUTATIONS, width):
+        wanted, keys = (
+            _keys(each[rows, start : start + width]) for each, rows in ((signatures, documents), (others, among))
+        )
+        order = np.argsort(keys)
+        keys = keys[order]
+        first, last = np.searchsorted(keys, wanted, "left"), np.searchsorted(keys, wanted, "right")
+        for i in np.flatnonzero((first < last) & ~near).tolist():
+            rows = among[order[first[i] : last[i]]]
+            near[i] = (others[rows] == signatures[documents[i]]).mean(axis=1).max() >= similarity
+    return near
+
+
+def _keys(band: Signatures) -> NDArray[np.uint64]:
+    """A number for each row of a band (n, width), equal where the rows are."""
+    keys = np.zeros(len(band), dtype=np.uint64)
+    for column in band.T:
+        keys = (keys ^ column) * np.uint64(0x9E3779B97F4A7C15)  # modulo 2^64; the upper bits mix on the way
+        keys ^= keys >> np.uint64(32)
+    return keys

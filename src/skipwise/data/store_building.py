@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMAT = 3
+NEAR = "near, signatures"
+"""How the identity of a store begins to name its duplicates where it holds signatures."""
 BATCH = 2**20  # characters tokenised at once
 
 
@@ -50,7 +52,7 @@ class Corpus:
             "piece": documents.PIECE,
             "tokenizer": tokenizer_fingerprint(self.tokenizer),
             "sources": hashlib.sha256(lines.encode(errors="replace")).hexdigest(),
-            "duplicates": f"near {self.data.similarity}" if near else self.data.duplicates,
+            "duplicates": f"{NEAR} {self.data.similarity}" if near else self.data.duplicates,
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return {**identity, "fingerprint": digest[:32]}

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from skipwise.data.documents import Piece
 from skipwise.data.fingerprints import DocumentHashes, HashSet
-from skipwise.data.near_duplicates import NearDuplicates
+from skipwise.data.near_duplicates import SIGNATURE_BYTES, NearDuplicates
 
 TOKENS, NAMES, META, PROGRESS = "tokens.bin", "names.txt", "meta.json", "progress.json"
 OFFSETS, PASSAGE_OFFSETS = "offsets.bin", "passage_offsets.bin"
 """Where each document starts in the tokens, and in the passages: (n_docs + 1,) int64."""
 HASHES, PASSAGES = "hashes.bin", "passages.bin"
 """Hash of each document, (n_docs,) uint64, and of each of their passages (`fingerprints`)."""
+SIGNATURES = "signatures.bin"
+"""MinHash signature of each document where near-duplicates are left out, (n_docs, PERMUTATIONS) uint32."""
 
 
 @dataclass
@@ -76,18 +78,19 @@ class StoreWriter:
         self.progress = begun or Progress()
         self._name, self._hashes, self._written = "", DocumentHashes(), self.progress.tokens
         self._place = self.progress.source, self.progress.row
+        self._near = NearDuplicates(similarity) if duplicates == "near" else None
         self._files = {name: self._open(name, size) for name, size in self._sizes().items()}
         if begun is None:
             self._append(OFFSETS, [0])
             self._append(PASSAGE_OFFSETS, [0])
         known: NDArray[np.uint64] = np.fromfile(folder / HASHES, dtype=np.uint64)
         self._seen = HashSet(known.tolist()) if duplicates != "keep" else None
-        self._near = NearDuplicates(similarity) if duplicates == "near" else None
 
     def _sizes(self) -> dict[str, int]:
         """Bytes of each file that the progress counts."""
         now = self.progress
-        return {
+        signatures = {SIGNATURES: SIGNATURE_BYTES * now.documents} if self._near else {}
+        return signatures | {
             TOKENS: now.tokens * self.dtype.itemsize,
             NAMES: now.names,
             OFFSETS: 8 * (now.documents + 1),
@@ -144,6 +147,8 @@ class StoreWriter:
         now.names += len(line)
         self._append(PASSAGES, passages)
         self._append(HASHES, [value])
+        if self._near:
+            self._files[SIGNATURES].write(self._near.last.data)
         self._append(PASSAGE_OFFSETS, [now.passages])
         self._append(OFFSETS, [now.tokens])
 

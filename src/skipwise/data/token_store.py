@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from skipwise.config import DataConfig
 from skipwise.data.fingerprints import Hashes
-from skipwise.data.store_building import Corpus, build
+from skipwise.data.near_duplicates import PERMUTATIONS, SIGNATURE_BYTES, Signatures
+from skipwise.data.store_building import NEAR, Corpus, build
 from skipwise.data.store_cache import cached_folder
 from skipwise.data.store_writer import (
     HASHES,
@@ -31,6 +32,7 @@ from skipwise.data.store_writer import (
     OFFSETS,
     PASSAGE_OFFSETS,
     PASSAGES,
+    SIGNATURES,
     TOKENS,
 )
 from skipwise.errors import SkipwiseError
@@ -45,6 +47,11 @@ Indices = NDArray[np.int64]
 def mapped(path: Path, dtype: str, count: int) -> NDArray[Any]:
     """Map the first `count` numbers of a file, (count,), read only; an empty array where that is 0."""
     return np.memmap(path, dtype=dtype, mode="r", shape=(count,)) if count else np.empty(0, dtype=dtype)
+
+
+def signatures_in(folder: Path, documents: int) -> Signatures:
+    """Map the signatures of a store, (documents, PERMUTATIONS), read only."""
+    return mapped(folder / SIGNATURES, "uint32", documents * PERMUTATIONS).reshape(documents, PERMUTATIONS)
 
 
 class TokenDocuments(Sequence[Any], abc.ABC):
@@ -94,6 +101,11 @@ class TokenStore(TokenDocuments):
         if not 0 <= index < len(self):
             raise IndexError(f"document {index} of {len(self)}")
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def signatures(self) -> Signatures:
+        """Memory map of the documents' MinHash signatures, (n_docs, PERMUTATIONS), where near ones are left out."""
+        return signatures_in(self.folder, len(self))
 
     @property
     def lengths(self) -> Indices:
@@ -263,6 +275,8 @@ def is_whole(folder: Path) -> bool:
         sizes = {TOKENS: meta["tokens"] * np.dtype(meta["dtype"]).itemsize, HASHES: 8 * meta["documents"]}
         sizes |= dict.fromkeys((OFFSETS, PASSAGE_OFFSETS), 8 * (meta["documents"] + 1))
         sizes[PASSAGES] = 8 * meta["passages"]
+        if str(meta.get("duplicates")).startswith(NEAR):
+            sizes[SIGNATURES] = SIGNATURE_BYTES * meta["documents"]
         there = (folder / NAMES).exists()
         return there and all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError, TypeError):

@@ -3,9 +3,12 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from skipwise.config import DataConfig, RunConfig
 from skipwise.data.conversation_sources import conversation_sources
 from skipwise.data.conversation_store import ConversationStore, fitted, open_conversations
+from skipwise.data.earlier_sources import EarlierSources, all_known
 from skipwise.data.packed_conversations import PackedConversations, split_conversations
 from skipwise.data.text_sources import TextSource
 from skipwise.positions.sampler import Sampler
@@ -44,7 +47,12 @@ def divided(data: DataConfig, paths: list[str]) -> tuple[list[str], list[TextSou
 
 
 def open_examples(
-    config: RunConfig, sources: list[TextSource], tokenizer: Any, sampler: Sampler, examples: int
+    config: RunConfig,
+    sources: list[TextSource],
+    tokenizer: Any,
+    sampler: Sampler,
+    examples: int,
+    earlier: EarlierSources,
 ) -> Conversations:
     """Tokenise conversations, or find them tokenised, and divide them.
 
@@ -54,6 +62,7 @@ def open_examples(
         tokenizer: The model's.
         sampler: Lays out positions.
         examples: Length of the training's dataset.
+        earlier: What the sources before hold.
 
     Raises:
         SkipwiseError: A row cannot be learned from, or too few conversations fit into an example.
@@ -62,6 +71,10 @@ def open_examples(
         say(f"{source.name}: its rows are read as conversations (field {source.chat!r})")
     store = open_conversations(config.data, sources, tokenizer)
     fit = fitted(store, sampler.example_length)
+    fresh = earlier.fresh(store, fit.indices)
+    if not len(fresh.indices):
+        raise all_known(sources[0].name)
+    fit = fit._replace(indices=fresh.indices, lengths=fit.lengths[np.isin(fit.indices, fresh.indices)])
     learned, held_out = split_conversations(fit, config.data.validation)
     pad = next((each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id) if each is not None), 0)
     made = PackedConversations(
@@ -72,7 +85,7 @@ def open_examples(
     say(
         f"conversations: {len(fit.indices):,}, {int(fit.lengths.sum()):,} tokens, in rows of {size} tokens, {full:.0%} "
         f"full; cut behind an answer that fits: {fit.cut:,}; left out, with a first answer that does not: "
-        f"{fit.left_out:,}"
+        f"{fit.left_out:,}{store.duplicates_text}{fresh.text}"
     )
 
     def validation(positions: Sampler) -> PackedConversations:

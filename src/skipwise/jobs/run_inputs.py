@@ -10,6 +10,7 @@ from skipwise.config import DEFAULT_TRAIN_LENGTH, RunConfig, merge, validate
 from skipwise.config.task_names import READS_DOCUMENTS
 from skipwise.data import token_store
 from skipwise.data.conversation_store import ConversationStore
+from skipwise.data.earlier_sources import EarlierSources, all_known
 from skipwise.data.mix import Examples, Mixture, source_seed
 from skipwise.data.recall_documents import Recall
 from skipwise.data.skipped_positions import SkippedPositions
@@ -122,14 +123,15 @@ def run_texts(config: RunConfig, tokenizer: Any) -> RunTexts:
     steps = training.steps * training.batch_size * training.gradient_accumulation
     if training.distill and config.positions.text == "skip" and "text" in method(config.positions.sampler).uses:
         say("training.distill teaches the tokens before a text seam; positions.text=contiguous has no seams")
+    earlier = EarlierSources(data)
     mixed = [(path, weight) for path, weight in zip(data.paths, data.mix, strict=False) if weight]
     if not mixed:
-        source = _source(config, data.paths, tokenizer, training.seed, steps)
+        source = _source(config, data.paths, tokenizer, training.seed, steps, earlier)
         return _run_texts(source.examples, source.validation, [source])
     weights = [weight for _, weight in mixed]
     shares = [weight / sum(weights) for weight in weights]
     parts = [
-        _source(config, [path], tokenizer, source_seed(training.seed, number), round(steps * share))
+        _source(config, [path], tokenizer, source_seed(training.seed, number), round(steps * share), earlier)
         for number, ((path, _), share) in enumerate(zip(mixed, shares, strict=True))
     ]
 
@@ -161,7 +163,9 @@ class _Source(NamedTuple):
     conversations: list[ConversationStore]
 
 
-def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expected: int) -> _Source:
+def _source(
+    config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expected: int, earlier: EarlierSources
+) -> _Source:
     """Open one corpus and divide it.
 
     Texts and conversations that no weights are given for are met as often as they fill examples.
@@ -172,6 +176,7 @@ def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expe
         tokenizer: The model's.
         seed: Of its positions and its order.
         expected: Examples that the training takes from it, over a share of which the target of `curriculum` grows.
+        earlier: What the sources before hold.
     """
     training, data = config.training, config.data
     assert training.train_length is not None
@@ -185,7 +190,7 @@ def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expe
     count = max(training.steps * training.batch_size * training.gradient_accumulation, 1)
     texts, chats = conversation_inputs.divided(data, paths)
     if not chats:
-        return _text_source(config, texts, tokenizer, sampler, count)
+        return _text_source(config, texts, tokenizer, sampler, count, earlier)
     if texts and data.streaming:
         raise SkipwiseError(
             "data.streaming with texts and conversations needs their weights, because the number of texts is not known "
@@ -193,12 +198,12 @@ def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expe
         )
     if data.streaming:
         say("data.streaming: conversations are tokenised whole first")
-    chat = conversation_inputs.open_examples(config, chats, tokenizer, sampler, count)
+    chat = conversation_inputs.open_examples(config, chats, tokenizer, sampler, count, earlier)
     if not texts:
         if training.distill:
             say(f"training.distill teaches ordinary text alone: nothing of {', '.join(chat.name for chat in chats)}")
         return _Source(chat.examples, dict(chat.validation), [], [], [chat.store])
-    text = _text_source(config, texts, tokenizer, sampler, count)
+    text = _text_source(config, texts, tokenizer, sampler, count, earlier)
     assert isinstance(text.examples, SkippedPositions)
     weights = [text.examples.per_epoch, chat.examples.per_epoch]
     validation: dict[str, Examples] = {
@@ -210,7 +215,9 @@ def _source(config: RunConfig, paths: list[str], tokenizer: Any, seed: int, expe
     return _Source(examples, validation, text.held_out, text.learned, [chat.store])
 
 
-def _text_source(config: RunConfig, paths: list[str], tokenizer: Any, sampler: Sampler, count: int) -> _Source:
+def _text_source(
+    config: RunConfig, paths: list[str], tokenizer: Any, sampler: Sampler, count: int, earlier: EarlierSources
+) -> _Source:
     """Open the texts of one corpus and divide them. `count`: examples of the whole training."""
     training, data = config.training, config.data
     if sampler.final.name == "skipalign":
@@ -235,7 +242,7 @@ def _text_source(config: RunConfig, paths: list[str], tokenizer: Any, sampler: S
         examples: Examples = StreamedPositions(stream, **options)
         held_out = stream.held_out
     else:
-        learned, held_out = _stored(config, paths, tokenizer, sampler)
+        learned, held_out = _stored(config, paths, tokenizer, sampler, earlier)
         examples = SkippedPositions(learned, **options)
 
     def validation(positions: Sampler) -> Examples:
@@ -261,17 +268,22 @@ def _least(config: RunConfig, sampler: Sampler) -> tuple[int, str]:
     return sampler.document_length, "training.train_length"
 
 
-def _stored(config: RunConfig, paths: list[str], tokenizer: Any, sampler: Sampler) -> tuple[Spans, Spans]:
+def _stored(
+    config: RunConfig, paths: list[str], tokenizer: Any, sampler: Sampler, earlier: EarlierSources
+) -> tuple[Spans, Spans]:
     """Tokenise a whole corpus, or find it tokenised. Returns what is trained on, and what is held out."""
     data = config.data
     store = token_store.open_store(data.model_copy(update={"paths": paths}), tokenizer)
     least, setting = _least(config, sampler)
-    usable = token_store.usable(store, least, setting=setting)
+    fresh = earlier.fresh(store, token_store.usable(store, least, setting=setting))
+    usable = fresh.indices
+    if not len(usable):
+        raise all_known(paths[0])
     short = token_store.left_out(store, least)
     say(
         f"{', '.join(paths) if data.mix else 'text'}: {len(usable):,} documents, "
         f"{int(store.lengths[usable].sum()):,} tokens; left out {short.documents:,} "
-        f"shorter than {length_text(least)} tokens ({short.tokens:,} tokens){store.duplicates_text}"
+        f"shorter than {length_text(least)} tokens ({short.tokens:,} tokens){store.duplicates_text}{fresh.text}"
     )
     learned, held_out = token_store.split(store, usable, data.validation, sampler.document_length)
     return Spans(store, learned), Spans(store, held_out)
