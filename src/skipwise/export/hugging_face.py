@@ -91,6 +91,7 @@ class Origin:
         self.name = self.run.name if self.run else self.source.name
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
+        """Load the model on the CPU with weights of `dtype`; an adapter is merged. Raises as `checkpoint.weights`."""
         return checkpoint.weights(self.source, self.config, "sdpa", dtype)
 
     def dtype(self, wanted: str | None) -> torch.dtype:
@@ -122,10 +123,19 @@ class Origin:
 
 
 def to_hf(path: str, out: Path, *, dtype: str | None = None, shard_size: str = SHARD_SIZE) -> Path:
-    """Write the model or run at `path` as a Hugging Face folder; `out` comes back.
+    """Write a model or a run as a Hugging Face folder.
 
-    dtype: a key of DTYPES, the stored one when absent. Errors: SkipwiseError for a model that cannot be read, an `out`
-    that is taken, or a size that is none.
+    Args:
+        path: A run folder, or whatever `skipwise eval` takes.
+        out: The new folder.
+        dtype: A key of `DTYPES`; the stored one when absent.
+        shard_size: Weights beyond this size ("5GB", "500MB") are split into several files.
+
+    Returns:
+        `out`.
+
+    Raises:
+        SkipwiseError: The model cannot be read, `out` is taken, or the size is none.
     """
     if not re.fullmatch(r"\d+(\.\d+)?[KMGT]I?B", shard_size.upper()):
         raise SkipwiseError(f"--shard-size {shard_size!r}: expected a size such as 5GB or 500MB")
@@ -145,10 +155,18 @@ def to_hf(path: str, out: Path, *, dtype: str | None = None, shard_size: str = S
 
 
 def to_gguf(path: str, out: Path, *, dtype: str | None = None) -> Path:
-    """Write the model or run at `path` as a GGUF file and return it: `out`, or a file in it named by model and dtype.
+    """Write a model or a run as a GGUF file.
 
-    dtype: a key of `gguf_writer.TYPES`, the stored one when absent. Errors: SkipwiseError as `to_hf`, and for what
-    llama.cpp cannot compute, before any weight is read.
+    Args:
+        path: A run folder, or whatever `skipwise eval` takes.
+        out: The file, or a folder for a file named by model and dtype.
+        dtype: A key of `gguf_writer.TYPES`; the stored one when absent.
+
+    Returns:
+        The file.
+
+    Raises:
+        SkipwiseError: As `to_hf`, and for what llama.cpp cannot compute, before any weight is read.
     """
     from skipwise.export import gguf_tokenizer, gguf_writer  # they need the gguf package, which training does not
 
@@ -167,9 +185,17 @@ def to_gguf(path: str, out: Path, *, dtype: str | None = None) -> Path:
 
 
 def push(folder: Path, repo: str) -> str:
-    """Upload an exported folder to the hub repository `repo` and return its address; a new one is private.
+    """Upload an exported folder to a hub. Its own settings count (HF_TOKEN, HF_ENDPOINT).
 
-    The hub's own settings count (HF_TOKEN, HF_ENDPOINT). Errors: SkipwiseError in one line.
+    Args:
+        folder: The exported folder.
+        repo: Name of the repository; a new one is private.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        SkipwiseError: Whatever the hub's client raised, in one line.
     """
     from huggingface_hub import HfApi
 

@@ -46,8 +46,10 @@ def older_fields(written: Fields) -> Fields:
 
 
 def _relative_attention(parameters: Fields) -> Fields:
-    """`attn_factor`: YaRN's factor on cos and sin beside the usual 0.1·ln(factor) + 1, as vLLM read it before it knew
-    `attention_factor`; left out where it is 1."""
+    """`attn_factor`: YaRN's factor on cos and sin beside the usual 0.1·ln(factor) + 1; left out where it is 1.
+
+    vLLM read it before it knew `attention_factor`.
+    """
     given = parameters.get("attention_factor")
     if parameters.get("rope_type") != "yarn" or given is None:
         return {}

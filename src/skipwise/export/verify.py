@@ -122,6 +122,7 @@ def verify(
 
 
 def table(checks: list[Check]) -> str:
+    """Lay checks out in aligned columns, one a line."""
     width = max(len(check.name) for check in checks)
     return "\n".join(f"{check.name:<{width}}  {check.state:<7}  {check.detail}" for check in checks)
 

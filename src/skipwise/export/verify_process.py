@@ -16,6 +16,7 @@ class NoSkipwise(importlib.abc.MetaPathFinder):
     """Makes Skipwise unimportable, installed or not."""
 
     def find_spec(self, fullname: str, *rest: Any) -> None:
+        """Raise `ImportError` for Skipwise and its parts."""
         if fullname.split(".")[0] == "skipwise":
             raise ImportError("Skipwise is not to be used here")
 

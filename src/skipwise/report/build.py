@@ -76,8 +76,17 @@ def _names(folders: list[Path]) -> list[str]:
 
 
 def page_data(runs: list[Run], files: Sequence[Rows] = (), *, group: bool = False) -> dict[str, Any]:
-    """All that the page shows, as plain values; `results` holds the rows of results.jsonl, none changed, each with the
-    paired `change` from its series' base to it."""
+    """Collect all that the page shows, as plain values.
+
+    Args:
+        runs: Run folders.
+        files: Files of rows that `skipwise eval` wrote.
+        group: Show runs that differ in `training.seed` alone as one.
+
+    Returns:
+        By name; `results` holds the rows of results.jsonl, none changed, each with the paired `change` from its series'
+        base to it.
+    """
     series, results = series_module.series(runs, files)
     if group:
         series, results = recipes.grouped(runs, series, results)

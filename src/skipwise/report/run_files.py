@@ -46,6 +46,8 @@ class Environment(_Read):
 
 
 class LogRow(_Read):
+    """A line of log.jsonl: after which step it was written, and seconds of training by then."""
+
     step: int
     seconds: float
 
@@ -54,18 +56,27 @@ L = TypeVar("L", bound=LogRow)
 
 
 class TrainRow(LogRow):
+    """What training has come to: the loss (nats a label), the learning rate and the tokens met so far."""
+
     loss: float
     learning_rate: float | None = None
     tokens: int
 
 
 class ValidationRow(LogRow):
+    """Losses of held-out examples (nats a label), at skipped positions and at plain ones."""
+
     loss_skipped: float
     loss_plain: float
 
 
 @dataclass(frozen=True)
 class Run:
+    """A run folder, read.
+
+    The results are those of results.jsonl, the training that of log.jsonl.
+    """
+
     folder: Path
     name: str
     config: RunConfig
@@ -81,21 +92,25 @@ class Run:
 
     @property
     def original_length(self) -> int | None:
+        """Window before the extension, tokens; None where it is not written."""
         known = self.environment.original_length if self.environment else None
         measured = self.results[0].original_length if self.results else None
         return known or measured or self.config.model.original_length
 
     @property
     def train_length(self) -> int:
+        """Tokens of a training example."""
         target = self.config.target_length
         return self.config.training.train_length or min(self.original_length or target, target, DEFAULT_TRAIN_LENGTH)
 
     @property
     def steps_done(self) -> int:
+        """Steps that the log holds."""
         return self.train[-1].step if self.train else 0
 
     @property
     def finished(self) -> bool:
+        """Whether all steps are done or the model is written."""
         return (self.folder / "model").is_dir() or self.steps_done >= self.config.training.steps
 
     @property

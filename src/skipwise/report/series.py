@@ -82,8 +82,11 @@ def _of_files(files: Sequence[Rows]) -> list[tuple[str, str, Row]]:
 
 
 def _distinct_names(models: list[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
-    """A name for each (label, path, fingerprint): the label, the end of the path where labels are alike or say no
-    more than `model`, and the fingerprint where that does not tell them apart either."""
+    """A name for each (label, path, fingerprint).
+
+    It is the label; the end of the path where labels are alike or say no more than `model`; and the fingerprint where
+    that does not tell them apart either.
+    """
     labels = [label for label, _, _ in {(label, "", fingerprint): 0 for label, _, fingerprint in models}]
     names = {}
     for model in models:

@@ -127,8 +127,10 @@ def _judged(question: str, figures: list[Comparison], every: list[Comparison], w
 
 
 def _far_from_none(change: Change, metric: str) -> bool:
-    """Whether "no change" lies more than 1.6 half widths from the middle of the interval, about 3.1 standard errors:
-    chance gives that once in 500 comparisons."""
+    """Whether "no change" lies more than 1.6 half widths from the middle of the interval.
+
+    That is about 3.1 standard errors, which chance gives once in 500 comparisons.
+    """
     low, high = (change.low, change.high) if metric != "perplexity" else (_log(change.low), _log(change.high))
     return change.verdict != "undecided" and abs(low + high) > 1.6 * (high - low)
 

@@ -80,13 +80,19 @@ class SkippedLoss(nn.Module):
         num_items_in_batch: int | None = None,
         taught: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return {"loss": scalar} of tensors (B, T).
+        """Compute the training loss of a batch.
 
         Args:
+            input_ids: Token ids [B, T].
+            position_ids: Their positions [B, T], which may skip.
+            labels: What is predicted, each at its token [B, T]; -100 where nothing is learned.
             attention_mask: The numbers of the sequences in each row; one sequence each when absent.
             num_items_in_batch: What the sum of the losses is divided by: the labels of the whole batch, over all
                 accumulated parts and all processes. The labels given here when absent.
             taught: 1 for tokens that the teacher teaches; in training only. None where there is no teacher.
+
+        Returns:
+            `loss`, a scalar, nats.
         """
         teaching = None
         if self.training and self.teacher is not None and taught is not None:
