@@ -13,7 +13,7 @@ from skipwise import __version__
 from skipwise.errors import SkipwiseError
 from skipwise.report.render import SHEET, render
 from skipwise.utils.atomic_files import write_text
-from skipwise.utils.text import aligned
+from skipwise.utils.text import aligned, count_text
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def text(result: Result) -> str:
 
 CLAIM_COLUMNS = ["claim", "here", "numbers and 95 % interval"]
 QUICK_NOTE = (
-    "A quick result: models of few training steps and one seed, few prompts and texts. It shows that the reproduction "
-    "runs and which way its numbers point. It decides nothing; run it without --quick for that."
+    "A quick result: its models, where it has any, have few training steps and one seed, and it asks few prompts and "
+    "texts. It shows that the reproduction runs and which way its numbers point; run it without --quick to decide."
 )
 
 
@@ -136,7 +136,10 @@ def _page(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "kicker": "Laboratory",
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "skipwise": __version__,
-        "tiles": [[f"holds here: {word}", str(verdicts.count(word)), "findings"] for word in dict.fromkeys(verdicts)],
+        "tiles": [
+            [f"holds here: {word}", str(verdicts.count(word)), f"of {count_text(len(verdicts), 'finding')}"]
+            for word in dict.fromkeys(verdicts)
+        ],
         "notes": [f"Quick results: {', '.join(quick)}. {QUICK_NOTE}"] if quick else [],
         "sections": [_section(name, value) for name, value in results.items()],
     }

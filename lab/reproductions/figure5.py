@@ -1,6 +1,7 @@
 """PoSE's figure 5: how evenly PoSE covers the relative distances of the target, by number of chunks."""
 
 import math
+from collections.abc import Sequence
 
 from lab.bench import WINDOW, Bench
 from lab.findings import Claim, Verdict
@@ -16,6 +17,7 @@ PAPER = Table(
     ["quantity", "value"],
     [["chance of each distance with 2 and 3 chunks", "a chart without numbers; all distances up to the target"]],
 )
+POINTS = 200
 SAMPLERS = [("pose", 2), ("pose", 3), ("stratified", 2), ("stratified", 3), ("cream", 2), ("randpos", 2)]
 
 
@@ -35,6 +37,11 @@ def fewer(name: str, later: Number, other: str, first: Number, factor: int) -> C
     return Claim(
         f"{name} needs fewer examples than {other} at {factor}×", verdict, f"{text_of(later)} against {text_of(first)}"
     )
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `POINTS` points of a line, with as many digits as a chart shows."""
+    return [(x, float(f"{y:.4g}")) for x, y in points[:: math.ceil(len(points) / POINTS)]]
 
 
 def text_of(needed: Number) -> str:
@@ -60,7 +67,7 @@ def run(bench: Bench) -> Result:
                 f"Chance that one example shows a distance, {factor}×",
                 "distance, tokens",
                 "chance",
-                [Line(line["name"], line["points"]) for line in lines],
+                [Line(line["name"], thinned(line["points"])) for line in lines],
                 x_scale="linear",
                 y_unit="wave",
             )
