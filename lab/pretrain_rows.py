@@ -34,7 +34,7 @@ MIX = {"code": 4, "books": 1, "modern": 3, "recall": 2, "list": 1, "copy": 1}
 """Rows of each kind in a batch."""
 SHORT_WINDOW = 32
 SHORT_MIX = {"code": 2, "books": 1, "modern": 2, "copy": 7}
-"""The mix of short windows, from which a model begins to look up earlier text after 200 steps."""
+"""The mix of short windows. They make a model use earlier tokens sooner than long windows do (docs/lab.md)."""
 STYLES = ("{k}: {v}", "{k} = {v}", "'{k}' = '{v}'", '"{k}": "{v}",', "{k} -> {v}", "{k} {v}")
 """How a list writes a pair."""
 ASKS = ("\n\n", "\n\nOnce more:\n", "\n\nOne of them again:\n", "\n\n# ")
