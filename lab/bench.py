@@ -115,8 +115,11 @@ class Bench:
                 part = {name: part}
             nested = merge(nested, part)
         config = validate(RunConfig, nested)
-        said = {**config.model_dump(mode="json", exclude={"out", "evaluation"}), "base": base_digest(config.model.path)}
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:10]
+        identity = {
+            **config.model_dump(mode="json", exclude={"out", "evaluation"}),
+            "base": base_digest(config.model.path),
+        }
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
         return config.model_copy(update={"out": str(self.folder / digest)})
 
     def models(self, model: Model) -> list[Path]:

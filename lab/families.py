@@ -106,8 +106,8 @@ FAMILIES: dict[str, Callable[[], Any]] = {"llama": llama, "GPT-J": gptj, "Mistra
 def family(bench: Bench, name: str) -> Path:
     """The folder of a pre-trained model. It is made once."""
     steps = QUICK_STEPS if bench.quick else STEPS
-    said = [name, steps, BATCH, RATE, SLIDING, SHARED]
-    digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:10]
+    identity = [name, steps, BATCH, RATE, SLIDING, SHARED]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:10]
     folder = (bench.folder / f"family-{name.replace(' ', '-').lower()}-{digest}").absolute()
     if not folder.exists():
         say(f"{name}: {steps} steps of pre-training, {BATCH} × {WINDOW} tokens each")

@@ -144,6 +144,12 @@ def itself(folder: Path) -> None:
     change(base_model_name_or_path=str(folder))(folder)
 
 
+def circle(folder: Path) -> None:
+    other = shutil.copytree(folder, folder.with_name("other"))
+    change(base_model_name_or_path=str(other))(folder)
+    change(base_model_name_or_path=str(folder))(other)
+
+
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
@@ -157,6 +163,7 @@ def itself(folder: Path) -> None:
         (weights(lambda state: dict(list(state.items())[1:])), r"they differ in 1 weights, e\.g\. base_model"),
         (weights(lambda state: state | {"base_model.x.lora_A.weight": torch.ones(1)}), r"they differ in 1 weights"),
         (itself, r"which is the same folder"),
+        (circle, r"adapter of '[^']*other', which is the same folder or leads back to it; write [^(]*$"),
         (pickled, r"without adapter_model\.safetensors; only pickled ones"),
         (lambda folder: (folder / adapter_files.SETTINGS).write_text("{"), r"adapter_config\.json cannot be read"),
         (lambda folder: (folder / adapter_files.SETTINGS).write_text("[]"), r"holds no JSON mapping"),

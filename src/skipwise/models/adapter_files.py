@@ -63,6 +63,18 @@ def base_of(folder: Path) -> Base:
     return Base(path, revision if isinstance(revision, str) else None)
 
 
+def leads_back(folder: Path) -> bool:
+    """Tell whether the base of an adapter, or the base of that one, is an adapter that was met before."""
+    met, place = set[Path](), folder.resolve()
+    while is_adapter(place) and place not in met:
+        met.add(place)
+        try:
+            place = Path(base_of(place).path).expanduser().resolve()
+        except SkipwiseError:  # reported where that folder is read
+            return False
+    return place in met
+
+
 def check_weights(folder: Path) -> None:
     """Check that the weights of an adapter are there and whole.
 

@@ -2,8 +2,9 @@
 
 Matrix products in bf16 are fast on a CPU, so that the small operations between them take half of a training step:
 transformers normalises in fp32 and casts the result for each projection, rotates with mixed types (which torch does
-through copies), and stores every result in between. The functions here compute the same numbers. They differ from
-transformers only in the gradients that several projections of one input give it, which are added in bf16.
+through copies), and stores every result in between. With fp32 weights the functions here give the same losses to the
+last bit; gradients differ in rounding only, because those that several projections give their common input are added in
+bf16. With bf16 weights, as under adapters, RoPE is computed in fp32 here, and in bf16 by transformers.
 
 `python benchmarks/training.py` measures what this brings.
 """
@@ -76,7 +77,7 @@ class _Linear(torch.autograd.Function):
         x = stored[0]
         if ctx.normed is not None:
             _, r, scale = stored
-            x = Normed(x, r, scale, ctx.normed).output()
+            x = Normed(x, r, scale, ctx.normed).output().to(grad.dtype)  # the cast of `_linear`, after an fp32 norm
         return (*_linear_gradients(ctx.needs_input_grad, grad, x, weight), None)
 
 
@@ -190,19 +191,19 @@ def fused_layers(model: PreTrainedModel) -> Iterator[None]:
         replaced.append((owner, name, owner.__dict__.get(name)))
         setattr(owner, name, function)
 
-    for module in model.get_decoder().layers.modules():
-        kind = type(module).__name__
-        if kind.endswith("RMSNorm"):
-            replace(module, "forward", _norm.__get__(module))
-        elif type(module) is nn.Linear:
-            replace(module, "forward", _linear.__get__(module))
-        elif kind.endswith("MLP"):
-            replace(module, "forward", _network.__get__(module))
-        elif kind.endswith("Attention"):
-            code = sys.modules[type(module).__module__]
-            if code.apply_rotary_pos_emb is not _rotate:
-                replace(code, "apply_rotary_pos_emb", _rotate)
     try:
+        for module in model.get_decoder().layers.modules():
+            kind = type(module).__name__
+            if kind.endswith("RMSNorm"):
+                replace(module, "forward", _norm.__get__(module))
+            elif type(module) is nn.Linear:
+                replace(module, "forward", _linear.__get__(module))
+            elif kind.endswith("MLP"):
+                replace(module, "forward", _network.__get__(module))
+            elif kind.endswith("Attention"):
+                code = sys.modules[type(module).__module__]
+                if code.apply_rotary_pos_emb is not _rotate:
+                    replace(code, "apply_rotary_pos_emb", _rotate)
         yield
     finally:
         for owner, name, before in reversed(replaced):

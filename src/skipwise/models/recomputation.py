@@ -25,7 +25,7 @@ def elementwise(setting: bool | None, kind: str) -> bool:
 
     Args:
         setting: What the user chose; None for what suits the device.
-        kind: Type of the device. On a CPU it takes a fifth of the memory away, with `fused_layers` time, too
+        kind: Type of the device. On a CPU it saves a fifth of the memory, and with `fused_layers` time too
             (docs/performance.md). On a GPU small operations are bound by the time of starting them, and computing them
             again starts more.
     """

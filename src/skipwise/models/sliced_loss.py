@@ -116,10 +116,10 @@ def linear_mean_nll(
     count: int | None = None,
     teaching: Teaching | None = None,
 ) -> Tensor:
-    """`mean_nll` of a linear head (V, H) over slices of at most `size` tokens.
+    """`mean_nll` of a linear head (V, H) over slices of at most `size` tokens, in bf16 of twice as many.
 
-    In bf16 a slice has twice the tokens, because only a quarter of them is in fp32 at a time: each slice adds a
-    gradient to that of the whole head, so few are better.
+    Each slice adds a gradient to that of the whole head, so few slices are better. In bf16 there is room for more
+    tokens, because only a quarter of a slice is in fp32 at a time.
     """
     device = hidden.device.type
     if hidden.dtype != torch.float32 or torch.is_autocast_enabled(device):

@@ -97,16 +97,18 @@ def _adapter(name: str, folder: Path, config: ModelConfig, weights: bool) -> Sou
     if weights:
         adapter_files.check_weights(folder)
     described = f"{folder} holds an adapter of {base.path!r}"
-    place = Path(base.path).expanduser()
-    if place.resolve() == folder.resolve():
-        raise SkipwiseError(f"{described}, which is the same folder; keep the base in a folder of its own")
+    if adapter_files.leads_back(folder):
+        raise SkipwiseError(
+            f"{described}, which is the same folder or leads back to it; write the base model's folder or hub id as "
+            "base_model_name_or_path in adapter_config.json"
+        )
     wanted = config.model_copy(update={"path": base.path, "revision": base.revision})
     try:
-        found = find(wanted, weights=weights)
+        base_source = find(wanted, weights=weights)
     except SkipwiseError as error:
         remedy = "write its folder or hub id as base_model_name_or_path in adapter_config.json"
         raise SkipwiseError(f"{described}, and that base cannot be read ({error}); {remedy}") from error
-    return Source(name, str(folder), None, {"trust_remote_code": config.trust_remote_code}, found)
+    return Source(name, str(folder), None, {"trust_remote_code": config.trust_remote_code}, base_source)
 
 
 @functools.cache

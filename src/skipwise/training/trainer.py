@@ -293,7 +293,8 @@ def _starting_point(folder: Path, resume: bool) -> tuple[Path | None, list[dict[
 def light_layers(model: PreTrainedModel, config: TrainingConfig) -> Iterator[None]:
     """Train with decoder layers that store less for the backward pass, as the settings say or as the device likes it.
 
-    On a CPU that is `models.fused_layers` where it knows the layers, else `models.recomputation`.
+    On a CPU that is `models.fused_layers` where it knows the layers, else `models.recomputation`. Fused layers end with
+    the block; recomputation stays switched on.
     """
     if config.gradient_checkpointing:
         recomputation.recompute_layers(model)
