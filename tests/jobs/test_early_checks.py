@@ -1,11 +1,11 @@
-"""The memory that a training is checked for: on several processes, sharded or not, and with adapters."""
+"""What a run is checked for before anything slow: memory on several processes or with adapters, and idle settings."""
 
 from typing import Any
 
 import pytest
 
 from skipwise.config import ModelConfig, RunConfig, validate
-from skipwise.jobs.early_checks import _training_bytes
+from skipwise.jobs.early_checks import _training_bytes, check_inputs
 from skipwise.models.load import LoadedModel, load
 from support.tiny import tiny_llama
 
@@ -44,3 +44,15 @@ def test_weights_in_four_bits_need_less(loaded: LoadedModel) -> None:
     lora, packed = needed(loaded, method="lora"), needed(loaded, method="qlora")
     linear = loaded.model.num_parameters() - loaded.model.get_input_embeddings().weight.numel()
     assert lora - packed == pytest.approx(linear * (4 - 0.52), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said"), [({"rank": 8}, True), ({"method": "lora", "rank": 8}, False), ({"method": "none"}, False)]
+)
+def test_settings_of_an_adapter_without_one_have_no_effect(
+    loaded: LoadedModel, adapter: dict[str, Any], said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`adapter.method=none` after a recipe with LoRA is how both are compared, so it is no error."""
+    values = {"target_length": 256, "model": {"path": loaded.path}, "training": {"steps": 0}, "adapter": adapter}
+    check_inputs(validate(RunConfig, {**values, "evaluation": {"tasks": []}}))
+    assert ("the other settings of the adapter have no effect" in capsys.readouterr().err) is said

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,10 @@ def itself(folder: Path) -> None:
     change(base_model_name_or_path=str(folder))(folder)
 
 
+def nested(folder: Path) -> None:
+    (folder / adapter_files.WEIGHTS).write_bytes(struct.pack("<Q", 100_000) + b"[" * 100_000)
+
+
 def circle(folder: Path) -> None:
     other = shutil.copytree(folder, folder.with_name("other"))
     change(base_model_name_or_path=str(other))(folder)
@@ -167,6 +172,7 @@ def circle(folder: Path) -> None:
         (pickled, r"without adapter_model\.safetensors; only pickled ones"),
         (lambda folder: (folder / adapter_files.SETTINGS).write_text("{"), r"adapter_config\.json cannot be read"),
         (lambda folder: (folder / adapter_files.SETTINGS).write_text("[]"), r"holds no JSON mapping"),
+        (nested, r"has no safetensors header"),
         (lambda folder: (folder / adapter_files.WEIGHTS).write_bytes(b""), r"cannot read the adapter of .*incomplete"),
     ],
 )

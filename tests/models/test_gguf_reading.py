@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from skipwise.config import ModelConfig
+from skipwise.errors import SkipwiseError
 from skipwise.models.load import load
 from support.tiny import tiny_gguf
 
@@ -37,3 +38,21 @@ def test_one_parse_a_load(tmp_path: Path, parsed: list[str]) -> None:
     reader, table = gguf.GGUFReader, gguf.get_tensor_name_map
     load(ModelConfig(path=str(path)))
     assert (gguf.GGUFReader, gguf.get_tensor_name_map) == (reader, table), "gguf is left as it was"
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda data: data[:3000],
+        lambda data: data[:-100],
+        lambda data: b"",
+        lambda data: b"XXXX" + data[4:],
+        lambda data: data[:8] + b"\xff" * 8 + data[16:],
+    ],
+    ids=["in the header", "in the weights", "empty", "another kind", "count of tensors"],
+)
+def test_a_damaged_file_is_named_as_such(harm: Any, tmp_path: Path) -> None:
+    path = tiny_gguf(tmp_path / "model.gguf")
+    path.write_bytes(harm(path.read_bytes()))
+    with pytest.raises(SkipwiseError, match=r"model\.gguf is no whole GGUF file \(.+\); download or copy it again$"):
+        load(ModelConfig(path=str(path)))

@@ -111,6 +111,17 @@ def test_state_comes_back_and_another_adapters_is_refused() -> None:
             adapters.load_trainable_state(another, state)
 
 
+def test_a_rank_that_no_layer_has_is_refused() -> None:
+    """The largest layers that get an adapter are 64 × 64 (q_proj) and 32 × 64 (k_proj)."""
+    model = tiny_model(llama_config())
+    adapters.check_settings(model, AdapterConfig(method="lora", rank=64))
+    adapters.check_settings(model, AdapterConfig(method="lora", rank=32, targets=["k_proj"]))
+    with pytest.raises(SkipwiseError, match=r"adapter\.rank = 65: .* have a rank of 64 at most"):
+        adapters.check_settings(model, AdapterConfig(method="lora", rank=65))
+    with pytest.raises(SkipwiseError, match=r"have a rank of 32 at most"):
+        adapters.check_settings(model, AdapterConfig(method="lora", rank=33, targets=["k_proj"]))
+
+
 def test_targets_that_match_nothing_name_what_is_near() -> None:
     model = tiny_model(scaled_config(tied=False))
     with pytest.raises(SkipwiseError, match=r"no linear layer is called 'q_prj'; did you mean 'q_proj'"):

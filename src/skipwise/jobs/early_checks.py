@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from skipwise.assets import catalogue
-from skipwise.config import DataConfig, RunConfig
+from skipwise.config import AdapterConfig, DataConfig, RunConfig
 from skipwise.config.presets import SUITES
 from skipwise.data import near_duplicates, text_sources
 from skipwise.errors import SkipwiseError
@@ -25,6 +25,7 @@ from skipwise.planning.operations_and_bytes import Workload
 from skipwise.training import adapters, zero
 from skipwise.training.processes import share
 from skipwise.training.trackers import check_trackers
+from skipwise.utils.progress import say
 from skipwise.utils.text import gigabytes_text
 
 EXAMPLE_BYTES = 4 * 8
@@ -43,6 +44,8 @@ def check_inputs(config: RunConfig) -> None:
     """
     check_trackers(config.training.report_to)
     adapters.require_packages(config.adapter, device_of(config.model.device))
+    if config.adapter.method == "none" and config.adapter != AdapterConfig():
+        say("adapter.method=none trains all weights: the other settings of the adapter have no effect; lora uses them")
     if config.training.steps and not config.data.paths:
         raise SkipwiseError("no text to train on: give files or folders with --data, or training.steps=0")
     evaluation = config.evaluation

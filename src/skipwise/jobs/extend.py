@@ -97,7 +97,7 @@ def _extend(config: RunConfig, resume: bool, team: Team) -> None:
         layers = _unreached_layers(config, model)
         loaded = load(config.model)
         if config.adapter.method != "none":
-            adapters.check_names(loaded.model, config.adapter)
+            adapters.check_settings(loaded.model, config.adapter)
         texts = run_texts(config, loaded.tokenizer) if config.data.paths else None
         if texts:
             stack.callback(texts.close)

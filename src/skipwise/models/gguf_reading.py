@@ -12,6 +12,8 @@ from typing import Any
 
 import gguf
 
+from skipwise.models.library_messages import one_line
+
 
 @functools.lru_cache(maxsize=1)
 def _reader(kind: Any, path: str, modified: int, size: int) -> Any:
@@ -37,3 +39,12 @@ def remembered() -> Iterator[None]:
 def forget() -> None:
     """Free the header."""
     _reader.cache_clear()
+
+
+def damage(path: Path) -> str | None:
+    """Say why the header and the table of tensors of a file cannot be read; None where they can."""
+    try:
+        gguf.GGUFReader(path)
+    except Exception as error:  # gguf raises ValueError, IndexError, struct.error, OverflowError …
+        return one_line(error)
+    return None

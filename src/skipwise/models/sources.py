@@ -174,6 +174,8 @@ def call(source: Source, what: str, from_pretrained: Callable[..., Any], **optio
         if is_out_of_memory(error):
             raise
         where = source.given
+        if source.gguf and (problem := gguf_reading.damage(source.file)):
+            raise SkipwiseError(f"{where} is no whole GGUF file ({problem}); download or copy it again") from error
         if not Path(source.place).exists():
             where = _taken_as_id(where)
         raise SkipwiseError(f"cannot read the {what} of {where}: {one_line(error)}") from error

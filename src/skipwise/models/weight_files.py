@@ -87,7 +87,7 @@ def read_header(path: Path) -> dict[str, Any]:
         header: dict[str, Any] = json.loads(text)
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         end = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise SkipwiseError(f"{path.name} has no safetensors header; download or copy it again") from error
     if size < end:
         raise SkipwiseError(
@@ -100,7 +100,7 @@ def _shards(index: Path) -> list[str]:
     """The names of the files that an index lists, sorted."""
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SkipwiseError(f"{index} is not an index of weights; download or copy it again") from error
     odd = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     if odd:

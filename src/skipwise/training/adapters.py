@@ -38,14 +38,24 @@ def require_packages(config: AdapterConfig, device: torch.device) -> None:
         raise SkipwiseError("adapter.method=qlora needs bitsandbytes: pip install 'skipwise[qlora]'")
 
 
-def check_names(model: PreTrainedModel, config: AdapterConfig) -> None:
-    """Refuse a target or an entry of `also_train` that matches nothing, before anything is measured.
+def check_settings(model: PreTrainedModel, config: AdapterConfig) -> None:
+    """Refuse a target or an entry of `also_train` that matches nothing, and a rank that no layer has.
 
     Raises:
-        SkipwiseError: With the nearest name.
+        SkipwiseError: With the nearest name, or the largest rank.
     """
-    _targets(model, config)
+    targets = _targets(model, config)
     _also_trained(model, config)
+    largest = max(
+        min(module.weight.shape)
+        for name, module in model.named_modules()
+        if _is_linear(module) and name.rpartition(".")[2] in targets
+    )
+    if config.rank > largest:
+        raise SkipwiseError(
+            f"adapter.rank = {config.rank:,}: the layers that get an adapter have a rank of {largest:,} at most; lower "
+            "it, or train all weights with adapter.method=none"
+        )
 
 
 def attach(model: PreTrainedModel, config: AdapterConfig, seed: int = 0) -> "PeftModel":
