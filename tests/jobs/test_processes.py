@@ -237,8 +237,8 @@ def test_a_teacher_in_two_processes_teaches_as_in_one(how: str, method: str, tmp
     Plain examples and recall documents divide as the others do.
     """
     model = tiny_llama(tmp_path / "tiny", window=128, adds_bos=True)  # a shorter example holds no recall document
-    values = ("training.distill=0.5", "positions.text=contiguous", "data.plain=0.3", "data.recall=0.3")
-    values += (f"adapter.method={method}",)
+    values = ["training.distill=0.5", "positions.text=contiguous", "data.plain=0.3", "data.recall=0.3"]
+    values.append(f"adapter.method={method}")
     taught = [part for value in values for part in ("--set", value)]
     assert main.main(words(model, tmp_path / "one", 6, *taught)) == 0
     parallel = ["--set", f"training.parallel={how}", "--processes", "2"]
