@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gguf
-
 from skipwise.models.library_messages import one_line
 
 
@@ -23,6 +21,8 @@ def _reader(kind: Any, path: str, modified: int, size: int) -> Any:
 @contextlib.contextmanager
 def remembered() -> Iterator[None]:
     """Let transformers share the parsed header of the last file inside the block, until `forget`."""
+    import gguf  # here, so that other models are read without it
+
     reader, table = gguf.GGUFReader, gguf.get_tensor_name_map
 
     def shared(path: Any, mode: str = "r") -> Any:
@@ -43,6 +43,8 @@ def forget() -> None:
 
 def damage(path: Path) -> str | None:
     """Say why the header and the table of tensors of a file cannot be read; None where they can."""
+    import gguf
+
     try:
         gguf.GGUFReader(path)
     except Exception as error:  # gguf raises ValueError, IndexError, struct.error, OverflowError …
