@@ -25,6 +25,12 @@ def arithmetic(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def product_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype of matrix products with `x` here: autocast's inside its block, else that of `x`."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 def device_of(name: str) -> torch.device:
     """`auto` is CUDA where there is one. Errors: SkipwiseError for a device that cannot be used."""
     try:

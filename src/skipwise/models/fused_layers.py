@@ -20,6 +20,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from skipwise.models.device import product_dtype
+
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite")
 """Model types whose decoder layers are a norm, attention, a norm and a gated SiLU network, as those of Llama."""
 
@@ -138,15 +140,10 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
     return turned
 
 
-def _dtype(x: Tensor) -> torch.dtype:
-    """The type of matrix products with x."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-
-
 def _norm(module: Any, x: Tensor) -> Tensor:
     r = x.detach().float().pow(2).mean(-1, keepdim=True).add_(module.variance_epsilon).rsqrt_()
     # What is fp32 is the residual stream: matrix products read its norm. The norm of a head's queries is not cast.
-    dtype = _dtype(x) if x.dtype == torch.float32 else torch.promote_types(x.dtype, module.weight.dtype)
+    dtype = product_dtype(x) if x.dtype == torch.float32 else torch.promote_types(x.dtype, module.weight.dtype)
     y: Tensor = _Norm.apply(x, module.weight, r, dtype)  # type: ignore[no-untyped-call]
     y.normed = Normed(x.detach(), r, module.weight.detach(), dtype)  # type: ignore[attr-defined]
     return y
@@ -154,7 +151,7 @@ def _norm(module: Any, x: Tensor) -> Tensor:
 
 def _linear(module: nn.Linear, x: Tensor) -> Tensor:
     normed = getattr(x, "normed", None)
-    y: Tensor = _Linear.apply(x.to(_dtype(x)), module.weight, module.bias, normed)  # type: ignore[no-untyped-call]
+    y: Tensor = _Linear.apply(x.to(product_dtype(x)), module.weight, module.bias, normed)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -168,7 +165,7 @@ def _network(module: Any, x: Tensor) -> Tensor:
 
 def _rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
-    dtype = _dtype(q)
+    dtype = product_dtype(q)
     return _Rotation.apply(q, cos, sin, dtype), _Rotation.apply(k, cos, sin, dtype)  # type: ignore[no-untyped-call]
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from skipwise.data.labels import IGNORED as IGNORED
 from skipwise.errors import SkipwiseError
+from skipwise.models.device import product_dtype
 from skipwise.models.teaching import Teaching
 
 SLICE_BYTES = 64 * 2**20
@@ -121,8 +122,7 @@ def linear_mean_nll(
     Each slice adds a gradient to that of the whole head, so few slices are better. In bf16 there is room for more
     tokens, because only a quarter of a slice is in fp32 at a time.
     """
-    device = hidden.device.type
-    if hidden.dtype != torch.float32 or torch.is_autocast_enabled(device):
+    if product_dtype(hidden) != torch.float32:
         size *= 2
     even = math.ceil(len(labels) / math.ceil(len(labels) / size))  # no short slice at the end
     known = int((labels != IGNORED).sum()) if count is None else count
@@ -160,7 +160,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         teaching: Teaching | None,
     ) -> Tensor:
         device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        dtype = product_dtype(hidden)
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
