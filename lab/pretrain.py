@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from lab.induction import write_circuit
 from lab.pretrain_rows import HELD_OUT, MIX, PACKAGES, Rows, Streams, collect, read
 from skipwise import evaluate
 from skipwise.data.labels import IGNORED
@@ -55,8 +56,6 @@ class Size(NamedTuple):
     batches: int
     """Batches of MIX in a step."""
     steps: int
-    short: int
-    """Steps at the start with short windows."""
     decay: int
     """Steps at the end in which the learning rates fall to zero."""
     matrix_rate: float
@@ -66,8 +65,8 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "packaged": Size(4, 256, 512, 4, 2, 256, 1, 5000, 300, 1250, 1e-2, 4e-3),
-    "lab": Size(12, 512, 1408, 8, 4, 1024, 8, 3000, 200, 750, 4e-3, 2e-3),
+    "packaged": Size(4, 256, 512, 4, 2, 256, 1, 4000, 1000, 2e-3, 2e-3),
+    "lab": Size(12, 512, 1408, 8, 4, 1024, 8, 3000, 750, 2e-3, 2e-3),
 }
 ANSWER_WEIGHT = 0.5
 """Weight of the mean loss of answers beside that of all tokens: they are few."""
@@ -88,7 +87,9 @@ def new_model(size: Size, vocabulary: int) -> LlamaForCausalLM:
         max_position_embeddings=size.window, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=0,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )  # fmt: skip
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    write_circuit(model)
+    return model
 
 
 def optimizers(model: nn.Module, size: Size) -> list[torch.optim.Optimizer]:
@@ -137,7 +138,7 @@ class Training:
             optimizer.param_groups[0]["lr"] = peak * share_of_rate(self.step, self.size)
         total = 0.0
         for part in range(self.size.batches):
-            batch = rows.batch(self.step * self.size.batches + part, short=self.step < self.size.short)
+            batch = rows.batch(self.step * self.size.batches + part)
             loss = loss_of(self.model, *(torch.from_numpy(array).to(self.device) for array in batch))
             (loss / self.size.batches).backward()
             total += loss.item() / self.size.batches

@@ -32,9 +32,6 @@ SAMPLE_BYTES = 8_000_000
 """Text of each kind that the tokenizer is trained on."""
 MIX = {"code": 4, "books": 1, "modern": 3, "recall": 2, "list": 1, "copy": 1}
 """Rows of each kind in a batch."""
-SHORT_WINDOW = 32
-SHORT_MIX = {"code": 2, "books": 1, "modern": 2, "copy": 7}
-"""The mix of short windows. They make a model use earlier tokens sooner than long windows do (docs/lab.md)."""
 STYLES = ("{k}: {v}", "{k} = {v}", "'{k}' = '{v}'", '"{k}": "{v}",', "{k} -> {v}", "{k} {v}")
 """How a list writes a pair."""
 ASKS = ("\n\n", "\n\nOnce more:\n", "\n\nOne of them again:\n", "\n\n# ")
@@ -147,15 +144,10 @@ class Rows:
         self.streams, self.window, self.mix, self.seed = streams, window, mix, seed
         self.recall = Recall(tokenizer)
 
-    def batch(self, number: int, short: bool = False) -> Row:
-        """Draw the rows of a batch, with as many of each kind as the mix says; (B, T) each.
-
-        A batch of short windows has as many tokens, of SHORT_MIX.
-        """
+    def batch(self, number: int) -> Row:
+        """Draw the rows of a batch, with as many of each kind as the mix says; (B, T) each."""
         rng = np.random.default_rng((self.seed, number))
-        mix, window = (SHORT_MIX, min(SHORT_WINDOW, self.window)) if short else (self.mix, self.window)
-        kinds = [kind for kind, count in mix.items() for _ in range(count * (self.window // window))]
-        rows = [self.row(rng, kind, window) for kind in kinds]
+        rows = [self.row(rng, kind, self.window) for kind, count in self.mix.items() for _ in range(count)]
         ids, labels, answers = (np.stack(part) for part in zip(*rows, strict=True))
         ids[:, 0] = 0  # every window starts with BOS, as every text does
         return Row(ids, labels, answers)

@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedToken
 
 from lab import pretrain, pretrain_rows
 from lab.pretrain import SIZES, Size, Training, optimizers, share_of_rate, train
-from lab.pretrain_rows import MIX, SHORT_MIX, SHORT_WINDOW, Rows, encode, train_tokenizer
+from lab.pretrain_rows import MIX, Rows, encode, train_tokenizer
 from skipwise.data.labels import IGNORED
 from skipwise.errors import SkipwiseError
 
-TINY = Size(2, 32, 64, 2, 1, 128, 1, 8, 2, 2, 1e-2, 4e-3)
+TINY = Size(2, 32, 64, 2, 1, 128, 1, 8, 2, 1e-2, 4e-3)
 VOCABULARY = 400
 
 
@@ -42,8 +42,6 @@ def test_a_batch_is_a_function_of_its_number(rows: Rows) -> None:
     assert not np.array_equal(first.ids, other.ids)
     assert first.ids.shape == (sum(MIX.values()), TINY.window)
     assert (first.ids[:, 0] == 0).all()
-    short = rows.batch(3, short=True)
-    assert short.ids.shape == (TINY.window // SHORT_WINDOW * sum(SHORT_MIX.values()), SHORT_WINDOW)
 
 
 @pytest.mark.parametrize("kind", MIX)
