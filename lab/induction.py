@@ -68,7 +68,8 @@ def write_circuit(model: LlamaForCausalLM) -> None:
 
 def _orthonormal(rows: int, columns: int) -> Tensor:
     """A random matrix (rows, columns) with orthonormal columns."""
-    return torch.linalg.qr(torch.randn(rows, columns))[0]
+    matrix: Tensor = torch.linalg.qr(torch.randn(rows, columns)).Q
+    return matrix
 
 
 def _projection(width: int, size: int) -> Tensor:
