@@ -11,6 +11,7 @@ lab/bundled.json records how. Neither size was trained to its end yet; `lab` is 
 """
 
 import argparse
+import contextlib
 import json
 import math
 import platform
@@ -32,7 +33,7 @@ from lab.pretrain_rows import HELD_OUT, MIX, PACKAGES, Rows, Streams, collect, r
 from skipwise import evaluate
 from skipwise.data.labels import IGNORED
 from skipwise.errors import SkipwiseError
-from skipwise.models import sliced_loss
+from skipwise.models import fused_layers, sliced_loss
 from skipwise.models.forward import token_nll
 from skipwise.runs.environment import checkout
 from skipwise.utils.allocator import kept_memory
@@ -284,7 +285,8 @@ def main(words: list[str] | None = None) -> None:
     if checkpoint.exists():
         training.resume(checkpoint)
         say(f"going on after step {training.step} of {size.steps}")
-    with kept_memory():
+    light = fused_layers.fused_layers(training.model) if device == "cpu" else contextlib.nullcontext()
+    with kept_memory(), light:
         train(training, Rows(tokenizer, streams, size.window, MIX, args.seed), checkpoint)
 
     model = training.model.eval().to(torch.bfloat16)
