@@ -253,7 +253,7 @@ class EvaluationConfig(Stage):
     data: list[str] = []
     """Documents for perplexity (files, folders, `datasets` ids, or `PATH::FIELD`). The held-out part of the training
     text when absent."""
-    documents: Count = 4
+    documents: Count = 8
     """Documents for perplexity, the longest first."""
     protocol: Literal["prefix", "sliding"] = "prefix"
     """Perplexity: `prefix` reads the first n tokens for every length n; `sliding` moves a window of n tokens by
