@@ -20,7 +20,7 @@ import transformers
 
 import skipwise
 from lab import recipe, reproductions, tables
-from lab.bench import Bench
+from lab.bench import QUICK_FACTOR, Bench
 from skipwise.errors import SkipwiseError
 from skipwise.runs.environment import checkout
 from skipwise.utils.os_errors import writing
@@ -73,14 +73,40 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, help="folder of results (lab/results)")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--quick", action="store_true", help="few steps and prompts, one seed: shows that it runs")
-    shared.add_argument("--seeds", type=int, default=3, help="seeds of each trained model (3)")
     shared.add_argument("--out", type=Path, help="folder of results (lab/results)")
     shared.add_argument("--runs", type=Path, help="folder of trained models; lab/runs/full or lab/runs/quick")
     command = commands.add_parser("reproduce", parents=[shared], help="reproduce tables and write them to lab/results")
     command.add_argument("names", nargs="+", metavar="NAME", help="reproductions, or all")
+    command.add_argument("--seeds", type=int, default=3, help="seeds of each trained model (3)")
     command = commands.add_parser("recipe", parents=[shared], help="search settings by successive halving")
     command.add_argument("--candidates", type=int, default=30, help="drawn settings in the first rung (30)")
+    command.add_argument("--rungs", help=f"steps of each rung ({','.join(map(str, recipe.RUNGS))})")
+    command.add_argument("--factor", type=int, help=f"windows in the target ({recipe.FACTOR})")
+    command.add_argument("--seeds", default="1", help="seeds of each candidate: one number, or one for each rung (1)")
     return top
+
+
+def prepared(args: argparse.Namespace, seeds: int) -> tuple[Bench, Path]:
+    """The bench and the folder of results. Raises SkipwiseError for a folder that cannot be used."""
+    runs = args.runs or HERE / "runs" / ("quick" if args.quick else "full")
+    out = args.out or HERE / "results"
+    for folder in (runs, out):
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    tables.read(out)  # refuse a folder of other files before the first runs
+    return Bench(runs, quick=args.quick, seeds=seeds), out
+
+
+def search(args: argparse.Namespace) -> None:
+    """Search for a recipe. Raises SkipwiseError for a mistake in the command line."""
+    if args.candidates < 1:
+        raise SkipwiseError(f"--candidates {args.candidates}: expected 1 or more")
+    steps = recipe.numbers(args.rungs, "--rungs") if args.rungs else recipe.RUNGS[: 2 if args.quick else None]
+    usual = QUICK_FACTOR if args.quick else recipe.FACTOR
+    factor = usual if args.factor is None else args.factor
+    plan = recipe.rungs(steps, recipe.numbers(args.seeds, "--seeds"), factor, quick=args.quick)
+    bench, out = prepared(args, 1)
+    print(recipe.search(bench, out, plan, count=args.candidates))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -92,22 +118,15 @@ def run(args: argparse.Namespace) -> None:
         for name in names():
             print(f"{name:18} {reproduction(name).TITLE} ({reproduction(name).SOURCE})")
         return
-    for option in ("seeds", "candidates"):
-        if getattr(args, option, 1) < 1:
-            raise SkipwiseError(f"--{option} {getattr(args, option)}: expected 1 or more")
-    runs = args.runs or HERE / "runs" / ("quick" if args.quick else "full")
-    out = args.out or HERE / "results"
-    chosen = [] if args.command == "recipe" else names() if args.names == ["all"] else args.names
+    if args.command == "recipe":
+        search(args)
+        return
+    if args.seeds < 1:
+        raise SkipwiseError(f"--seeds {args.seeds}: expected 1 or more")
+    chosen = names() if args.names == ["all"] else args.names
     for name in chosen:
         reproduction(name)  # refuse an unknown one before the first runs
-    bench = Bench(runs, quick=args.quick, seeds=args.seeds)
-    for folder in (runs, out):
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    tables.read(out)  # refuse a folder of other files before the first runs
-    if args.command == "recipe":
-        print(recipe.search(bench, out / "recipe.jsonl", count=args.candidates))
-        return
+    bench, out = prepared(args, args.seeds)
     failed = []
     for name in chosen:
         try:

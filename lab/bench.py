@@ -122,6 +122,10 @@ class Bench:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
         return config.model_copy(update={"out": str(self.folder / digest)})
 
+    def identity(self, settings: Settings) -> list[str]:
+        """What tells the models of one recipe from others: a digest for each seed."""
+        return [Path(self.config(settings, seed).out).name for seed in range(self.seeds)]
+
     def models(self, model: Model) -> list[Path]:
         """Models of one recipe, one a seed, made if need be; a model that nothing is trained for has one seed."""
         if isinstance(model, str):

@@ -18,6 +18,7 @@ from skipwise.evals.rows import Row
 from skipwise.utils.text import count_text
 
 Verdict = Literal["yes", "no", "undecided"]
+Holds = Literal["yes", "in part", "not shown", "no", "undecided"]
 FEWEST_SEEDS = 3
 """Seeds from which an effect is taken over seeds."""
 
@@ -31,9 +32,19 @@ class Mean:
     """Half of the 95 % interval over seeds (Student's t); None for one seed. Of a perplexity it is relative."""
     n: int
     perplexity: bool = False
+    change: bool = False
+    """A relative change of a loss."""
+
+    @property
+    def lower_is_better(self) -> bool:
+        """True of perplexities and losses."""
+        return self.perplexity or self.change
 
     def text(self) -> str:
-        """`12.3 ± 0.4`, a share in percent, `> 1,000` for a perplexity as the papers write it."""
+        """`12.3 ± 0.4`, a share in percent, `> 1,000` for a perplexity as the papers write it, a change as `+1.2 %`."""
+        if self.change:
+            error = f" ± {100 * self.half:.1f}" if self.half is not None else ""
+            return f"{100 * self.value:+.1f} %{error}"
         if self.perplexity:
             if self.value > 1000:
                 return "> 1,000"
@@ -152,8 +163,8 @@ def at_least(name: str, rows: Sequence[Row], share: float, what: str) -> Claim:
     ends = share_interval(right[0], n)
     low, high = ends.low or 0.0, 1.0 if ends.high is None else ends.high
     verdict: Verdict = "yes" if low >= share else "no" if high < share else "undecided"
-    evidence = f"{right[0]} of {n}, [{low:.0%}, {high:.0%}]"
-    return Claim(f"{name} answers {share:.0%} or more of the {what}", verdict, evidence)
+    evidence = f"{right[0]} of {n}, [{100 * low:.0f} %, {100 * high:.0f} %]"
+    return Claim(f"{name} answers {100 * share:.0f} % or more of the {what}", verdict, evidence)
 
 
 def _numbers(first: Sequence[Row], later: Sequence[Row], seen: Effect | None) -> str:
@@ -166,12 +177,21 @@ NAMED = 2
 WORDS = {"yes": "shown", "no": "contradicted", "undecided": "undecided"}
 
 
-def holds(claims: Sequence[Claim]) -> str:
-    """`yes`, `no`, `in part` or `undecided` over all claims."""
+def holds(claims: Sequence[Claim]) -> Holds:
+    """Whether a finding holds, over all its claims.
+
+    Returns:
+        `yes` where all are shown and `no` where all are contradicted; `in part` where some are shown. Where none is:
+        `not shown` if at least one is contradicted, `undecided` if the numbers decide none.
+    """
     verdicts = {claim.verdict for claim in claims}
-    if verdicts in ({"yes"}, {"no"}):
-        return verdicts.pop()
-    return "in part" if "yes" in verdicts else "undecided"
+    if verdicts == {"yes"}:
+        return "yes"
+    if verdicts == {"no"}:
+        return "no"
+    if "yes" in verdicts:
+        return "in part"
+    return "not shown" if "no" in verdicts else "undecided"
 
 
 def table_of(claims: Sequence[Claim]) -> list[list[str]]:

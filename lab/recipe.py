@@ -1,124 +1,302 @@
 """The search for the default recipe: successive halving over settings, at equal training tokens.
 
 Every candidate is trained from nothing at each rung, because its learning rate falls over the rung's steps. The best
-third by mean rank goes on to a rung of three times the steps. Mean rank is over all measures, so that a setting which
-wins one and loses another is not mistaken for a better one; the table shows each measure.
+third by mean rank goes on to the next rung. Mean rank is over all measures, so that a setting which wins one and loses
+another is not mistaken for a better one; the table shows each measure.
+
+A trial is one line of the log, written when it is measured. The same command reads the log and goes on after the last
+line; of the training and the measurements in between it repeats only what was not saved.
 """
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lab.bench import CORPORA, WINDOW, Bench, Settings, pick
+from lab.bench import CORPORA, ORIGINAL, WINDOW, Bench, Model, Settings, base_digest, pick
 from lab.findings import Mean, mean_over_seeds
-from skipwise.utils.atomic_files import write_jsonl
+from lab.recipe_space import FACTOR, SPACE, Candidate, candidates
+from skipwise.errors import SkipwiseError
+from skipwise.evals.rows import Row
+from skipwise.utils.atomic_files import append_jsonl, read_jsonl, write_text
 from skipwise.utils.progress import say
-from skipwise.utils.text import aligned
+from skipwise.utils.text import aligned, count_text, duration_words
 
-FACTOR = 16
-SPACE: dict[str, Sequence[Any]] = {
-    "positions.sampler": ["pose", "stratified", "cream"],
-    "positions.chunks": [2, 3, 4],
-    "scaling.method": ["yarn", "ntk", "linear"],
-    "scaling.attention_factor": [None, 1.4, 1.5],
-    "training.train_length": [WINDOW, WINDOW // 2],
-    "training.learning_rate": [3e-4, 1e-3, 2e-3],
-    "data.recall": [0.3, 0.5, 0.7],
-    "data.plain": [0.0, 0.2],
-    "training.distill": [0.0, 0.5],
-}
-BASELINES: dict[str, dict[str, Any]] = {
-    "PoSE, linear": {"positions.sampler": "pose", "scaling.method": "linear", "data.recall": 0.5},
-    "PoSE, YaRN": {"positions.sampler": "pose", "scaling.method": "yarn", "data.recall": 0.5},
-}
 RUNGS = [60, 180, 540]
 """Steps of 8 × 256 tokens; other train lengths have as many tokens."""
+MOST = 4
+"""Effort of the last rung. At 1 an evaluation at 4,096 tokens takes less time than 60 steps of training."""
+NEEDLES = ["niah_single_1", "niah_single_2", "niah_multikey_1"]
+"""RULER's tasks but in the last rung, which asks all that fit the target."""
+LEAST_FACTOR = 4
+"""Windows that RULER's needles take."""
+MEASURES = [
+    *(f"loss at {WINDOW}, {corpus}" for corpus in CORPORA),
+    "perplexity at the target",
+    "values of keys",
+    "passkeys",
+    "RULER",
+    "k_max",
+]
+"""The losses are changes against the original model, relative; k_max is a share of the target."""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """Settings with a name."""
+class Rung:
+    """One round of the search."""
 
-    name: str
-    settings: dict[str, Any]
+    steps: int
+    seeds: int
+    factor: int
+    """Windows in the target."""
+    effort: int
+    """How much each model is asked, 1 to `MOST`; the same for all candidates of a rung."""
 
-    def at(self, steps: int, factor: int) -> Settings:
-        """Settings of a training of `steps` × 8 windows of tokens towards `factor` windows."""
-        length = self.settings.get("training.train_length", WINDOW)
-        budget = {"training.batch_size": 8 * WINDOW // length, "training.steps": steps}
-        return {"target_length": factor * WINDOW, **self.settings, **budget, "training.warmup_steps": steps // 12}
+    @property
+    def target(self) -> int:
+        """Tokens."""
+        return self.factor * WINDOW
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Settings of the evaluations: the old window on each corpus, then everything at the target."""
+        short = {"tasks": ["perplexity"], "lengths": [WINDOW], "protocol": "sliding", "stride": WINDOW // 2}
+        old = [
+            {**short, "data": [corpus], "documents": 2 * self.effort, "span": 16 * WINDOW}
+            for corpus in CORPORA.values()
+        ]
+        far = {
+            "tasks": ["perplexity", "key_value", "passkey", "ruler", "k_max"],
+            "lengths": [self.target],
+            "data": [CORPORA["code"]],
+            "documents": 2 * self.effort,
+            "trials": 2 * self.effort,
+            "key_value": {"protocols": ["lines"], "lists": 2 * self.effort},
+            "ruler": {"samples": self.effort}
+            if self.effort == MOST
+            else {"tasks": NEEDLES, "samples": 2 * self.effort},
+            "k_max": {"distances": 8, "trials": 4 * self.effort},
+        }
+        return [*old, far]
 
 
-def candidates(count: int, seed: int) -> list[Candidate]:
-    """The baselines, and distinct draws from the space."""
-    rng = np.random.default_rng(seed)
-    drawn: dict[str, dict[str, Any]] = {}
-    while len(drawn) < count:
-        settings = {key: values[int(rng.integers(len(values)))] for key, values in SPACE.items()}
-        if settings["scaling.method"] != "yarn":
-            settings["scaling.attention_factor"] = None
-        if settings["positions.sampler"] == "cream":
-            settings["positions.chunks"] = 2
-        if settings["training.distill"]:
-            settings["positions.text"] = "contiguous"  # only text that does not skip can be taught
-        drawn.setdefault(", ".join(f"{key.partition('.')[2]} {value}" for key, value in settings.items()), settings)
-    return [Candidate(name, settings) for name, settings in itertools.chain(BASELINES.items(), drawn.items())]
+def rungs(steps: Sequence[int], seeds: Sequence[int], factor: int, *, quick: bool = False) -> list[Rung]:
+    """The rungs of a search.
+
+    Args:
+        steps: Training steps of each rung, ascending.
+        seeds: Seeds of each candidate in each rung, or one number for all rungs.
+        factor: Windows in the target.
+        quick: Ask every model little.
+
+    Raises:
+        SkipwiseError: The numbers are no search.
+    """
+    if not steps or sorted(set(steps)) != list(steps) or steps[0] < 1:
+        raise SkipwiseError(f"--rungs {_listed(steps)}: expected ascending numbers of steps, such as 60,180,540")
+    if len(seeds) not in (1, len(steps)) or min(seeds, default=0) < 1:
+        further = f"one for each of the {count_text(len(steps), 'rung')}"
+        raise SkipwiseError(f"--seeds {_listed(seeds)}: expected a number from 1, or {further}")
+    if factor < LEAST_FACTOR:
+        raise SkipwiseError(f"--factor {factor}: expected {LEAST_FACTOR} or more; RULER's prompts need so many windows")
+    each = list(seeds) * len(steps) if len(seeds) == 1 else seeds
+    efforts = [1] * len(steps) if quick else [max(MOST >> left, 1) for left in reversed(range(len(steps)))]
+    return [Rung(count, n, factor, effort) for count, n, effort in zip(steps, each, efforts, strict=True)]
 
 
-MEASURES = ["perplexity at the window", "at the target", "values of keys", "passkeys", "RULER", "k_max"]
-RULER_TASKS = ["niah_single_1", "niah_single_2", "niah_multikey_1"]
-"""RULER's tasks whose prompts fit a target of 1,024 tokens with the packaged model's small tokenizer."""
+def _listed(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
 
 
-def measures(bench: Bench, settings: Settings) -> list[Mean]:
+@dataclass(frozen=True)
+class Trial:
+    """A candidate that is measured."""
+
+    candidate: Candidate
+    figures: list[Mean]
+    """In the order of `MEASURES`."""
+    seconds: Mapping[str, float]
+    """Of `training` and `evaluation`, of what was not there before."""
+
+
+class Log:
+    """The trials of all searches, one line each, by what determines them.
+
+    Args:
+        path: A .jsonl file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines = {line["id"]: line for line in read_jsonl(path) if "id" in line}
+
+    def trial(self, bench: Bench, rung: Rung, candidate: Candidate) -> Trial:
+        """The trial of a candidate: read if the log has it, otherwise measured and logged."""
+        settings = candidate.at(rung.steps, rung.factor)
+        identity = [bench.identity(settings), rung.evaluations()]
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        line = self.lines.get(key)
+        if line is None:
+            figures, seconds = measured(bench, rung, settings)
+            line = {
+                "id": key,
+                "name": candidate.name,
+                "baseline": candidate.baseline,
+                **asdict(rung),
+                "packaged model": base_digest(ORIGINAL),
+                "settings": settings,
+                "figures": {name: asdict(mean) for name, mean in zip(MEASURES, figures, strict=True)},
+                "seconds": seconds,
+            }
+            append_jsonl(self.path, line)
+            self.lines[key] = line
+        return Trial(candidate, [Mean(**line["figures"][name]) for name in MEASURES], line["seconds"])
+
+
+def measured(bench: Bench, rung: Rung, settings: Settings) -> tuple[list[Mean], dict[str, float]]:
+    """Train and measure one candidate.
+
+    Returns:
+        Its figures in the order of `MEASURES`, and the seconds of training and of evaluation.
+    """
+    started = time.monotonic()
+    bench.models(settings)
+    trained = time.monotonic()
+    result = figures(bench, rung, settings)
+    seconds = {"training": round(trained - started, 1), "evaluation": round(time.monotonic() - trained, 1)}
+    return result, seconds
+
+
+def figures(bench: Bench, rung: Rung, model: Model) -> list[Mean]:
     """The figures that a recipe is judged by, in the order of `MEASURES`."""
-    target = int(settings["target_length"])
-    perplexity = bench.perplexity(settings, CORPORA["code"], [WINDOW, target])
-    pairs = bench.pairs(settings, [target])
-    passkey = bench.retrieval(settings, "passkey", [target])
-    ruler = {"tasks": RULER_TASKS, "samples": 4 if bench.quick else 16}
-    needles = bench.measure(settings, {"tasks": ["ruler"], "lengths": [target], "ruler": ruler})
-    reach = bench.measure(settings, {"tasks": ["k_max"], "lengths": [target], "k_max": {"distances": 16, "trials": 4}})
-    largest = [next(row for row in seed if row.metric == "k_max").value / target for seed in reach]
-    return [
-        mean_over_seeds(pick(perplexity, task="perplexity", length=WINDOW)),
-        mean_over_seeds(pick(perplexity, task="perplexity", length=target)),
-        mean_over_seeds(pick(pairs, task="key_value", length=target)),
-        mean_over_seeds(pick(passkey, task="passkey", length=target)),
-        mean_over_seeds(pick(needles, task="ruler", variant="average", length=target)),
-        Mean(float(np.mean(largest)), None, len(largest)),
+    *old, far = rung.evaluations()
+    losses = []
+    for evaluation in old:
+        before, after = (
+            pick(bench.measure(each, evaluation), task="perplexity", length=WINDOW) for each in (ORIGINAL, model)
+        )
+        losses.append(loss_change(before[0], after))
+    at_target = bench.measure(model, far)
+    length = rung.target
+    shares = [
+        pick(at_target, task="key_value", length=length),
+        pick(at_target, task="passkey", length=length),
+        pick(at_target, task="ruler", variant="average", length=length),
+        [row.model_copy(update={"value": row.value / length}) for row in pick(at_target, metric="k_max")],
     ]
+    perplexity = mean_over_seeds(pick(at_target, task="perplexity", length=length))
+    return [*losses, perplexity, *map(mean_over_seeds, shares)]
+
+
+def loss_change(before: Row, after: Sequence[Row]) -> Mean:
+    """The relative change of the loss in nats a token, from the original's row to those of each seed."""
+    loss = math.log(before.value)
+    changes = [row.model_copy(update={"metric": "loss", "value": math.log(row.value) / loss - 1}) for row in after]
+    mean = mean_over_seeds(changes)
+    return Mean(mean.value, mean.half, mean.n, change=True)
 
 
 def ranks(figures: Sequence[Sequence[Mean]]) -> list[float]:
     """Mean rank of each candidate over the measures, 1 the best; equal figures share their mean rank."""
     table = np.array(
-        [[-m.value if m.perplexity else m.value for m in row] for row in figures]
+        [[-m.value if m.lower_is_better else m.value for m in row] for row in figures]
     )  # (C, M), more is better
     better = (table[None] > table[:, None]).sum(axis=1)
     equal = (table[None] == table[:, None]).sum(axis=1)
     return list((better + (equal + 1) / 2).mean(axis=1))
 
 
-def search(bench: Bench, out: Path, *, count: int, seed: int = 0) -> str:
-    """Run the halving, write every trial to `out` and return the last rung's table as text."""
-    remaining, log = candidates(count, seed), []
-    rungs, factor = RUNGS[:2] if bench.quick else RUNGS, bench.factor(FACTOR)
-    for steps in rungs:
-        say(f"rung of {steps} steps: {len(remaining)} candidates")
-        figures = [measures(bench, candidate.at(steps, factor)) for candidate in remaining]
-        order = sorted(zip(ranks(figures), remaining, figures, strict=True), key=lambda entry: entry[0])
-        log += [
-            {"steps": steps, "rank": rank, "name": c.name, "settings": c.settings}
-            | {name: mean.value for name, mean in zip(MEASURES, means, strict=True)}
-            for rank, c, means in order
-        ]
-        write_jsonl(out, log)
-        keep = {c.name for _, c, _ in order[: max(2, len(order) // 3)]} | set(BASELINES)
-        remaining = [c for _, c, _ in order if c.name in keep]
-    rows = [[f"{rank:.2f}", *(mean.text() for mean in means), c.name] for rank, c, means in order]
+Ranked = list[tuple[float, Trial]]
+"""Mean ranks and trials, the best first."""
+
+
+def best_first(trials: Sequence[Trial]) -> Ranked:
+    """Order trials by their mean ranks."""
+    by_rank = zip(ranks([trial.figures for trial in trials]), trials, strict=True)
+    return sorted(by_rank, key=lambda entry: entry[0])
+
+
+def search(bench: Bench, out: Path, plan: Sequence[Rung], *, count: int, seed: int = 0) -> str:
+    """Run the halving.
+
+    Args:
+        bench: Where models are kept. Its seeds are not used.
+        out: Folder of the log `recipe.jsonl`, which also gets the tables, `recipe.txt`.
+        plan: The rungs.
+        count: Drawn candidates in the first rung.
+        seed: Of the draws.
+
+    Returns:
+        The tables as text.
+    """
+    log, remaining, parts = Log(out / "recipe.jsonl"), candidates(count, seed, plan[0].factor), []
+    for rung in plan:
+        of_rung = Bench(bench.folder, quick=bench.quick, seeds=rung.seeds)
+        trials = []
+        for number, candidate in enumerate(remaining, 1):
+            say(f"rung of {count_text(rung.steps, 'step')}: {number} of {len(remaining)}, {candidate.name}")
+            trials.append(log.trial(of_rung, rung, candidate))
+        order = best_first(trials)
+        parts.append(f"{title(rung, of_rung.seeds, trials)}\n\n{table(order)}")
+        if rung is plan[0] and len(order) > len(plan):
+            parts.append(f"Mean rank by setting in the first rung, n candidates each\n\n{by_setting(order)}")
+        write_text(out / "recipe.txt", "\n\n".join(parts) + "\n")
+        chosen = [trial.candidate for _, trial in order if not trial.candidate.baseline]
+        stays = {candidate.name for candidate in chosen[: max(2, len(chosen) // 3)]}
+        remaining = [c for c in (trial.candidate for _, trial in order) if c.baseline or c.name in stays]
+    return "\n\n".join(parts)
+
+
+def title(rung: Rung, seeds: int, trials: Sequence[Trial]) -> str:
+    """What a rung was and what it took."""
+    parts = (
+        f"{sum(trial.seconds[part] for trial in trials) / len(trials):.0f} s of {part}"
+        for part in ("training", "evaluation")
+    )
+    total = duration_words(sum(sum(trial.seconds.values()) for trial in trials))
+    return (
+        f"Rung of {count_text(rung.steps, 'step')}, {rung.factor}×, {count_text(seeds, 'seed')}: "
+        f"{count_text(len(trials), 'candidate')}, {total} ({' and '.join(parts)} each)"
+    )
+
+
+def table(order: Ranked) -> str:
+    """Each candidate's mean rank and figures, the best first; baselines are marked."""
+    rows = [[f"{rank:.2f}", *(mean.text() for mean in trial.figures), named(trial.candidate)] for rank, trial in order]
     return "\n".join(aligned([["rank", *MEASURES, "settings"], *rows]))
+
+
+def named(candidate: Candidate) -> str:
+    """The name, with a mark for a baseline."""
+    return f"BASELINE {candidate.name}" if candidate.baseline else candidate.name
+
+
+def by_setting(order: Ranked) -> str:
+    """The mean rank of the drawn candidates with each value of each setting."""
+    drawn = [(rank, trial.candidate.settings) for rank, trial in order if not trial.candidate.baseline]
+    rows = []
+    for key in [*SPACE, "positions.text"]:
+        values: dict[Any, list[float]] = {}
+        for rank, settings in drawn:
+            values.setdefault(settings.get(key), []).append(rank)
+        for value in sorted(values, key=str):
+            shown = "not set" if value is None else str(value)
+            rows.append([key, shown, f"{np.mean(values[value]):.2f}", f"{len(values[value])}"])
+    return "\n".join(aligned([["setting", "value", "mean rank", "n"], *rows]))
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """`60,180` → [60, 180]. Raises SkipwiseError for anything else."""
+    parts: Iterable[str] = text.split(",")
+    try:
+        return [int(part) for part in parts]
+    except ValueError:
+        raise SkipwiseError(f"{option} {text}: expected whole numbers with commas between, such as 60,180") from None
+
+
+__all__ = ["FACTOR", "MEASURES", "RUNGS", "candidates", "numbers", "ranks", "rungs", "search"]

@@ -61,7 +61,7 @@ def explodes(name: str, larger: int, curves: int, *, expected: bool) -> Claim:
     if low > 0.5 or high < 0.5:
         verdict = "yes" if (low > 0.5) == expected else "no"
     statement = f"{'most' if expected else 'few'} {name} reach {TIMES} times more in the next window than inside"
-    return Claim(statement, verdict, f"{larger} of {curves}, [{low:.0%}, {high:.0%}]")
+    return Claim(statement, verdict, f"{larger} of {curves}, [{100 * low:.0f} %, {100 * high:.0f} %]")
 
 
 def run(bench: Bench) -> Result:
@@ -91,7 +91,7 @@ def run(bench: Bench) -> Result:
         Claim(
             "B(s)/d is 1 or more beyond the window",
             "yes" if beyond.min() >= 1 else "no",
-            f"at {np.mean(beyond >= 1):.1%} of the distances up to {distances[-1]:,}",
+            f"at {100 * np.mean(beyond >= 1):.1f} % of the distances up to {distances[-1]:,}",
         ),
         explodes("curves fitted by least squares", larger["least squares"], curves, expected=True),
         explodes("curves fitted with λ = 10", larger["ridge, λ = 10"], curves, expected=False),

@@ -23,21 +23,23 @@ def run(bench: Bench) -> Result:
     lengths = doubling(factor)
     models: dict[str, Model] = {
         "none": ORIGINAL,
-        "linear, untrained": variant("pose", factor, training__steps=0),
-        "YaRN, untrained": variant("pose", factor, training__steps=0, scaling__method="yarn"),
-        "YaRN, trained without skips": variant("original", factor, scaling__method="yarn"),
-        "RandPos, linear": variant("randpos", factor),
-        "PoSE, linear": variant("pose", factor),
-        "PoSE, YaRN": variant("pose", factor, scaling__method="yarn"),
+        "linear untrained": variant("pose", factor, training__steps=0),
+        "YaRN untrained": variant("pose", factor, training__steps=0, scaling__method="yarn"),
+        "YaRN trained without skips": variant("original", factor, scaling__method="yarn"),
+        "RandPos with linear": variant("randpos", factor),
+        "PoSE with linear": variant("pose", factor),
+        "PoSE with YaRN": variant("pose", factor, scaling__method="yarn"),
     }
     figures = by_length(models, lambda m: bench.retrieval(m, "passkey", lengths), "passkey", lengths)
     last, what = figures.last, f"passkeys at {lengths[-1]:,} tokens"
     claims = [
-        at_least("PoSE, YaRN", last["PoSE, YaRN"], 0.9, what),
-        at_least("PoSE, linear", last["PoSE, linear"], 0.9, what),
-        better("PoSE, linear", last["PoSE, linear"], "the same untrained", last["linear, untrained"], what),
-        better("PoSE, YaRN", last["PoSE, YaRN"], "the same untrained", last["YaRN, untrained"], what),
-        better("PoSE, YaRN", last["PoSE, YaRN"], "training without skips", last["YaRN, trained without skips"], what),
+        at_least("PoSE with YaRN", last["PoSE with YaRN"], 0.9, what),
+        at_least("PoSE with linear", last["PoSE with linear"], 0.9, what),
+        better("PoSE with linear", last["PoSE with linear"], "the same untrained", last["linear untrained"], what),
+        better("PoSE with YaRN", last["PoSE with YaRN"], "the same untrained", last["YaRN untrained"], what),
+        better(
+            "PoSE with YaRN", last["PoSE with YaRN"], "training without skips", last["YaRN trained without skips"], what
+        ),
     ]
     return Result(
         claims,

@@ -10,7 +10,7 @@ TITLE = "families of models and scalings"
 SOURCE = "PoSE, arXiv 2309.10400, figure 4"
 FACTOR = 8
 SCALINGS = {"linear": "linear", "NTK": "ntk", "YaRN": "yarn"}
-CONTROL = "as much training in the old window"
+CONTROL = "training without skips or scaling"
 PAPER = Table(
     "The paper, LLaMA-7B, LLaMA2-7B, GPT-J-6B, Baichuan2-7B, 2k (4k) to 16k: a chart without numbers",
     ["scaling", "what it shows"],
@@ -39,10 +39,10 @@ def run(bench: Bench) -> Result:
         charts.append(Chart(title, "tokens", "perplexity", figures.lines()))
         last, what = figures.last, f"perplexity of code at {lengths[-1]:,} tokens"
         claims += [
-            better(f"{name} with PoSE and {scaling}", last[scaling], CONTROL, last[CONTROL], what)
+            better(f"{name} after PoSE with {scaling}", last[scaling], CONTROL, last[CONTROL], what)
             for scaling in SCALINGS
         ]
-        claims.append(better(f"{name} with YaRN", last["YaRN"], "NTK", last["NTK"], what))
+        claims.append(better(f"{name} after PoSE with YaRN", last["YaRN"], "NTK", last["NTK"], what))
     steps = QUICK_STEPS if bench.quick else STEPS
     return Result(
         claims,

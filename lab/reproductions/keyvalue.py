@@ -21,11 +21,11 @@ def run(bench: Bench) -> Result:
     lengths = doubling(factor)
     models: dict[str, Model] = {
         "none": ORIGINAL,
-        "dynamic NTK, untrained": variant("pose", factor, scaling__method="dynamic", training__steps=0),
-        "YaRN, untrained": variant("pose", factor, scaling__method="yarn", training__steps=0),
-        "PoSE, linear": variant("pose", factor),
-        "PoSE, NTK": variant("pose", factor, scaling__method="ntk"),
-        "PoSE, YaRN": variant("pose", factor, scaling__method="yarn"),
+        "dynamic NTK untrained": variant("pose", factor, scaling__method="dynamic", training__steps=0),
+        "YaRN untrained": variant("pose", factor, scaling__method="yarn", training__steps=0),
+        "PoSE with linear": variant("pose", factor),
+        "PoSE with NTK": variant("pose", factor, scaling__method="ntk"),
+        "PoSE with YaRN": variant("pose", factor, scaling__method="yarn"),
     }
     figures = by_length(models, lambda m: bench.pairs(m, lengths), "key_value", lengths)
     by_depth = []
@@ -33,13 +33,13 @@ def run(bench: Bench) -> Result:
         measured = bench.pairs(model, lengths)
         at = [pick(measured, task="key_value", length=lengths[-1], depth=depth) for depth in DEPTHS]
         by_depth.append([name, *(mean_over_seeds(rows).text() for rows in at)])
-    last, what = figures.last, f"values at {lengths[-1]:,} tokens"
+    last, what = figures.last, f"values of keys at {lengths[-1]:,} tokens"
     claims = [
-        better("PoSE, YaRN", last["PoSE, YaRN"], "YaRN untrained", last["YaRN, untrained"], what),
-        better("PoSE, NTK", last["PoSE, NTK"], "dynamic NTK untrained", last["dynamic NTK, untrained"], what),
-        better("PoSE, NTK", last["PoSE, NTK"], "PoSE, YaRN", last["PoSE, YaRN"], what),
+        better("PoSE with YaRN", last["PoSE with YaRN"], "YaRN untrained", last["YaRN untrained"], what),
+        better("PoSE with NTK", last["PoSE with NTK"], "dynamic NTK untrained", last["dynamic NTK untrained"], what),
+        better("PoSE with NTK", last["PoSE with NTK"], "PoSE with YaRN", last["PoSE with YaRN"], what),
     ]
-    depths = [f"{depth:.0%}" for depth in DEPTHS]
+    depths = [f"{100 * depth:.0f} %" for depth in DEPTHS]
     return Result(
         claims,
         [

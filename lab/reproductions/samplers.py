@@ -10,18 +10,18 @@ TITLE = "samplers of positions at equal tokens"
 SOURCE = "ours"
 FACTOR = 16
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "no skips": ("original", {}),
+    "training without skips": ("original", {}),
     "RandPos": ("randpos", {}),
-    "PoSE, 2 chunks": ("pose", {}),
-    "PoSE, 3 chunks": ("pose", {"positions__chunks": 3}),
-    "PoSE, published code": ("pose_reference", {}),
-    "stratified, 2 chunks": ("stratified", {}),
-    "stratified, 3 chunks": ("stratified", {"positions__chunks": 3}),
+    "PoSE with 2 chunks": ("pose", {}),
+    "PoSE with 3 chunks": ("pose", {"positions__chunks": 3}),
+    "PoSE as published": ("pose_reference", {}),
+    "stratified with 2 chunks": ("stratified", {}),
+    "stratified with 3 chunks": ("stratified", {"positions__chunks": 3}),
     "CREAM": ("cream", {}),
     "EndPrompt": ("endprompt", {}),
     "curriculum over PoSE": ("curriculum", {}),
 }
-BASE = "PoSE, 2 chunks"
+BASE = "PoSE with 2 chunks"
 PAPER = Table("The papers", ["quantity", "value"], [["samplers at equal tokens", "not compared by any"]])
 
 

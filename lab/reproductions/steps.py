@@ -57,7 +57,9 @@ def run(bench: Bench) -> Result:
     interpolated, direct = last["interpolation"], last["direct"]
     claims = [
         better("interpolation", interpolated[0], "direct training", direct[0], f"perplexity of code {after}"),
-        better("interpolation", interpolated[1], "direct training", direct[1], f"keys over all distances {after}"),
+        better(
+            "interpolation", interpolated[1], "direct training", direct[1], f"keys found over all distances {after}"
+        ),
         reaches(f"interpolation {after}", interpolated[2], length, expected=True),
         reaches(f"direct training {after}", direct[2], length, expected=False),
     ]

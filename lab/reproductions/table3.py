@@ -87,11 +87,11 @@ def run(bench: Bench) -> Result:
     factor = bench.factor(FACTOR)
     made = questions.write(bench.folder / "questions", 100 if bench.quick else 1000)
     small: dict[str, Model] = {
-        "packaged model": ORIGINAL,
-        "YaRN, untrained": variant("pose", factor, scaling__method="yarn", training__steps=0),
-        "PoSE, linear": variant("pose", factor),
-        "PoSE, NTK": variant("pose", factor, scaling__method="ntk"),
-        "PoSE, YaRN": variant("pose", factor, scaling__method="yarn"),
+        "the packaged model": ORIGINAL,
+        "YaRN untrained": variant("pose", factor, scaling__method="yarn", training__steps=0),
+        "PoSE with linear": variant("pose", factor),
+        "PoSE with NTK": variant("pose", factor, scaling__method="ntk"),
+        "PoSE with YaRN": variant("pose", factor, scaling__method="yarn"),
     }
     limit = 100 if bench.quick else 1000
     table, claims = section(
@@ -101,8 +101,8 @@ def run(bench: Bench) -> Result:
     if not bench.quick:
         large: dict[str, Model] = {
             "SmolLM2": "smollm2",
-            "PoSE, linear": {**SMOLLM2, "scaling.method": "linear"},
-            "PoSE, YaRN": {**SMOLLM2, "scaling.method": "yarn"},
+            "PoSE with linear": {**SMOLLM2, "scaling.method": "linear"},
+            "PoSE with YaRN": {**SMOLLM2, "scaling.method": "yarn"},
         }
         tasks = [*made, plain_questions(bench.folder / "questions"), *further()]
         table, more = section(bench, large, tasks, 300, "SmolLM2-135M, 8k to 32k: answers chosen")

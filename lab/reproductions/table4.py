@@ -29,5 +29,8 @@ def run(bench: Bench) -> Result:
         figures = by_length(models, measure, "perplexity", lengths)
         tables.append(figures.table(f"Perplexity of {corpus}, extended {bench.factor(FACTOR)}×", "text"))
         last, what = figures.last, f"perplexity of {corpus} at {lengths[-1]:,} tokens"
-        claims += [alike(text, last[text], "skip", last["skip"], what, MARGIN) for text in ("contiguous", "aligned")]
+        claims += [
+            alike(f"{text} text", last[text], "skipping text", last["skip"], what, MARGIN)
+            for text in ("contiguous", "aligned")
+        ]
     return Result(claims, tables, paper=PAPER)

@@ -28,8 +28,8 @@ def run(bench: Bench) -> Result:
     figures = by_length(models, lambda m: bench.perplexity(m, CORPORA["code"], lengths), "perplexity", lengths)
     last, what = figures.last, f"perplexity of code at {lengths[-1]:,} tokens"
     claims = [
-        better("two chunks", last["2"], "one", last["1"], what),
-        better("two chunks", last["2"], "single tokens", last[ALL], what),
-        alike("three chunks", last["3"], "two", last["2"], what, 0.03),
+        better("training with two chunks", last["2"], "training with one", last["1"], what),
+        better("training with two chunks", last["2"], "chunks of one token", last[ALL], what),
+        alike("training with three chunks", last["3"], "training with two", last["2"], what, 0.03),
     ]
     return Result(claims, [figures.table(f"Perplexity of code, extended {factor}×", "chunks")], paper=PAPER)

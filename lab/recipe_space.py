@@ -1,0 +1,101 @@
+"""The settings that the search for a recipe tries: the space, the baselines, and balanced draws from the space."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from lab.bench import WINDOW, Settings
+from lab.reproductions.attention_factor import yarn as yarn_attention
+from skipwise.positions.sampler import Sampler
+
+FACTOR = 16
+ATTENTION = "scaling.attention_factor"
+SPACE: dict[str, Sequence[Any]] = {
+    "positions.sampler": ["pose", "stratified", "cream", "endprompt", "curriculum"],
+    "positions.chunks": [2, 3, 4],
+    "scaling.method": ["yarn", "critical", "ntk", "linear"],
+    ATTENTION: [1.0, 1.1, 1.2],
+    "training.train_length": [WINDOW, WINDOW // 2],
+    "training.learning_rate": [3e-4, 1e-3, 2e-3],
+    "data.recall": [0.3, 0.5, 0.7],
+    "data.plain": [0.0, 0.2],
+    "training.distill": [0.0, 0.5, 1.0],
+}
+"""Values of each setting. Attention factors are multiples of YaRN's own."""
+WITH_ATTENTION = ("yarn", "critical")
+"""Scalings that take an attention factor."""
+BASELINES: dict[str, dict[str, Any]] = {
+    "PoSE, linear": {"positions.sampler": "pose", "scaling.method": "linear", "data.recall": 0.5},
+    "PoSE, YaRN": {"positions.sampler": "pose", "scaling.method": "yarn", "data.recall": 0.5},
+}
+PACKAGED = Path(__file__).parent.parent / "recipes" / "bundled.yaml"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings with a name."""
+
+    name: str
+    settings: dict[str, Any]
+    baseline: bool = False
+
+    def at(self, steps: int, factor: int) -> Settings:
+        """Settings of a training of `steps` × 8 windows of tokens towards `factor` windows."""
+        length = self.settings.get("training.train_length", WINDOW)
+        budget = {"training.batch_size": 8 * WINDOW // length, "training.steps": steps}
+        return {"target_length": factor * WINDOW, **self.settings, **budget, "training.warmup_steps": steps // 12}
+
+
+def baselines(factor: int = FACTOR) -> list[Candidate]:
+    """What every rung trains: PoSE with two scalings and, at its own factor, the packaged model's recipe."""
+    chosen = dict(BASELINES)
+    packaged: dict[str, Any] = yaml.safe_load(PACKAGED.read_text(encoding="utf-8"))
+    if factor == FACTOR:
+        of_search = {*SPACE, "positions.text"}
+        pairs = (
+            (f"{part}.{key}", value)
+            for part, of in packaged.items()
+            if isinstance(of, dict)
+            for key, value in of.items()
+        )
+        chosen["the packaged recipe"] = {key: value for key, value in pairs if key in of_search}
+    return [Candidate(name, settings, baseline=True) for name, settings in chosen.items()]
+
+
+def candidates(count: int, seed: int, factor: int = FACTOR) -> list[Candidate]:
+    """The baselines, and distinct draws from the space in which every value of a setting is drawn as often.
+
+    Args:
+        count: Draws.
+        seed: Of the draws.
+        factor: Windows in the target.
+    """
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, Candidate] = {}
+    while len(drawn) < count:
+        columns = [rng.permutation(np.resize(rng.permutation(len(values)), count)) for values in SPACE.values()]
+        for places in zip(*columns, strict=True):
+            values = {key: of[int(place)] for (key, of), place in zip(SPACE.items(), places, strict=True)}
+            settings = applicable(values, factor)
+            name = ", ".join(f"{key.partition('.')[2]} {value}" for key, value in settings.items())
+            drawn.setdefault(name, Candidate(name, settings))
+    return [*baselines(factor), *itertools.islice(drawn.values(), count)]
+
+
+def applicable(values: Mapping[str, Any], factor: int) -> dict[str, Any]:
+    """The settings of one draw, without those that its sampler or scaling does not use."""
+    settings = dict(values)
+    uses = Sampler(settings["positions.sampler"], WINDOW, factor * WINDOW).final.method.uses
+    if "chunks" not in uses:
+        del settings["positions.chunks"]
+    times = settings.pop(ATTENTION)
+    if settings["scaling.method"] in WITH_ATTENTION and times != 1:
+        settings[ATTENTION] = round(yarn_attention(factor) * times, 2)
+    if settings["training.distill"] and "text" in uses:
+        settings["positions.text"] = "contiguous"  # the teacher reads only text that does not skip
+    return settings
