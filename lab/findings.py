@@ -206,5 +206,7 @@ def sentence(claims: Sequence[Claim]) -> str:
         of_it = [claim.statement for claim in claims if claim.verdict == verdict]
         if of_it:
             named = f" ({'; '.join(of_it)})" if len(of_it) <= NAMED else ""
+            if len(of_it) == len(claims) > 1:
+                return f"Holds here: {holds(claims)}; all {len(claims)} claims are {word}{named}."
             parts.append(f"{len(of_it)} {'is' if len(of_it) == 1 else 'are'} {word}{named}")
     return f"Holds here: {holds(claims)}; of {count_text(len(claims), 'claim')} {', '.join(parts)}."

@@ -30,10 +30,11 @@ from skipwise.utils.text import aligned, count_text, duration_words
 
 RUNGS = [60, 180, 540]
 """Steps of 8 × 256 tokens; other train lengths have as many tokens."""
+STEPS_OF_EFFORT = 60
+"""Steps of training for each unit of effort. They take longer, 30 s of a core, than it, 18 s at 4,096 tokens."""
 MOST = 4
-"""Effort of the last rung. At 1 an evaluation at 4,096 tokens takes less time than 60 steps of training."""
 NEEDLES = ["niah_single_1", "niah_single_2", "niah_multikey_1"]
-"""RULER's tasks but in the last rung, which asks all that fit the target."""
+"""RULER's tasks below the most effort, which asks all that fit the target."""
 LEAST_FACTOR = 4
 """Windows that RULER's needles take."""
 MEASURES = [
@@ -56,7 +57,7 @@ class Rung:
     factor: int
     """Windows in the target."""
     effort: int
-    """How much each model is asked, 1 to `MOST`; the same for all candidates of a rung."""
+    """How much each model is asked, 1 to `MOST`; equal within a rung and more where training is longer."""
 
     @property
     def target(self) -> int:
@@ -105,7 +106,7 @@ def rungs(steps: Sequence[int], seeds: Sequence[int], factor: int, *, quick: boo
     if factor < LEAST_FACTOR:
         raise SkipwiseError(f"--factor {factor}: expected {LEAST_FACTOR} or more; RULER's prompts need so many windows")
     each = list(seeds) * len(steps) if len(seeds) == 1 else seeds
-    efforts = [1] * len(steps) if quick else [max(MOST >> left, 1) for left in reversed(range(len(steps)))]
+    efforts = [1 if quick else min(max(count // STEPS_OF_EFFORT, 1), MOST) for count in steps]
     return [Rung(count, n, factor, effort) for count, n, effort in zip(steps, each, efforts, strict=True)]
 
 
@@ -239,7 +240,8 @@ def search(bench: Bench, out: Path, plan: Sequence[Rung], *, count: int, seed: i
         of_rung = Bench(bench.folder, quick=bench.quick, seeds=rung.seeds)
         trials = []
         for number, candidate in enumerate(remaining, 1):
-            say(f"rung of {count_text(rung.steps, 'step')}: {number} of {len(remaining)}, {candidate.name}")
+            at = f"rung of {count_text(rung.steps, 'step')}, {number} of {len(remaining)}"
+            say(f"{at}: {candidate.name}: {candidate.described}")
             trials.append(log.trial(of_rung, rung, candidate))
         order = best_first(trials)
         parts.append(f"{title(rung, of_rung.seeds, trials)}\n\n{table(order)}")
@@ -267,13 +269,14 @@ def title(rung: Rung, seeds: int, trials: Sequence[Trial]) -> str:
 
 def table(order: Ranked) -> str:
     """Each candidate's mean rank and figures, the best first; baselines are marked."""
-    rows = [[f"{rank:.2f}", *(mean.text() for mean in trial.figures), named(trial.candidate)] for rank, trial in order]
-    return "\n".join(aligned([["rank", *MEASURES, "settings"], *rows]))
+    rows = [[named(trial.candidate), f"{rank:.2f}", *(mean.text() for mean in trial.figures)] for rank, trial in order]
+    legend = [f"{trial.candidate.name}: {trial.candidate.described}" for _, trial in order]
+    return "\n".join([*aligned([["candidate", "rank", *MEASURES], *rows]), "", *legend])
 
 
 def named(candidate: Candidate) -> str:
     """The name, with a mark for a baseline."""
-    return f"BASELINE {candidate.name}" if candidate.baseline else candidate.name
+    return f"{candidate.name} (baseline)" if candidate.baseline else candidate.name
 
 
 def by_setting(order: Ranked) -> str:

@@ -1,6 +1,5 @@
 """The settings that the search for a recipe tries: the space, the baselines, and balanced draws from the space."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +43,11 @@ class Candidate:
     settings: dict[str, Any]
     baseline: bool = False
 
+    @property
+    def described(self) -> str:
+        """`sampler pose, chunks 3 …`."""
+        return ", ".join(f"{key.partition('.')[2]} {value}" for key, value in self.settings.items())
+
     def at(self, steps: int, factor: int) -> Settings:
         """Settings of a training of `steps` × 8 windows of tokens towards `factor` windows."""
         length = self.settings.get("training.train_length", WINDOW)
@@ -76,15 +80,15 @@ def candidates(count: int, seed: int, factor: int = FACTOR) -> list[Candidate]:
         factor: Windows in the target.
     """
     rng = np.random.default_rng(seed)
-    drawn: dict[str, Candidate] = {}
+    drawn: list[dict[str, Any]] = []
     while len(drawn) < count:
         columns = [rng.permutation(np.resize(rng.permutation(len(values)), count)) for values in SPACE.values()]
         for places in zip(*columns, strict=True):
             values = {key: of[int(place)] for (key, of), place in zip(SPACE.items(), places, strict=True)}
             settings = applicable(values, factor)
-            name = ", ".join(f"{key.partition('.')[2]} {value}" for key, value in settings.items())
-            drawn.setdefault(name, Candidate(name, settings))
-    return [*baselines(factor), *itertools.islice(drawn.values(), count)]
+            if settings not in drawn:
+                drawn.append(settings)
+    return [*baselines(factor), *(Candidate(f"#{n}", settings) for n, settings in enumerate(drawn[:count], 1))]
 
 
 def applicable(values: Mapping[str, Any], factor: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from skipwise.positions.sampler import Sampler
 
 def test_candidates_are_distinct_and_their_tokens_equal(tmp_path: Path) -> None:
     drawn = candidates(12, seed=0)
-    assert len({c.name for c in drawn}) == 12 + len(baselines())
+    assert len({c.name for c in drawn}) == len({c.described for c in drawn}) == 12 + len(baselines())
     bench = Bench(tmp_path, quick=False, seeds=1)
     for candidate in drawn:
         settings = candidate.at(60, 16)
@@ -28,7 +28,7 @@ def test_candidates_are_distinct_and_their_tokens_equal(tmp_path: Path) -> None:
         assert set(candidate.settings) <= {*SPACE, "positions.text"}
         assert settings["target_length"] == 4096
         assert bench.config(settings, 0).training.steps == 60  # every setting exists
-    assert [c.name for c in candidates(12, seed=0)] == [c.name for c in drawn]
+    assert candidates(12, seed=0) == drawn
 
 
 def test_every_value_of_a_setting_is_drawn_as_often() -> None:
@@ -83,7 +83,7 @@ def test_a_change_of_loss_is_relative_to_the_originals() -> None:
 
 def test_rungs_ask_more_as_they_go_on() -> None:
     plan = rungs([60, 180, 540], [1, 1, 3], 16)
-    assert [(rung.steps, rung.seeds, rung.effort) for rung in plan] == [(60, 1, 1), (180, 1, 2), (540, 3, 4)]
+    assert [(rung.steps, rung.seeds, rung.effort) for rung in plan] == [(60, 1, 1), (180, 1, 3), (540, 3, 4)]
     assert [rung.seeds for rung in rungs([60, 180], [2], 16)] == [2, 2]
     assert {rung.effort for rung in rungs([60, 180], [1], 4, quick=True)} == {1}
 
@@ -138,7 +138,7 @@ def test_an_interrupted_rung_goes_on_after_the_last_trial(tmp_path: Path, monkey
     of_first_rung = [settings for settings in asked[10:] if settings["training.steps"] == 3]
     assert len(of_first_rung) == 4 + len(baselines()) - 3
     assert (tmp_path / "recipe.txt").read_text() == text + "\n"
-    assert "BASELINE PoSE, YaRN" in text
+    assert "PoSE, YaRN (baseline)" in text
     assert "Rung of 6 steps, 16×, 1 seed: 5 candidates" in text  # two of four drawn ones, and the baselines
     before = len(asked)
     assert recipe.search(bench, tmp_path, plan, count=4) == text
@@ -148,7 +148,9 @@ def test_an_interrupted_rung_goes_on_after_the_last_trial(tmp_path: Path, monkey
 def test_other_seeds_or_prompts_are_another_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "measured", lambda *_: ([Mean(0.5, None, 1)] * len(recipe.MEASURES), {}))
     candidate = Candidate("plain PoSE", {"positions.sampler": "pose"})
-    for seeds, plan in ((1, rungs([60], [1], 16)), (2, rungs([60], [2], 16)), (1, rungs([60, 180], [1], 16))):
+    plans = (rungs([60], [1], 16), rungs([60], [2], 16), rungs([60], [1], 8), rungs([60, 180], [1], 16))
+    for plan in plans:  # the last one's first rung is that of the first
+        seeds = plan[0].seeds
         bench = Bench(tmp_path, quick=False, seeds=seeds)
         recipe.Log(tmp_path / "recipe.jsonl").trial(bench, plan[0], candidate)
         recipe.Log(tmp_path / "recipe.jsonl").trial(bench, plan[0], candidate)
