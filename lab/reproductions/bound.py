@@ -60,7 +60,7 @@ def explodes(name: str, larger: int, curves: int, *, expected: bool) -> Claim:
     verdict: Verdict = "undecided"
     if low > 0.5 or high < 0.5:
         verdict = "yes" if (low > 0.5) == expected else "no"
-    statement = f"{'most' if expected else 'few'} {name} reach {TIMES} times more in the next window than inside"
+    statement = f"{'most' if expected else 'few'} {name} reach {TIMES} times higher in the next window than inside"
     return Claim(statement, verdict, f"{larger} of {curves}, [{100 * low:.0f} %, {100 * high:.0f} %]")
 
 
@@ -84,12 +84,12 @@ def run(bench: Bench) -> Result:
         )
     claims = [
         Claim(
-            "the bound of interpolation is 600 times smaller or more at all distances beyond the window",
+            "the bound of interpolation is at least 600 times smaller than that of extrapolation beyond the window",
             "yes" if least >= PAPER_RATIO else "no",
             f"×{least:,.0f} where B(s)/d is smallest, {beyond.min():.2f}",
         ),
         Claim(
-            "B(s)/d is 1 or more beyond the window",
+            "the bound of extrapolation, B(s)/d, is 1 or more at all distances beyond the window",
             "yes" if beyond.min() >= 1 else "no",
             f"at {100 * np.mean(beyond >= 1):.1f} % of the distances up to {distances[-1]:,}",
         ),

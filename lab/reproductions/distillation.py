@@ -61,8 +61,8 @@ def run(bench: Bench) -> Result:
     keys = f"values of keys at {lengths[1]:,} tokens"
     taught, slow = "self-distillation", "PoSE, the seconds of self-distillation"
     claims = [
-        better("PoSE", beyond["PoSE"], "plain positions only", beyond["plain positions only"], new),
-        better("PoSE", values["PoSE"], "plain positions only", values["plain positions only"], keys),
+        better("PoSE", beyond["PoSE"], "training at plain positions only", beyond["plain positions only"], new),
+        better("PoSE", values["PoSE"], "training at plain positions only", values["plain positions only"], keys),
         better("PoSE", beyond["PoSE"], "RandPos", beyond["RandPos"], new),
         better(taught, inside[taught], "PoSE at equal tokens", inside["PoSE"], old),
         better(taught, beyond[taught], "PoSE at equal tokens", beyond["PoSE"], new),

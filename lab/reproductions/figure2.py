@@ -23,20 +23,26 @@ def run(bench: Bench) -> Result:
     lengths = doubling(factor)
     models: dict[str, Model] = {
         "none": ORIGINAL,
-        "linear untrained": variant("pose", factor, training__steps=0),
+        "linear scaling untrained": variant("pose", factor, training__steps=0),
         "YaRN untrained": variant("pose", factor, training__steps=0, scaling__method="yarn"),
         "YaRN trained without skips": variant("original", factor, scaling__method="yarn"),
-        "RandPos with linear": variant("randpos", factor),
-        "PoSE with linear": variant("pose", factor),
+        "RandPos with linear scaling": variant("randpos", factor),
+        "PoSE with linear scaling": variant("pose", factor),
         "PoSE with YaRN": variant("pose", factor, scaling__method="yarn"),
     }
     figures = by_length(models, lambda m: bench.retrieval(m, "passkey", lengths), "passkey", lengths)
     last, what = figures.last, f"passkeys at {lengths[-1]:,} tokens"
     claims = [
         at_least("PoSE with YaRN", last["PoSE with YaRN"], 0.9, what),
-        at_least("PoSE with linear", last["PoSE with linear"], 0.9, what),
-        better("PoSE with linear", last["PoSE with linear"], "the same untrained", last["linear untrained"], what),
-        better("PoSE with YaRN", last["PoSE with YaRN"], "the same untrained", last["YaRN untrained"], what),
+        at_least("PoSE with linear scaling", last["PoSE with linear scaling"], 0.9, what),
+        better(
+            "PoSE with linear scaling",
+            last["PoSE with linear scaling"],
+            "the same scaling untrained",
+            last["linear scaling untrained"],
+            what,
+        ),
+        better("PoSE with YaRN", last["PoSE with YaRN"], "the same scaling untrained", last["YaRN untrained"], what),
         better(
             "PoSE with YaRN", last["PoSE with YaRN"], "training without skips", last["YaRN trained without skips"], what
         ),

@@ -44,7 +44,7 @@ def run(bench: Bench) -> Result:
         charts.append(Chart(title, "tokens", "perplexity", figures.lines()))
         last, what = figures.last, f"perplexity of code at {lengths[-1]:,} tokens"
         claims += [
-            better(f"{name} after PoSE with {scaling}", last[scaling], CONTROL, last[CONTROL], what)
+            better(f"{name} after PoSE with {scaling} scaling", last[scaling], CONTROL, last[CONTROL], what)
             for scaling in tried
         ]
         if "NTK" in tried:

@@ -23,7 +23,7 @@ def run(bench: Bench) -> Result:
         "none": ORIGINAL,
         "dynamic NTK untrained": variant("pose", factor, scaling__method="dynamic", training__steps=0),
         "YaRN untrained": variant("pose", factor, scaling__method="yarn", training__steps=0),
-        "PoSE with linear": variant("pose", factor),
+        "PoSE with linear scaling": variant("pose", factor),
         "PoSE with NTK": variant("pose", factor, scaling__method="ntk"),
         "PoSE with YaRN": variant("pose", factor, scaling__method="yarn"),
     }

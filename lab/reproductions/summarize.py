@@ -44,7 +44,7 @@ def run(bench: Bench) -> Result:
         rows.append([name, *(mean_over_seeds(pick(measured, variant=measure)).text() for measure in MEASURES)])
     for measure, shown in zip(MEASURES, PAPER.columns[1:], strict=True):
         chosen = [pick(measured, variant=measure) for measured in (after, before)]
-        claims.append(better("fine-tuning on references", chosen[0], "the extended model", chosen[1], shown))
+        claims.append(better("fine-tuning on references", chosen[0], "the extended model without it", chosen[1], shown))
     count = sum(1 for _ in learned.open(encoding="utf-8"))
     return Result(
         claims,

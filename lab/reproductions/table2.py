@@ -25,7 +25,7 @@ def run(bench: Bench) -> Result:
     models = {name: variant("pose", FACTOR, scaling__method=scaling) for name, scaling in SCALINGS.items()}
     figures = by_length(models, lambda m: bench.perplexity(m, CORPORA["code"], lengths), "perplexity", lengths)
     last, what = figures.last, f"perplexity of code at {lengths[-1]:,} tokens"
-    claims = [better("YaRN", last["YaRN"], name, last[name], what) for name in ("linear", "NTK")]
+    claims = [better("YaRN", last["YaRN"], f"{name} scaling", last[name], what) for name in ("linear", "NTK")]
     title = f"Perplexity of code after PoSE towards {FACTOR * WINDOW:,} tokens"
     return Result(
         claims, [figures.table(title, "scaling")], [Chart(title, "tokens", "perplexity", figures.lines())], PAPER

@@ -89,7 +89,7 @@ def run(bench: Bench) -> Result:
     small: dict[str, Model] = {
         "the packaged model": ORIGINAL,
         "YaRN untrained": variant("pose", factor, scaling__method="yarn", training__steps=0),
-        "PoSE with linear": variant("pose", factor),
+        "PoSE with linear scaling": variant("pose", factor),
         "PoSE with NTK": variant("pose", factor, scaling__method="ntk"),
         "PoSE with YaRN": variant("pose", factor, scaling__method="yarn"),
     }
@@ -101,7 +101,7 @@ def run(bench: Bench) -> Result:
     if not bench.quick:
         large: dict[str, Model] = {
             "SmolLM2": "smollm2",
-            "PoSE with linear": {**SMOLLM2, "scaling.method": "linear"},
+            "PoSE with linear scaling": {**SMOLLM2, "scaling.method": "linear"},
             "PoSE with YaRN": {**SMOLLM2, "scaling.method": "yarn"},
         }
         tasks = [*made, plain_questions(bench.folder / "questions"), *further()]
