@@ -36,7 +36,7 @@ VOCABULARY, HIDDEN, FEED, LAYERS, HEADS = 4096, 128, 352, 4, 4
 SLIDING = 2 * WINDOW
 """Tokens that a sliding layer sees: fewer than any target has."""
 RATE, WARM_UP = 3e-3, 30
-STEPS, QUICK_STEPS = 3000, 40
+STEPS, QUICK_STEPS = 3000, 100
 BATCH, QUICK_BATCH = 16, 4
 """A step of 16 windows takes about one second of one core."""
 SHARED: dict[str, Any] = {
