@@ -37,7 +37,7 @@ def cost(bench: Bench, settings: Settings) -> Cost:
     Raises:
         SkipwiseError: The training failed.
     """
-    short: dict[str, Any] = {"training.steps": 8 if bench.quick else 20, "training.log_every": 1}
+    short: dict[str, Any] = {"training.steps": 5 if bench.quick else 20, "training.log_every": 1}
     config = bench.config({**settings, **short, "training.warmup_steps": 1}, 0)
     folder = Path(config.out)
     if not (folder / "model").exists():
