@@ -70,6 +70,8 @@ def optimum(factors: Sequence[float], rows: Sequence[Sequence[Row]]) -> tuple[fl
         each = [vertex(factors, list(losses)) for losses in zip(*means, strict=True)]
         unit = "document"
     middle, half = ratio_of_sums(np.array(each), np.ones(len(each)))
+    if {factors[0], factors[-1]} & set(each):  # the best one may lie beyond those tried: no surer than their distance
+        half = max(half, float(np.diff(factors).max()))
     return middle, half, count_text(len(each), unit)
 
 

@@ -78,6 +78,13 @@ def test_the_best_factor_is_the_vertex_of_a_parabola() -> None:
     assert attention_factor.follows("rule", 1.5, "4×", (1.21, 0.02, "3 seeds")).verdict == "no"
 
 
+def test_a_best_factor_at_the_end_of_those_tried_is_no_surer_than_their_distance() -> None:
+    """Both documents are best at 1.0, the lowest: the interval is 0.3 wide to each side, not nothing."""
+    factors = [1.0, 1.2, 1.5]
+    rows = [[row(10.0, "perplexity", sums=[x, 2 * x], counts=[1, 1])] for x in factors]
+    assert attention_factor.optimum(factors, rows)[:2] == (1.0, pytest.approx(0.3))
+
+
 def test_a_rule_is_judged_by_the_values_of_keys_that_its_factor_finds() -> None:
     """Forty prompts a factor: half of them, all but two, all; and the same at every factor."""
 
