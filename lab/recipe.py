@@ -31,7 +31,7 @@ from skipwise.utils.text import aligned, count_text, duration_words
 RUNGS = [60, 180, 540]
 """Steps of 8 × 256 tokens; other train lengths have as many tokens."""
 STEPS_OF_EFFORT = 60
-"""Steps of training for each unit of effort. They take longer, 30 s of a core, than it, 18 s at 4,096 tokens."""
+"""Steps of training for each unit of effort. They take longer, 26 s of a core, than it, 18 s at 4,096 tokens."""
 MOST = 4
 NEEDLES = ["niah_single_1", "niah_single_2", "niah_multikey_1"]
 """RULER's tasks below the most effort, which asks all that fit the target."""
