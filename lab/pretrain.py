@@ -6,8 +6,8 @@ It collects texts (through the package registries' clients), trains a tokenizer,
 tokens, measures it, and writes weights, tokenizer and figures.json to lab/data/packaged. An interrupted command goes on
 where it stopped: the result depends on the texts, the seed, the number of threads and the kind of processor alone.
 
-The weights in src/skipwise/assets/bundled are older. They were trained in phases by an earlier form of this file;
-lab/bundled.json records how. Neither size was trained to its end yet; `lab` is for a GPU.
+The weights in src/skipwise/assets/bundled come from this command, lab/bundled.json is their figures.json. The larger
+size was not trained yet; it is for a GPU.
 """
 
 import argparse
