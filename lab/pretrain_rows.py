@@ -142,7 +142,7 @@ class Rows:
         self, tokenizer: PreTrainedTokenizerFast, streams: Streams, window: int, mix: dict[str, int], seed: int
     ) -> None:
         self.streams, self.window, self.mix, self.seed = streams, window, mix, seed
-        self.recall = Recall(tokenizer)
+        self.recall = Recall(tokenizer, lists=0)  # `list` writes them
 
     def batch(self, number: int) -> Row:
         """Draw the rows of a batch, with as many of each kind as the mix says; (B, T) each."""

@@ -41,7 +41,9 @@ def test_examples_that_are_too_short_are_refused_before_a_training(recall: Recal
 
 def test_most_end_with_a_question_whose_answer_stands_before(recall: Recall) -> None:
     texts = [recall.tokenizer.decode(document) for document in documents(recall, 400, 200)]
-    answers = [re.search(r"(?:The [a-z ]+ (?:is|equals)|==|=) '?([\w]+)'?\.?$", text) for text in texts]
+    answers = [
+        re.search(r"""(?:The [a-z ]+ (?:is|equals)|==|=|:|->) ['"]?([\w]+)['"]?[.,]?$""", text) for text in texts
+    ]
     found = [text.count(match[1]) >= 2 for text, match in zip(texts, answers, strict=True) if match]
     assert all(found)
     assert len(found) > 0.6 * len(texts)  # a quarter holds a repeated passage instead
@@ -58,10 +60,44 @@ def test_only_the_answers_are_learned(recall: Recall) -> None:
             continue
         for answer in np.split(np.flatnonzero(learned), np.flatnonzero(np.diff(np.flatnonzero(learned)) > 1) + 1):
             text = recall.tokenizer.decode(ids[answer])
-            value = re.fullmatch(r" ?'?(\w+)'?\.?", text)
+            value = re.fullmatch(r""" ?['"]?(\w+)['"]?[.,]?""", text)
             assert value, text
             assert value[1] in recall.tokenizer.decode(ids[: answer[0]]), "it stands in the text before"
     assert 30 < repeats < 70  # every fourth
+
+
+def test_a_list_names_each_key_once_before_it_asks(recall: Recall) -> None:
+    """Every value asked for stands on the line of its key, and the list has rivals for it."""
+    rng = np.random.default_rng(0)
+    filler = np.asarray(recall.encode("It was a bright cold day in April, and the clocks were striking. " * 60))
+    rivals = []
+    for _ in range(60):
+        listed = recall._list(rng, filler, 600)
+        if listed is None:
+            continue
+        ids, labels = listed
+        start = int(np.argmax(labels != IGNORED))
+        before = recall.tokenizer.decode(ids[:start])
+        key = re.search(r"""\b([0-9a-f]{4,8})['"]?(?: =|:| ->) ?['"]?$""", before)
+        assert key, before[-40:]
+        value = re.match(r"\W*([0-9a-f]{3,6})", recall.tokenizer.decode(ids[start:]))
+        assert value
+        lines = [line for line in before.split("\n") if re.match(rf"""['"]?{key[1]}\b""", line)]
+        assert re.search(rf"""\W{value[1]}['"]?,?$""", lines[0]), lines
+        rivals.append(before.count("\n") - 3)
+    assert len(rivals) > 50
+    assert np.mean(rivals) > 5
+
+
+def test_without_lists_the_other_documents_are_those_of_before(recall: Recall) -> None:
+    """Pre-training asks for no lists; a document of another kind must not depend on their share."""
+    filler = np.arange(400) % 77 + 300
+    without = Recall(recall.tokenizer, lists=0)
+    same = 0
+    for seed in range(60):
+        (one, _), (other, _) = (r.document(np.random.default_rng(seed), filler, 400) for r in (recall, without))
+        same += np.array_equal(one, other)
+    assert 35 <= same < 60
 
 
 def test_every_second_number_repeats_its_digits() -> None:

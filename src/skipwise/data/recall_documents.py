@@ -34,6 +34,9 @@ WORDINGS = [
     ("{k} = {v}", "assert {k} ==", ""),
     ("'{k}' = '{v}'", "'{k}' = '", "'"),
 ]
+# How a list writes a pair, and how a question about it begins where it is not the line once more.
+PAIRS = ["'{k}' = '{v}'", "{k} = {v}", "{k}: {v}", '"{k}": "{v}",', "{k} -> {v}"]
+ABOUT_PAIRS = ["\n\nOnce more:\n", "\n\n", "\n\nWhat belongs to {k}? "]
 INTRODUCTIONS = [
     "Some facts are hidden in the following text. Read it with care; there will be questions at the end.",
     "Somewhere in this text stands something worth remembering. You will be asked about it afterwards.",
@@ -52,6 +55,12 @@ QUALITIES = "long white cold dark old round quiet early empty warm brown tall na
 
 PASSAGE = 8
 """Tokens of the shortest passage that a document repeats."""
+PASSAGES = 1 / 4
+"""Share of documents that repeat a passage."""
+LISTS = 1 / 4
+"""Share of documents that list random pairs."""
+SHORTEST_PAIR = 8
+"""Tokens; a guess that bounds how many pairs are drawn."""
 PROBES = 64
 """Documents that are made before a training to see whether they fit."""
 
@@ -64,14 +73,22 @@ class RecallQuestion(NamedTuple):
 
 
 class Recall:
-    """Makes recall documents for one tokenizer."""
+    """Makes recall documents for one tokenizer.
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        self.tokenizer = tokenizer
+    Args:
+        tokenizer: What encodes them.
+        lists: Share of documents that list random pairs.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", lists: float = LISTS) -> None:
+        self.tokenizer, self.lists = tokenizer, lists
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without special tokens."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return self._encode_all([text])[0]
+
+    def _encode_all(self, texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
     def document(self, rng: np.random.Generator, filler: Tokens, length: int) -> tuple[Tokens, Tokens]:
@@ -79,7 +96,8 @@ class Recall:
 
         There are up to six facts for every 512 tokens; those that do not fit are left out, but at least one is always
         there. Every fourth document holds no fact but ends with a passage of its text repeated word for word;
-        all of its tokens are labels.
+        all of its tokens are labels. Another fourth holds a list of random pairs, among which one is found by its key
+        alone: a few facts in prose have few rivals.
 
         Answers are a few tokens among thousands: with a loss on the others, which nobody wants to be written, they
         would hardly count.
@@ -98,11 +116,14 @@ class Recall:
         """
         if length < 2 * (PASSAGE + 1):
             raise _too_short(length, "a passage that is met again")
-        if rng.random() < 1 / 4:
+        kind = rng.random()
+        if kind < PASSAGES:
             size = int(rng.integers(PASSAGE, length // 2))
             start = int(rng.integers(0, length - 2 * size + 1))
             ids = np.concatenate([filler[: length - size], filler[start : start + size]]).astype(np.int64)
             return ids, ids.copy()
+        if kind < PASSAGES + self.lists and (listed := self._list(rng, filler, length)):
+            return listed
         wanted = int(rng.choice([1, 1, 2, 3, 4, 6])) * max(length // 512, 1)
         facts, questions = self._facts(rng, wanted, budget=length // 2)
         asked = [token for question in questions for token in question.tokens]
@@ -187,9 +208,38 @@ class Recall:
                 questions.insert(len(questions) if last else 0, question)
         return facts, questions
 
+    def _list(self, rng: np.random.Generator, filler: Tokens, length: int) -> tuple[Tokens, Tokens] | None:
+        """Token ids and labels of text with a list of random pairs in it, of which one to three are asked for.
+
+        None if the length does not hold two pairs and a question.
+        """
+        form, about = PAIRS[rng.integers(len(PAIRS))], ABOUT_PAIRS[rng.integers(len(ABOUT_PAIRS))]
+        lead, end = form.split("{v}")
+        draw = _decimal if rng.random() < 1 / 3 else _hexadecimal
+        key_size, value_size, wanted = (int(rng.integers(*ends)) for ends in ((4, 9), (3, 7), (1, 4)))
+        pairs = {draw(rng, key_size): draw(rng, value_size) for _ in range(length // SHORTEST_PAIR)}
+        lines = self._encode_all(["\n" + form.format(k=key, v=value) for key, value in pairs.items()])
+        sizes = np.cumsum([len(line) for line in lines])
+        room = rng.uniform(0.2, 1) * length - wanted * (sizes[0] + len(self.encode(about)))
+        count = int(np.searchsorted(sizes, room))
+        keys = rng.permutation(list(pairs)[:count])[:wanted]
+        questions = [
+            self._question(about.format(k=key) + lead.format(k=key).rstrip(" "), pairs[key], end) for key in keys
+        ]
+        listed = [token for line in lines[:count] for token in line] + self.encode("\n")
+        asked = [token for question in questions for token in question.tokens]
+        rest = length - len(listed) - len(asked)
+        if count < 2 or rest < 0:
+            return None
+        before = int(rng.integers(0, rest + 1))
+        ids = np.concatenate([filler[:before], listed, filler[before:rest], asked]).astype(np.int64)
+        labels = np.full(length, IGNORED, dtype=np.int64)
+        labels[length - len(asked) :] = [label for question in questions for label in question.labels]
+        return ids, labels
+
     def _question(self, ask: str, value: str, end: str) -> RecallQuestion:
         """A question whose labels begin at the first token in which its answer changes the tokens."""
-        space = "" if ask.endswith("'") else " "
+        space = "" if ask.endswith(("'", '"')) else " "
         tokens, lead = self.encode(ask + space + value + end), self.encode(ask)
         start = next((i for i, (a, b) in enumerate(zip(lead, tokens, strict=False)) if a != b), len(lead))
         return RecallQuestion(tokens, [IGNORED] * start + tokens[start:])
