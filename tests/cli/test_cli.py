@@ -57,7 +57,9 @@ def process(arguments: list[str], *, python: tuple[str, ...] = (), **options: An
 def test_extend_with_adapters(model: Path, tmp_path: Path) -> None:
     """The merged model is an ordinary one; the adapter beside it belongs to the scaled base; eval takes the run."""
     out = tmp_path / "run"
-    assert main.main(extend(model, out, "--set", "adapter.method=lora", *ADAPTER)) == 0
+    assert main.main(extend(model, out, "--set", "adapter.method=lora", *ADAPTER, "--set", "training.sharpen=1.2")) == 0
+    factors = [json.loads((out / part / "config.json").read_text())["rope_parameters"] for part in ("model", "adapter")]
+    assert factors[0]["attention_factor"] == factors[1]["attention_factor"] > 1.2
     assert "lora_" in " ".join(load_file(out / "adapter/adapter_model.safetensors"))
     assert json.loads((out / "adapter/config.json").read_text())["max_position_embeddings"] == 256
     weights = load_file(out / "model/model.safetensors")

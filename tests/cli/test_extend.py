@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shutil
 import signal
 import time
@@ -174,3 +175,28 @@ def test_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "recipe.yaml").write_text("target_length: 1k\n")
     assert "no model" in one_line(capsys, [*given, "--config", str(tmp_path / "recipe.yaml")])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sharpened_model_has_the_same_weights(model: Path, finished: Path, tmp_path: Path) -> None:
+    """The attention factor grows after the training, in what is saved and measured."""
+    assert main.main(extend(model, tmp_path / "sharp", *PERPLEXITY, "--set", "training.sharpen=1.3")) == 0
+    one, other = (load_file(folder / "model/model.safetensors") for folder in (finished, tmp_path / "sharp"))
+    assert all((one[name] == other[name]).all() for name in one)
+    config, before = (json.loads((f / "model/config.json").read_text()) for f in (tmp_path / "sharp", finished))
+    scaling = config["rope_parameters"]
+    assert scaling["attention_factor"] == pytest.approx(1.3 * (0.1 * math.log(scaling["factor"]) + 1))
+    assert config["rope_scaling"]["attn_factor"] == pytest.approx(1.3)  # for older loaders
+    assert "attention_factor" not in before["rope_parameters"]
+    value, plain = (
+        next(r["value"] for r in read_jsonl(f / "results.jsonl") if r["model"] == "extended")
+        for f in (tmp_path / "sharp", finished)
+    )
+    assert value != plain
+
+
+def test_what_cannot_be_sharpened_is_refused_at_once(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = extend(model, tmp_path / "out", "--set", "scaling.method=linear", "--set", "training.sharpen=1.2")
+    assert "'linear' has no attention factor that loaders read" in one_line(capsys, words)
+    assert not (tmp_path / "out").exists()

@@ -23,7 +23,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from skipwise.config import ScalingConfig, validate
 from skipwise.errors import SkipwiseError
 from skipwise.rope import hf_config, methods
-from skipwise.rope.scale import scale
+from skipwise.rope.scale import scale, sharpen
 from support.tiny import llama_config
 
 SHAPES = [  # head_dim, partial_rotary_factor, theta, original, target
@@ -386,3 +386,31 @@ def test_lengths_may_be_written_as_texts() -> None:
             SkipwiseError, match=r"^target_length .*: expected a number of tokens, e\.g\. 32k or 32768$"
         ):
             scale(config, target_length=value)
+
+
+@pytest.mark.parametrize("method", ["yarn", "critical", "yarn_revised"])
+def test_sharpening_multiplies_the_factor_on_cos_and_sin_alone(method: str) -> None:
+    """As transformers computes it: 0.1·ln 16 + 1 = 1.2773 becomes 1.5327 with 1.2."""
+    plain = scale(llama_config(max_position_embeddings=256), method, target_length=4096)
+    sharp = copy.deepcopy(plain)
+    sharpen(sharp, 1.2)
+    kind = plain.rope_parameters["rope_type"]
+    (before, one), (after, other) = (ROPE_INIT_FUNCTIONS[kind](config, "cpu", 4096) for config in (plain, sharp))
+    assert other == pytest.approx(1.2 * one)
+    assert method == "yarn_revised" or other == pytest.approx(1.53271, abs=1e-5)
+    assert (before == after).all()
+    assert hf_config.attention_factor(sharp) == pytest.approx(other)
+
+
+def test_sharpening_changes_the_layers_of_the_whole_window_alone() -> None:
+    config = scale(Gemma3TextConfig(max_position_embeddings=8192), "yarn", target_length=32_768)
+    sliding = copy.deepcopy(config.rope_parameters["sliding_attention"])
+    sharpen(config, 1.5)
+    assert config.rope_parameters["full_attention"]["attention_factor"] == pytest.approx(1.5 * (0.1 * math.log(4) + 1))
+    assert config.rope_parameters["sliding_attention"] == sliding
+
+
+def test_a_scaling_without_an_attention_factor_is_not_sharpened() -> None:
+    config = scale(llama_config(), "linear", target_length=4096)
+    with pytest.raises(SkipwiseError, match=r"training\.sharpen=1\.2: 'linear' has no attention factor"):
+        sharpen(config, 1.2)

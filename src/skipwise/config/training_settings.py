@@ -126,6 +126,10 @@ class TrainingConfig(Stage):
     """Weight of what the original model predicts for the same text at plain positions, in the loss of ordinary text:
     (1 - weight) × cross-entropy + weight × KL divergence. It keeps what the model could do. Tokens after a text seam
     and the answers of recall documents have the ordinary loss, so `positions.text=contiguous` teaches most."""
+    sharpen: float = Field(default=1.0, ge=0.5, le=2)
+    """What the attention factor is multiplied by when the trained model is saved (docs/scaling.md). Training shows
+    attention among `training.train_length` tokens; among those of the target it spreads thinner. Needs a scaling with
+    an attention factor."""
     mask_seams: bool = True
     """Leave out the loss of the first token after a text seam, which unrelated text would have to predict."""
     seed: Seed = 0

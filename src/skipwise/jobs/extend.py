@@ -30,6 +30,7 @@ from skipwise.models.checks import check_packing
 from skipwise.models.load import LoadedModel, load
 from skipwise.models.reach import reach
 from skipwise.report.build import write_report
+from skipwise.rope.scale import sharpen
 from skipwise.runs.environment import environment, peak_memory, read_environment
 from skipwise.runs.folder import check_folder, held_folder, open_folder
 from skipwise.training import adapters, processes, sharding
@@ -242,6 +243,8 @@ def _train(config: RunConfig, texts: RunTexts | None, folder: Path, resume: bool
                 resume=resume,
                 teacher=_teacher(config, loaded, adapted) if training.distill else None,
             )
+            if training.sharpen != 1:  # the saved configuration; nothing is computed with this model any more
+                sharpen(loaded.model.config, training.sharpen)
         model = loaded.model
         if wrapped is not None:
             wrapped = adapters.gathered(wrapped, config.adapter)

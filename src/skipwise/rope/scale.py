@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 from skipwise.rope.hf_config import (
     _SCALING_KEYS,
     Carried,
+    attention_factor,
     carried,
     configured_length,
     head_width,
@@ -97,6 +98,24 @@ def scale(
             f"original_max_position_embeddings (llama_4_scaling_beta), which {wanted.method!r} does not keep; use yarn"
         )
     return _rewritten(config, written, original, target_length, wanted.method)
+
+
+def sharpen(config: "PreTrainedConfig", times: float) -> None:
+    """Multiply the attention factor of a configuration, in place.
+
+    Raises:
+        SkipwiseError: Its scaling has none that loaders read.
+    """
+    text = language_model(config)
+    present = parameters(config)
+    if present["rope_type"] not in ("yarn", "longrope"):
+        raise SkipwiseError(
+            f"training.sharpen={times:g}: {carried(config).method!r} has no attention factor that loaders read; use "
+            "scaling.method=yarn, or training.sharpen=1"
+        )
+    written = {**present, "attention_factor": attention_factor(config) * times}
+    current = text.rope_parameters
+    text.rope_parameters = {**current, "full_attention": written} if is_nested(current) else written
 
 
 def _check_type(config: object) -> None:
