@@ -13,12 +13,13 @@ from lab.reproductions.attention_factor import yarn as yarn_attention
 from skipwise.positions.sampler import Sampler
 
 FACTOR = 16
-ATTENTION = "scaling.attention_factor"
+ATTENTION, SHARPEN = "scaling.attention_factor", "training.sharpen"
 SPACE: dict[str, Sequence[Any]] = {
     "positions.sampler": ["pose", "stratified", "cream", "endprompt", "curriculum"],
     "positions.chunks": [2, 3, 4],
     "scaling.method": ["yarn", "critical", "ntk", "linear"],
-    ATTENTION: [1.0, 1.1, 1.2],
+    ATTENTION: [1.0, 1.1],
+    SHARPEN: [1.0, 1.15],
     "training.train_length": [WINDOW, WINDOW // 2],
     "training.learning_rate": [3e-4, 1e-3, 2e-3],
     "data.recall": [0.3, 0.5, 0.7],
@@ -27,7 +28,7 @@ SPACE: dict[str, Sequence[Any]] = {
 }
 """Values of each setting. Attention factors are multiples of YaRN's own."""
 WITH_ATTENTION = ("yarn", "critical")
-"""Scalings that take an attention factor."""
+"""Scalings that take an attention factor, in training and, sharpened, after it."""
 BASELINES: dict[str, dict[str, Any]] = {
     "PoSE, linear": {"positions.sampler": "pose", "scaling.method": "linear", "data.recall": 0.5},
     "PoSE, YaRN": {"positions.sampler": "pose", "scaling.method": "yarn", "data.recall": 0.5},
@@ -98,7 +99,9 @@ def applicable(values: Mapping[str, Any], factor: int) -> dict[str, Any]:
     if "chunks" not in uses:
         del settings["positions.chunks"]
     times = settings.pop(ATTENTION)
-    if settings["scaling.method"] in WITH_ATTENTION and times != 1:
+    if settings["scaling.method"] not in WITH_ATTENTION:
+        del settings[SHARPEN]
+    elif times != 1:
         settings[ATTENTION] = round(yarn_attention(factor) * times, 2)
     if settings["training.distill"] and "text" in uses:
         settings["positions.text"] = "contiguous"  # the teacher reads only text that does not skip

@@ -11,7 +11,7 @@ from lab.__main__ import main
 from lab.bench import Bench, Settings
 from lab.findings import Mean
 from lab.recipe import loss_change, ranks, rungs
-from lab.recipe_space import ATTENTION, BASELINES, SPACE, Candidate, applicable, baselines, candidates
+from lab.recipe_space import ATTENTION, BASELINES, SHARPEN, SPACE, Candidate, applicable, baselines, candidates
 from skipwise.errors import SkipwiseError
 from skipwise.evals.rows import Row
 from skipwise.positions.sampler import Sampler
@@ -41,11 +41,11 @@ def test_every_value_of_a_setting_is_drawn_as_often() -> None:
 def test_a_draw_has_no_setting_that_its_sampler_or_scaling_does_not_use() -> None:
     values = {key: of[-1] for key, of in SPACE.items()}
     linear = applicable({**values, "positions.sampler": "cream", "scaling.method": "linear"}, 16)
-    assert not {"positions.chunks", ATTENTION} & set(linear)
+    assert not {"positions.chunks", ATTENTION, SHARPEN} & set(linear)
     assert linear["positions.text"] == "contiguous"
     # YaRN's own factor at 16 windows is 0.1 · ln 16 + 1 = 1.277, 1.2 times that 1.53
     yarn = applicable({**values, "positions.sampler": "pose", "scaling.method": "yarn"}, 16)
-    assert (yarn["positions.chunks"], yarn[ATTENTION]) == (SPACE["positions.chunks"][-1], 1.53)
+    assert (yarn["positions.chunks"], yarn[ATTENTION]) == (SPACE["positions.chunks"][-1], 1.4)
     assert ATTENTION not in applicable({**values, ATTENTION: 1.0, "scaling.method": "yarn"}, 16)
 
 
