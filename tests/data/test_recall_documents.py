@@ -85,8 +85,17 @@ def test_a_list_names_each_key_once_before_it_asks(recall: Recall) -> None:
         lines = [line for line in before.split("\n") if re.match(rf"""['"]?{key[1]}\b""", line)]
         assert re.search(rf"""\W{value[1]}['"]?,?$""", lines[0]), lines
         rivals.append(before.count("\n") - 3)
-    assert len(rivals) > 50
+    assert len(rivals) == 60
     assert np.mean(rivals) > 5
+
+
+@pytest.mark.parametrize("length", [20, 100, 256])
+def test_a_length_that_holds_no_list_gets_none(recall: Recall, length: int) -> None:
+    filler = np.arange(400) % 77 + 300
+    listed = [recall._list(np.random.default_rng(seed), filler, length) for seed in range(50)]
+    assert {len(document[0]) for document in listed if document} <= {length}
+    assert (length > 20) == any(listed)
+    assert length < 256 or all(listed)
 
 
 def test_without_lists_the_other_documents_are_those_of_before(recall: Recall) -> None:

@@ -43,7 +43,7 @@ def test_a_draw_has_no_setting_that_its_sampler_or_scaling_does_not_use() -> Non
     linear = applicable({**values, "positions.sampler": "cream", "scaling.method": "linear"}, 16)
     assert not {"positions.chunks", ATTENTION, SHARPEN} & set(linear)
     assert linear["positions.text"] == "contiguous"
-    # YaRN's own factor at 16 windows is 0.1 · ln 16 + 1 = 1.277, 1.2 times that 1.53
+    # YaRN's own factor at 16 windows is 0.1 · ln 16 + 1 = 1.277, 1.1 times that 1.40
     yarn = applicable({**values, "positions.sampler": "pose", "scaling.method": "yarn"}, 16)
     assert (yarn["positions.chunks"], yarn[ATTENTION]) == (SPACE["positions.chunks"][-1], 1.4)
     assert ATTENTION not in applicable({**values, ATTENTION: 1.0, "scaling.method": "yarn"}, 16)

@@ -207,12 +207,12 @@ def test_the_text_starts_with_window_recommendation_and_command(capsys: pytest.C
     [command] = [line for line in lines if line.startswith("command")]
     assert command.endswith("--set positions.chunks=3")
     assert max(len(line) for line in lines if line != command) <= 120
-    assert any("12.6 MB at 4k" in line for line in lines)
+    assert any("8.4 MB at 4k" in line for line in lines)
     table = lines[lines.index("") :]
     table = table[table.index("", 1) + 1 :]
     assert table[0].split()[:5] == ["pair", "wavelength", "turns", "linear", "ntk"]
-    assert [line.split()[0] for line in table[1:8]] == list("0123456")
-    assert table[8].startswith("--- no full turn in 256 tokens")
+    assert [line.split()[0] for line in table[1:14]] == [str(pair) for pair in range(13)]
+    assert table[14].startswith("--- no full turn in 256 tokens")
     assert main.main(["inspect", "bundled", "--target", "4k"]) == 0
     assert "wavelength" not in capsys.readouterr().out
 
@@ -375,7 +375,7 @@ def test_the_page_opens_in_a_browser(tmp_path: Path) -> None:
         assert page.evaluate("navigator.clipboard.readText()").startswith("skipwise extend --model bundled")
         page.locator("#pairs .key", has_text="ntk").last.click()
         assert stretched.count() == len(known) - 1
-        assert page.locator("#numbers tbody tr").count() == 16
+        assert page.locator("#numbers tbody tr").count() == 32
         colours = []
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)

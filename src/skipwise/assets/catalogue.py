@@ -159,7 +159,7 @@ def bundled_model(folder: Path) -> Path:
 
 def _unpacked(name: str, asset: Asset) -> Path:
     version = asset.package.version if asset.package else platform.python_version()
-    if name.startswith("stdlib"):  # cached by an installation that held out other files
+    if name.startswith("stdlib"):  # another version of Skipwise may have cached other files
         version += f"-{zlib.crc32(' '.join(sorted(STDLIB_HELD_OUT)).encode()):08x}"
     return cache_folder() / "assets" / f"{name}-{version}"
 

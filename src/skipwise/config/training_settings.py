@@ -46,7 +46,8 @@ class DataConfig(Stage):
     validation: float = Field(default=0.02, gt=0, lt=0.5)
     """Share of the tokens that is held out for the validation loss, at the end of the corpus."""
     recall: float = Field(default=0.0, ge=0, le=0.9)
-    """Share of the examples whose text holds made-up facts and questions about them. It trains retrieval."""
+    """Share of the examples that are made to be looked up in: facts with questions, lists of pairs, repeated passages.
+    It trains retrieval."""
     plain: float = Field(default=0.0, ge=0, le=1)
     """Share of the examples that are ordinary text without skips: contiguous, at the first positions. It keeps what the
     model could do inside its old window. The rest, after `data.recall` and this, skips."""

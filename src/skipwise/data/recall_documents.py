@@ -25,7 +25,8 @@ NOUNS = "key code number word token price date room address answer account ticke
 NAMES = "alpha beta gamma delta count total limit offset width height index level speed weight budget size".split()
 WORDS = "river apple stone cloud horse lamp forest silver winter garden copper island candle mirror falcon".split()
 
-# (fact, question up to the answer, rest of the question); {k} is the key, {v} the value.
+# (fact, question up to the answer, rest of the question); {k} is the key, {v} the value. The packaged model was
+# pre-trained with these words: other ones are another model.
 WORDINGS = [
     ("The {k} is {v}. Remember it. {v} is the {k}.", "What is the {k}? The {k} is", "."),
     ("The {k} is {v}.", "What is the {k}? The {k} is", "."),
@@ -61,7 +62,7 @@ LISTS = 1 / 4
 """Share of documents that list random pairs."""
 SHORTEST_PAIR = 8
 """Tokens; a guess that bounds how many pairs are drawn."""
-PROBES = 64
+PROBES = 256
 """Documents that are made before a training to see whether they fit."""
 
 
@@ -85,10 +86,7 @@ class Recall:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without special tokens."""
-        return self._encode_all([text])[0]
-
-    def _encode_all(self, texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
     def document(self, rng: np.random.Generator, filler: Tokens, length: int) -> tuple[Tokens, Tokens]:
@@ -122,8 +120,8 @@ class Recall:
             start = int(rng.integers(0, length - 2 * size + 1))
             ids = np.concatenate([filler[: length - size], filler[start : start + size]]).astype(np.int64)
             return ids, ids.copy()
-        if kind < PASSAGES + self.lists and (listed := self._list(rng, filler, length)):
-            return listed
+        if kind < PASSAGES + self.lists and (document := self._list(rng, filler, length)):
+            return document
         wanted = int(rng.choice([1, 1, 2, 3, 4, 6])) * max(length // 512, 1)
         facts, questions = self._facts(rng, wanted, budget=length // 2)
         asked = [token for question in questions for token in question.tokens]
@@ -217,25 +215,29 @@ class Recall:
         lead, end = form.split("{v}")
         draw = _decimal if rng.random() < 1 / 3 else _hexadecimal
         key_size, value_size, wanted = (int(rng.integers(*ends)) for ends in ((4, 9), (3, 7), (1, 4)))
-        pairs = {draw(rng, key_size): draw(rng, value_size) for _ in range(length // SHORTEST_PAIR)}
-        lines = self._encode_all(["\n" + form.format(k=key, v=value) for key, value in pairs.items()])
-        sizes = np.cumsum([len(line) for line in lines])
-        room = rng.uniform(0.2, 1) * length - wanted * (sizes[0] + len(self.encode(about)))
-        count = int(np.searchsorted(sizes, room))
-        keys = rng.permutation(list(pairs)[:count])[:wanted]
+        pairs = {draw(rng, key_size): draw(rng, value_size) for _ in range(max(length // SHORTEST_PAIR, 2))}
+        keys = list(pairs)
         questions = [
-            self._question(about.format(k=key) + lead.format(k=key).rstrip(" "), pairs[key], end) for key in keys
+            self._question(about.format(k=key) + lead.format(k=key).rstrip(" "), pairs[key], end)
+            for key in keys[:wanted]
         ]
-        listed = [token for line in lines[:count] for token in line] + self.encode("\n")
         asked = [token for question in questions for token in question.tokens]
-        rest = length - len(listed) - len(asked)
-        if count < 2 or rest < 0:
-            return None
-        before = int(rng.integers(0, rest + 1))
-        ids = np.concatenate([filler[:before], listed, filler[before:rest], asked]).astype(np.int64)
-        labels = np.full(length, IGNORED, dtype=np.int64)
-        labels[length - len(asked) :] = [label for question in questions for label in question.labels]
-        return ids, labels
+        lines = {key: form.format(k=key, v=value) for key, value in pairs.items()}
+        room = rng.uniform(0.2, 1) * (length - len(asked))
+        least = max(2, wanted)
+        count = max(least, int(room / len(self.encode("\n".join(lines.values()))) * len(lines)))
+        while count >= least:
+            # One text: tokens may reach over the end of a line.
+            text = self.encode("\n" + "\n".join(lines[key] for key in rng.permutation(keys[:count])) + "\n")
+            rest = length - len(asked) - len(text)
+            if rest >= 0:
+                before = int(rng.integers(0, rest + 1))
+                ids = np.concatenate([filler[:before], text, filler[before:rest], asked]).astype(np.int64)
+                labels = np.full(length, IGNORED, dtype=np.int64)
+                labels[length - len(asked) :] = [label for question in questions for label in question.labels]
+                return ids, labels
+            count -= 1
+        return None
 
     def _question(self, ask: str, value: str, end: str) -> RecallQuestion:
         """A question whose labels begin at the first token in which its answer changes the tokens."""

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from skipwise import __version__
-from skipwise.config import RunConfig
+from skipwise.config import RunConfig, TrainingConfig
 from skipwise.evals.rows import Row
 from skipwise.evals.tables import markdown_tables
 from skipwise.export import source_card
@@ -72,11 +72,15 @@ def _dequantised(kind: str | None) -> str:
 def _shares(config: RunConfig) -> str:
     """Retrieval that was trained for must not pass for a gift of the scaling, nor what was kept on purpose."""
     recall, plain, distill = config.data.recall, config.data.plain, config.training.distill
-    text = (
-        f"; {recall:.0%} of the examples are synthetic recall documents (facts in filler, asked for)" if recall else ""
-    )
+    what = "facts in filler, lists of pairs, repeated passages"
+    text = f"; {recall:.0%} of the examples are synthetic recall documents ({what})" if recall else ""
     text += f"; {plain:.0%} of the examples are ordinary text without skips" if plain else ""
     return text + (f"; the original model teaches ordinary text, weight {distill:g}" if distill else "")
+
+
+def _sharpened(training: TrainingConfig) -> str:
+    sharpened = training.steps and training.sharpen != 1
+    return f"; attention factor multiplied by {training.sharpen:g} after the training" if sharpened else ""
 
 
 def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) -> str:
@@ -95,7 +99,7 @@ def run_card(config: RunConfig, environment: dict[str, Any], rows: list[Row]) ->
         "",
         "## How it was made",
         "",
-        f"- RoPE scaling: {code(json.dumps(scaling))}, factor {target / original:g}",
+        f"- RoPE scaling: {code(json.dumps(scaling))}, factor {target / original:g}{_sharpened(training)}",
         f"- Positions: {code(json.dumps(config.positions.model_dump()))}",
         f"- {training.steps} steps of {training.batch_size * training.gradient_accumulation} examples of "
         f"{length_text(training.train_length)} tokens, learning rate {training.learning_rate:g}, seed {training.seed}",

@@ -48,6 +48,8 @@ def check_inputs(config: RunConfig) -> None:
         say("adapter.method=none trains all weights: the other settings of the adapter have no effect; lora uses them")
     if config.training.steps and not config.data.paths:
         raise SkipwiseError("no text to train on: give files or folders with --data, or training.steps=0")
+    if config.training.sharpen != 1 and not config.training.steps:
+        say("training.sharpen has no effect without a training; scaling.attention_factor sets the factor")
     evaluation = config.evaluation
     # Without documents of its own, perplexity is measured on text that is held out of the training.
     # Those of a suite are looked at when the model's tokenizer is there, and left out where they cannot be asked.

@@ -207,6 +207,8 @@ def _scaling(run: Run) -> str:
     method = run.config.scaling.method + (f" ×{factor:.4g}" if factor else "")
     listed = values.pop("factors", None)
     shown = [f"{key} {value:,g}" for key, value in values.items()]
+    if run.config.training.steps and run.config.training.sharpen != 1:
+        shown.append(f"attention factor × {run.config.training.sharpen:g} after training")
     return ", ".join([method, *([f"factors {listed[0]:g} to {listed[-1]:g}"] if listed else []), *shown])
 
 

@@ -113,7 +113,9 @@ def sharpen(config: "PreTrainedConfig", times: float) -> None:
             f"training.sharpen={times:g}: {carried(config).method!r} has no attention factor that loaders read; use "
             "scaling.method=yarn, or training.sharpen=1"
         )
-    written = {**present, "attention_factor": attention_factor(config) * times}
+    # vLLM reads the factors of `longrope` from the two others.
+    factors: dict[str, Any] = {key: present[key] * times for key in ("short_mscale", "long_mscale") if key in present}
+    written = {**present, **factors, "attention_factor": attention_factor(config) * times}
     current = text.rope_parameters
     text.rope_parameters = {**current, "full_attention": written} if is_nested(current) else written
 
