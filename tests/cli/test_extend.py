@@ -186,6 +186,8 @@ def test_a_sharpened_model_has_the_same_weights(model: Path, finished: Path, tmp
     scaling = config["rope_parameters"]
     assert scaling["attention_factor"] == pytest.approx(1.3 * (0.1 * math.log(scaling["factor"]) + 1))
     assert config["rope_scaling"]["attn_factor"] == pytest.approx(1.3)  # for older loaders
+    assert "attention factor multiplied by 1.3 after the training" in (tmp_path / "sharp/model/README.md").read_text()
+    assert "attention factor × 1.3 after training" in (tmp_path / "sharp/report.html").read_text()
     assert "attention_factor" not in before["rope_parameters"]
     value, plain = (
         next(r["value"] for r in read_jsonl(f / "results.jsonl") if r["model"] == "extended")
