@@ -207,7 +207,7 @@ def test_the_text_starts_with_window_recommendation_and_command(capsys: pytest.C
     [command] = [line for line in lines if line.startswith("command")]
     assert command.endswith("--set positions.chunks=3")
     assert max(len(line) for line in lines if line != command) <= 120
-    assert any("8.4 MB at 4k" in line for line in lines)
+    assert any("8.39 MB at 4k" in line for line in lines)
     table = lines[lines.index("") :]
     table = table[table.index("", 1) + 1 :]
     assert table[0].split()[:5] == ["pair", "wavelength", "turns", "linear", "ntk"]

@@ -5,7 +5,6 @@ Both forms are read, the older `rope_scaling` and today's `rope_parameters`. The
 """
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -275,9 +274,9 @@ def _longrope(config: "PreTrainedConfig", rope: dict[str, Any], original: int, t
     revised = YarnRevised()
     if scaling.short == scaling.long and target > original:
         computed = revised.factors(rotary_dim(config), rope["rope_theta"], original, target)
-        if np.allclose(scaling.long, computed, rtol=1e-6) and attention:
-            usual = math.isclose(attention, revised.attention_scaling(original, target), rel_tol=1e-6)
-            return revised if usual else replace(revised, attention_factor=attention)
+        listed = [*scaling.long, attention or 0]
+        if np.allclose(listed, [*computed, revised.attention_scaling(original, target)], rtol=1e-6):
+            return revised
     return scaling
 
 
