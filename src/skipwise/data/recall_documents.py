@@ -124,10 +124,9 @@ class Recall:
             return document
         wanted = int(rng.choice([1, 1, 2, 3, 4, 6])) * max(length // 512, 1)
         facts, questions = self._facts(rng, wanted, budget=length // 2)
-        asked = [token for question in questions for token in question.tokens]
-        answers = [label for question in questions for label in question.labels]
+        asked = sum(len(question.tokens) for question in questions)
         introduction = self.encode(INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))] + "\n")
-        fixed = sum(map(len, facts)) + len(asked)
+        fixed = sum(map(len, facts)) + asked
         if fixed + len(introduction) > length:
             introduction = []
         room = length - fixed - len(introduction)
@@ -142,11 +141,7 @@ class Recall:
         parts: list[Tokens | list[int]] = [introduction]
         for fact, start, stop in zip(facts, [0, *cuts[:-1]], cuts, strict=True):
             parts += [padding[start:stop], fact]
-        parts += [padding[cuts[-1] :], asked]
-        ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
-        labels = np.full(length, IGNORED, dtype=np.int64)
-        labels[length - len(answers) :] = answers
-        return ids, labels
+        return _ending([*parts, padding[cuts[-1] :]], questions)
 
     def check(self, length: int) -> None:
         """Make a few documents. Raises SkipwiseError where one does not fit into `length` tokens."""
@@ -221,21 +216,18 @@ class Recall:
             self._question(about.format(k=key) + lead.format(k=key).rstrip(" "), pairs[key], end)
             for key in keys[:wanted]
         ]
-        asked = [token for question in questions for token in question.tokens]
+        asked = sum(len(question.tokens) for question in questions)
         lines = {key: form.format(k=key, v=value) for key, value in pairs.items()}
-        room = rng.uniform(0.2, 1) * (length - len(asked))
+        room = rng.uniform(0.2, 1) * (length - asked)
         least = max(2, wanted)
         count = max(least, int(room / len(self.encode("\n".join(lines.values()))) * len(lines)))
         while count >= least:
             # One text: tokens may reach over the end of a line.
             text = self.encode("\n" + "\n".join(lines[key] for key in rng.permutation(keys[:count])) + "\n")
-            rest = length - len(asked) - len(text)
+            rest = length - asked - len(text)
             if rest >= 0:
                 before = int(rng.integers(0, rest + 1))
-                ids = np.concatenate([filler[:before], text, filler[before:rest], asked]).astype(np.int64)
-                labels = np.full(length, IGNORED, dtype=np.int64)
-                labels[length - len(asked) :] = [label for question in questions for label in question.labels]
-                return ids, labels
+                return _ending([filler[:before], text, filler[before:rest]], questions)
             count -= 1
         return None
 
@@ -245,6 +237,15 @@ class Recall:
         tokens, lead = self.encode(ask + space + value + end), self.encode(ask)
         start = next((i for i, (a, b) in enumerate(zip(lead, tokens, strict=False)) if a != b), len(lead))
         return RecallQuestion(tokens, [IGNORED] * start + tokens[start:])
+
+
+def _ending(parts: list[Tokens | list[int]], questions: list[RecallQuestion]) -> tuple[Tokens, Tokens]:
+    """Token ids and labels of parts that have no labels, and of the questions at their end."""
+    asked = [token for question in questions for token in question.tokens]
+    ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in [*parts, asked]])
+    labels = np.full(len(ids), IGNORED, dtype=np.int64)
+    labels[len(ids) - len(asked) :] = [label for question in questions for label in question.labels]
+    return ids, labels
 
 
 def _too_short(length: int, what: str) -> SkipwiseError:

@@ -116,8 +116,7 @@ def sharpen(config: "PreTrainedConfig", times: float) -> None:
     # vLLM reads the factors of `longrope` from the two others.
     factors: dict[str, Any] = {key: present[key] * times for key in ("short_mscale", "long_mscale") if key in present}
     written = {**present, **factors, "attention_factor": attention_factor(config) * times}
-    current = text.rope_parameters
-    text.rope_parameters = {**current, "full_attention": written} if is_nested(current) else written
+    _write(text, written)
 
 
 def _check_type(config: object) -> None:
@@ -187,6 +186,12 @@ def _ask_for_attention(has: Carried, new: Unscaled) -> None:
         )
 
 
+def _write(text: "PreTrainedConfig", written: dict[str, Any]) -> None:
+    """Give the layers that see the whole window these RoPE parameters."""
+    current = getattr(text, "rope_parameters", None) or {}
+    text.rope_parameters = {**current, "full_attention": written} if is_nested(current) else written
+
+
 def _rewritten(
     config: "PreTrainedConfig", written: dict[str, Any], original: int, target: int, method: str
 ) -> "PreTrainedConfig":
@@ -199,7 +204,7 @@ def _rewritten(
             f"scaling.truncate=false: transformers does not read it for model type {text.model_type!r}, "
             "whose RoPE parameters are written by layer type"
         )
-    text.rope_parameters = {**current, "full_attention": written} if is_nested(current) else written
+    _write(text, written)
     if hasattr(text, "rope_theta"):
         text.rope_theta = written["rope_theta"]
     if written["rope_type"] != "dynamic":  # which is computed from the original window
