@@ -97,13 +97,24 @@ class Effect:
             return "yes"
         return "no" if low > limit or high < -limit else "undecided"
 
-    def text(self) -> str:
-        """`×0.43 [0.41, 0.45]` or `+12 points [3, 20]`, and what the interval is over."""
+    def at_most(self, margin: float) -> Verdict:
+        """Whether the later model is worse by at most `margin`, in the units of `within`; it may be better."""
+        if self.ratio:
+            limit = 1 + margin
+            return "yes" if self.high <= limit else "no" if self.low > limit else "undecided"
+        return "yes" if self.low >= -margin else "no" if self.high < -margin else "undecided"
+
+    def numbers(self) -> str:
+        """`×0.430 [0.410, 0.450]` or `+12 points [+3, +20]`."""
         if self.ratio:
             numbers = (self.value, self.low, self.high)
             value, *ends = (f"{number:,.0f}" if number >= 1000 else f"{number:#.3g}" for number in numbers)
-            return f"×{value} [{', '.join(ends)}] over {self.over}"
-        return f"{100 * self.value:+.0f} points [{100 * self.low:+.0f}, {100 * self.high:+.0f}] over {self.over}"
+            return f"×{value} [{', '.join(ends)}]"
+        return f"{100 * self.value:+.0f} points [{100 * self.low:+.0f}, {100 * self.high:+.0f}]"
+
+    def text(self) -> str:
+        """The numbers, and what the interval is over."""
+        return f"{self.numbers()} over {self.over}"
 
 
 def effect(first: Sequence[Row], later: Sequence[Row]) -> Effect | None:
@@ -151,6 +162,14 @@ def alike(name: str, rows: Sequence[Row], other: str, others: Sequence[Row], wha
     unit = "%" if rows[0].metric == "perplexity" else "points"
     statement = f"{name} is within {100 * margin:g} {unit} of {other} in {what}"
     return Claim(statement, seen.within(margin) if seen else "undecided", _numbers(others, rows, seen))
+
+
+def no_worse(name: str, rows: Sequence[Row], other: str, others: Sequence[Row], what: str, margin: float) -> Claim:
+    """Claim that a model is worse than another by at most `margin`, or better: see `alike`, which has two sides."""
+    seen = effect(others, rows)
+    unit = "%" if rows[0].metric == "perplexity" else "points"
+    statement = f"{name} loses at most {100 * margin:g} {unit} to {other} in {what}"
+    return Claim(statement, seen.at_most(margin) if seen else "undecided", _numbers(others, rows, seen))
 
 
 def at_least(name: str, rows: Sequence[Row], share: float, what: str) -> Claim:

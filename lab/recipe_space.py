@@ -56,19 +56,18 @@ class Candidate:
         return {"target_length": factor * WINDOW, **self.settings, **budget, "training.warmup_steps": steps // 12}
 
 
+def packaged() -> dict[str, Any]:
+    """The settings of the packaged model's recipe that the search tries."""
+    recipe: dict[str, Any] = yaml.safe_load(PACKAGED.read_text(encoding="utf-8"))
+    pairs = (
+        (f"{part}.{key}", value) for part, of in recipe.items() if isinstance(of, dict) for key, value in of.items()
+    )
+    return {key: value for key, value in pairs if key in {*SPACE, "positions.text"}}
+
+
 def baselines(factor: int = FACTOR) -> list[Candidate]:
     """What every rung trains: PoSE with two scalings and, at its own factor, the packaged model's recipe."""
-    chosen = dict(BASELINES)
-    packaged: dict[str, Any] = yaml.safe_load(PACKAGED.read_text(encoding="utf-8"))
-    if factor == FACTOR:
-        of_search = {*SPACE, "positions.text"}
-        pairs = (
-            (f"{part}.{key}", value)
-            for part, of in packaged.items()
-            if isinstance(of, dict)
-            for key, value in of.items()
-        )
-        chosen["the packaged recipe"] = {key: value for key, value in pairs if key in of_search}
+    chosen = {**BASELINES, **({"the packaged recipe": packaged()} if factor == FACTOR else {})}
     return [Candidate(name, settings, baseline=True) for name, settings in chosen.items()]
 
 

@@ -2,53 +2,36 @@
 
 from typing import Any
 
-from lab.bench import CORPORA, WINDOW, Bench, Settings, pick, variant
-from lab.findings import better, mean_over_seeds
+from lab.around_recipe import FACTOR, compared, figures, measures, recipe, steps
+from lab.bench import Bench
+from lab.findings import better
 from lab.tables import Result, Table
 
 TITLE = "samplers of positions at equal tokens"
 SOURCE = "ours"
-FACTOR = 16
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "training without skips": ("original", {}),
-    "RandPos": ("randpos", {}),
-    "PoSE with 2 chunks": ("pose", {}),
-    "PoSE with 3 chunks": ("pose", {"positions__chunks": 3}),
-    "PoSE as published": ("pose_reference", {}),
-    "stratified with 2 chunks": ("stratified", {}),
-    "stratified with 3 chunks": ("stratified", {"positions__chunks": 3}),
-    "CREAM": ("cream", {}),
-    "EndPrompt": ("endprompt", {}),
-    "curriculum over PoSE": ("curriculum", {}),
+BASE = "PoSE with 3 chunks"
+SAMPLERS: dict[str, dict[str, Any]] = {
+    BASE: {"positions.sampler": "pose", "positions.chunks": 3},
+    "PoSE with 2 chunks": {"positions.sampler": "pose", "positions.chunks": 2},
+    "training without skips": {"positions.sampler": "original"},
+    "RandPos": {"positions.sampler": "randpos"},
+    "stratified with 3 chunks": {"positions.sampler": "stratified", "positions.chunks": 3},
+    "CREAM": {"positions.sampler": "cream"},
+    "EndPrompt": {"positions.sampler": "endprompt"},
+    "curriculum over PoSE": {"positions.sampler": "curriculum", "positions.chunks": 3},
 }
-BASE = "PoSE with 2 chunks"
+"""The packaged recipe with another sampler; all else is the same."""
 PAPER = Table("The papers", ["quantity", "value"], [["samplers at equal tokens", "not compared by any"]])
-
-
-def yarn(name: str, factor: int) -> Settings:
-    """The model of a sampler."""
-    sampler, settings = SAMPLERS[name]
-    return variant(sampler, factor, scaling__method="yarn", **settings)
 
 
 def run(bench: Bench) -> Result:
     factor = bench.factor(FACTOR)
-    lengths = [WINDOW, factor * WINDOW]
     names = list(SAMPLERS)[:4] if bench.quick else list(SAMPLERS)
-    rows, perplexities, values = [], {}, {}
-    for name in names:
-        model = yarn(name, factor)
-        measured = bench.perplexity(model, CORPORA["code"], lengths)
-        inside, beyond = (pick(measured, task="perplexity", length=n) for n in lengths)
-        passkeys = pick(bench.retrieval(model, "passkey", lengths[1:]), task="passkey", length=lengths[1])
-        values[name] = pick(bench.pairs(model, lengths[1:]), task="key_value", length=lengths[1])
-        perplexities[name] = beyond
-        figures = (inside, beyond, passkeys, values[name])
-        rows.append([name, *(mean_over_seeds(of_seeds).text() for of_seeds in figures)])
-    claims = []
-    for what, of_name in (("perplexity of code", perplexities), ("values of keys", values)):
-        at = f"{what} at {lengths[1]:,} tokens"
-        claims += [better(BASE, of_name[BASE], name, of_name[name], at) for name in names if name != BASE]
-    columns = ["sampler", f"perplexity at {lengths[0]:,}", f"at {lengths[1]:,}", "passkeys", "values of keys"]
-    title = f"YaRN, {factor}×, equal tokens; the last three at {lengths[1]:,} tokens"
-    return Result(claims, [Table(title, columns, rows)], paper=PAPER)
+    models = {name: figures(bench, recipe(bench, factor, SAMPLERS[name]), factor) for name in names}
+    claims = [
+        better(BASE, models[BASE].rows[measure], name, models[name].rows[measure], measure)
+        for name in names[1:]
+        for measure in measures(factor)[2:]
+    ]
+    title = f"The packaged recipe with each sampler, {factor}×, {steps(bench)} steps"
+    return Result(claims, compared(models, BASE, factor, title), paper=PAPER)

@@ -1,0 +1,45 @@
+"""The packaged recipe, one setting changed at a time: what each is worth, at equal tokens."""
+
+from typing import Any
+
+from lab.around_recipe import FACTOR, STEPS, compared, figures, measures, recipe
+from lab.bench import ORIGINAL, WINDOW, Bench
+from lab.findings import better
+from lab.tables import Result, Table
+
+TITLE = "the packaged recipe, one setting changed at a time"
+SOURCE = "ours"
+RECIPE = "the recipe"
+CHANGES: dict[str, dict[str, Any]] = {
+    "scaling yarn": {"scaling.method": "yarn"},
+    "scaling ntk": {"scaling.method": "ntk"},
+    "scaling linear": {"scaling.method": "linear"},
+    "learning rate 1e-3": {"training.learning_rate": 1e-3},
+    "recall 0.3": {"data.recall": 0.3},
+    "no plain examples": {"data.plain": 0.0},
+    "no teacher": {"training.distill": 0.0},
+    "no teacher, text that skips": {"training.distill": 0.0, "positions.text": "skip"},
+    "examples of half the length": {"training.train_length": WINDOW // 2},
+    "sampler endprompt": {"positions.sampler": "endprompt"},
+}
+"""Settings that differ from the recipe's. Examples of half the length are twice as many, so tokens are equal."""
+QUICK = ["scaling yarn", "no teacher"]
+PAPER = Table("The papers", ["quantity", "value"], [["recipes compared setting by setting", "not by any"]])
+
+
+def run(bench: Bench) -> Result:
+    factor = bench.factor(FACTOR)
+    chosen = {name: change for name, change in CHANGES.items() if not bench.quick or name in QUICK}
+    models = {
+        "original": figures(bench, ORIGINAL, factor),
+        RECIPE: figures(bench, recipe(bench, factor), factor),
+        **{name: figures(bench, recipe(bench, factor, change), factor) for name, change in chosen.items()},
+    }
+    claims = [
+        better(RECIPE, models[RECIPE].rows[measure], f"“{name}”", models[name].rows[measure], measure)
+        for name in chosen
+        for measure in measures(factor)
+    ]
+    title = f"{factor}×, {recipe(bench, factor)['training.steps']} steps of 8 × {WINDOW} tokens"
+    remark = f"A full run has {STEPS} steps, the packaged recipe 600." if not bench.quick else ""
+    return Result(claims, compared(models, RECIPE, factor, title), paper=PAPER, remark=remark)

@@ -1,0 +1,66 @@
+"""The packaged recipe against PoSE as published, and against training at full length with eight times the tokens."""
+
+from lab.around_recipe import FACTOR, compared, figures, kept, measures, recipe, steps
+from lab.bench import ORIGINAL, Bench, Settings, full_length
+from lab.findings import better, no_worse
+from lab.recipe_space import BASELINES, Candidate
+from lab.tables import Result, Table
+
+TITLE = "the packaged recipe, PoSE, and full-length training with eight times the tokens"
+SOURCE = "ours"
+RECIPE = "the recipe"
+TIMES = 8
+"""Tokens of the training at full length, as a multiple."""
+TOLERANCE = 0.01
+"""Perplexity at the target that the recipe may lose to training at full length."""
+POINTS = 0.05
+"""Share of answers that it may lose there."""
+PAPER = Table(
+    "PoSE's paper, LLaMA-7B, 2k to 16k, Proof-pile at 16k, equal steps",
+    ["training", "perplexity"],
+    [["PoSE", "2.60"], ["full-length", "2.53"]],
+)
+
+
+def full(bench: Bench, factor: int, times: int) -> Settings:
+    """Training on whole targets, with the recipe's scaling and recall documents and the other tables' learning rate.
+
+    Args:
+        bench: Where it is trained.
+        factor: Windows in the target.
+        times: The recipe's tokens are multiplied by it.
+    """
+    count = steps(bench) * times // factor
+    settings = recipe(bench, factor)
+    same = {key: settings[key] for key in ("scaling.method", "data.recall")}
+    return {**full_length(factor), **same, "training.steps": count, "training.warmup_steps": count // 12}
+
+
+def run(bench: Bench) -> Result:
+    factor = bench.factor(FACTOR)
+    times = 1 if bench.quick else TIMES
+    at_full_length = f"full-length, {times} × the tokens"
+    once = Bench(bench.folder, quick=bench.quick, seeds=1)  # full-length training is as dear as all the others together
+    models = {
+        "original": figures(bench, ORIGINAL, factor),
+        RECIPE: figures(bench, recipe(bench, factor), factor),
+        **{
+            name: figures(bench, Candidate(name, settings).at(steps(bench), factor), factor)
+            for name, settings in BASELINES.items()
+        },
+        at_full_length: figures(once, full(bench, factor, times), factor),
+    }
+    _, _, beyond, passkeys, values = measures(factor)
+    ours = models[RECIPE].rows
+    claims = [
+        better(RECIPE, ours[measure], name, models[name].rows[measure], measure)
+        for name in BASELINES
+        for measure in (beyond, passkeys, values)
+    ]
+    claims += [
+        no_worse(RECIPE, ours[measure], at_full_length, models[at_full_length].rows[measure], measure, margin)
+        for measure, margin in ((beyond, TOLERANCE), (passkeys, POINTS), (values, POINTS))
+    ]
+    claims += kept(RECIPE, models[RECIPE], models["original"])
+    title = f"{factor}×, {steps(bench)} steps; full-length training has one seed"
+    return Result(claims, compared(models, RECIPE, factor, title), paper=PAPER)
