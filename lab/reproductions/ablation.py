@@ -13,7 +13,6 @@ RECIPE = "the recipe"
 CHANGES: dict[str, dict[str, Any]] = {
     "scaling yarn": {"scaling.method": "yarn"},
     "scaling ntk": {"scaling.method": "ntk"},
-    "scaling linear": {"scaling.method": "linear"},
     "learning rate 1e-3": {"training.learning_rate": 1e-3},
     "recall 0.3": {"data.recall": 0.3},
     "no plain examples": {"data.plain": 0.0},
