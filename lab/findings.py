@@ -125,8 +125,9 @@ def effect(first: Sequence[Row], later: Sequence[Row]) -> Effect | None:
         value = math.log if ratio else float
         differences = np.array([value(b.value) - value(a.value) for a, b in zip(first[:n], later[:n], strict=True)])
         middle, half = ratio_of_sums(differences, np.ones(n))
-        shown = math.exp if ratio else float
-        return Effect(shown(middle), shown(middle - half), shown(middle + half), ratio, count_text(n, "seed"))
+        low, high = middle - half, middle + half
+        ends = (math.exp(low), math.exp(high)) if ratio else (max(low, -1.0), min(high, 1.0))
+        return Effect(math.exp(middle) if ratio else float(middle), *ends, ratio, count_text(n, "seed"))
     paired = next((change(*pair) for pair in pairs(first[:1], later[:1])), None)
     if paired is None or (paired.few and not ratio):
         return None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lab.around_recipe import TAUGHT, UNTAUGHT, Figures, compared, kept, measures, recipe
-from lab.bench import Bench
+from lab.bench import Bench, Settings
 from lab.findings import Effect, no_worse
 from lab.recipe_space import packaged
 from lab.reproductions import ablation, samplers
@@ -40,15 +40,14 @@ def test_a_setting_that_the_sampler_does_not_use_is_left_out() -> None:
 
 
 def test_training_at_full_length_reads_the_named_multiple_of_the_tokens() -> None:
+    def tokens(settings: Settings) -> int:
+        training = BENCH.config(settings, 0).training
+        assert training.train_length is not None
+        return training.steps * training.batch_size * training.gradient_accumulation * training.train_length
+
     ours, full = recipe(BENCH, 16), against_full_length.full(BENCH, 16, 8)
-    tokens = [
-        s["training.steps"]
-        * s["training.batch_size"]
-        * s["training.train_length"]
-        * s.get("training.gradient_accumulation", 1)
-        for s in (ours, full)
-    ]
-    assert tokens[1] == 8 * tokens[0]
+    assert tokens(full) == 8 * tokens(ours)
+    assert tokens(against_full_length.full(BENCH, 16, 1, 1)) == tokens(ours)
     assert full["scaling.method"] == ours["scaling.method"]
 
 

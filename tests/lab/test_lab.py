@@ -152,6 +152,9 @@ def test_three_seeds_decide_by_their_differences() -> None:
     assert better("new", later, "old", first, "code").verdict == "yes"
     assert better("old", first, "new", later, "code").verdict == "no"
     assert better("new", [later[1], later[2], first[0]], "old", first, "code").verdict == "undecided"
+    shares = effect([row(0.0), row(0.0), row(0.0)], [row(0.0), row(0.9), row(1.0)])
+    assert shares is not None
+    assert (shares.value, shares.high) == (pytest.approx(1.9 / 3), 1.0)  # no share is above 1
 
 
 def test_one_seed_decides_by_its_texts_or_prompts() -> None:
