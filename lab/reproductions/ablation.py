@@ -18,10 +18,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no plain examples": {"data.plain": 0.0},
     "no teacher": {"training.distill": 0.0},
     "no teacher, text that skips": {"training.distill": 0.0, "positions.text": "skip"},
-    "no teacher, half as many examples of twice the length": {
-        "training.distill": 0.0,  # the original cannot read longer ones
-        "training.train_length": 2 * WINDOW,
-    },
     "sampler endprompt": {"positions.sampler": "endprompt"},
 }
 """Settings that differ from the recipe's."""

@@ -6,6 +6,7 @@ import pytest
 
 from skipwise.config import ModelConfig, RunConfig, validate
 from skipwise.jobs.early_checks import _training_bytes, check_inputs
+from skipwise.jobs.run_inputs import resolved_config
 from skipwise.models.load import LoadedModel, load
 from support.tiny import tiny_llama
 
@@ -56,3 +57,15 @@ def test_settings_of_an_adapter_without_one_have_no_effect(
     values = {"target_length": 256, "model": {"path": loaded.path}, "training": {"steps": 0}, "adapter": adapter}
     check_inputs(validate(RunConfig, {**values, "evaluation": {"tasks": []}}))
     assert ("the other settings of the adapter have no effect" in capsys.readouterr().err) is said
+
+
+@pytest.mark.parametrize(
+    ("target", "scaling", "said"), [(4096, {}, True), (2048, {}, False), (4096, {"method": "yarn"}, False)]
+)
+def test_a_far_target_without_a_scaling_of_ones_own_is_told_of_critical(
+    loaded: LoadedModel, target: int, scaling: dict[str, str], said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"target_length": target, "model": {"path": loaded.path, "original_length": 256}, "scaling": scaling}
+    config = resolved_config(validate(RunConfig, values), loaded.model.config)
+    assert config.scaling.method == "yarn"
+    assert ("scaling.method=critical is recommended" in capsys.readouterr().err) is said

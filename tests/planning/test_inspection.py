@@ -144,9 +144,15 @@ def test_a_carried_scaling_is_shown_and_recommended_as_it_is_continued() -> None
 def test_what_is_recommended() -> None:
     near, far = (looked_at(llama_config(window=256), target).recommendation for target in (1024, 4096))
     assert (near.scaling, near.sampler, near.chunks, near.train_length) == ("yarn", "pose", 2, 256)
-    assert far.chunks == 3
+    assert (far.scaling, far.chunks) == ("critical", 3)
+    assert (
+        "stretches 5 of 8 pairs" in far.reasons[0]
+    )  # 2.75 turns in 256 tokens: pair 8·ln(256/(2π·2.75))/ln 10,000 = 2.3
     assert "once in 3,841 examples with 2 chunks" in far.reasons[-1]
-    assert far.command == "skipwise extend --model bundled --target 4k --data TEXTS --set positions.chunks=3"
+    command = "skipwise extend --model bundled --target 4k --data TEXTS"
+    assert far.command == f"{command} --set scaling.method=critical --set positions.chunks=3"
+    carried = looked_at(scale(llama_config(window=64), "yarn", target_length=256), 64 * 16).recommendation
+    assert carried.scaling == "yarn"
     phi = looked_at(Phi3Config(pad_token_id=0), 32768)  # whose code takes no yarn
     assert phi.recommendation.scaling == "ntk"
     assert any(reason.startswith("yarn is not possible here") for reason in phi.recommendation.reasons)

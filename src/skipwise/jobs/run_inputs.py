@@ -27,6 +27,7 @@ from skipwise.models.device import arithmetic, device_of
 from skipwise.positions.sampler import Sampler, sampler_from_config
 from skipwise.positions.samplers import method
 from skipwise.rope import hf_config
+from skipwise.rope.methods import FAR
 from skipwise.rope.scale import scale, sharpen
 from skipwise.utils.progress import say
 from skipwise.utils.text import count_text, length_text
@@ -72,6 +73,8 @@ def resolved_config(config: RunConfig, model: PreTrainedConfig) -> RunConfig:
     scaled = scale(model, config.scaling, target_length=target, original_length=config.model.original_length)
     if config.training.steps:
         hf_config.refuse_training(scaled)
+        if "method" not in config.scaling.model_fields_set and target > FAR * original:
+            say(f"beyond {FAR} windows scaling.method=critical is recommended before yarn: `skipwise inspect` says why")
         if config.training.sharpen != 1:
             sharpen(scaled, config.training.sharpen)
     precision = str(arithmetic(config.model.precision, device_of(config.model.device))).removeprefix("torch.")

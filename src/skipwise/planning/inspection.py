@@ -243,17 +243,18 @@ def _cache_notes(config: "PreTrainedConfig", cache: KvCache, architecture: famil
 def _recommendation(
     config: "PreTrainedConfig",
     model: ModelConfig,
-    methods: list[Method],
+    outlooks: list[Method],
     original: int,
     target: int,
     critical: int,
     pairs: int,
 ) -> Recommendation | None:
-    """The scaling that the model carries, else the first of yarn, ntk, linear that it takes, with PoSE."""
-    taken = {method.name: method for method in methods if method.refused is None}
+    """The scaling that the model carries, else the first that it takes of critical (if far), yarn, ntk, linear."""
+    taken = {method.name: method for method in outlooks if method.refused is None}
     factor, carried = target / original, hf_config.describe(config)
     continued = [carried["method"]] if carried and not hf_config.changes_with_length(config) else []
-    scaling = next((name for name in (*continued, "yarn", "ntk", "linear") if name in taken), None)
+    far = ["critical"] if factor > methods.FAR else []
+    scaling = next((name for name in (*continued, *far, "yarn", "ntk", "linear") if name in taken), None)
     if scaling is None:
         return None
     reasons = []
@@ -263,8 +264,8 @@ def _recommendation(
             "it is extended from there, not scaled twice"
         )
     reasons.append(_scaling_reason(scaling, taken[scaling], factor, critical, pairs))
-    if scaling != "yarn":
-        refused = next((method.refused for method in methods if method.name == "yarn"), None)
+    if scaling not in ("yarn", "critical"):
+        refused = next((method.refused for method in outlooks if method.name == "yarn"), None)
         reasons.append(f"yarn is not possible here: {refused}")
     length = min(original, DEFAULT_TRAIN_LENGTH)
     chunks = 3 if factor > MANY_CHUNKS_FACTOR and length > 2 else 2
@@ -292,6 +293,13 @@ def _scaling_reason(name: str, method: Method, factor: float, critical: int, pai
             f"yarn keeps {unchanged} of {pairs} pairs, the fastest, which tell neighbours apart, and stretches {full} "
             f"by the whole factor, among them the {pairs - critical} that never turned once in the original window; "
             "plain loaders compute it alike"
+        )
+    if name == "critical":
+        return (
+            f"critical is yarn that stretches {full} of {pairs} pairs by the whole factor, those that turned less than "
+            f"{methods.Critical.beta_slow:g} times in the original window; at ×16 the packaged model answered all "
+            "passkeys at the target with it and none with yarn. transformers and vLLM compute it, llama.cpp only for "
+            "llama and mistral: take yarn for other families there"
         )
     if name == "ntk":
         return "ntk is a plain new base, which every loader understands; it keeps the fastest pair as it is"

@@ -173,6 +173,11 @@ class Yarn(Unscaled):
         return {**parameters, "truncate": False} if self.truncate is False else parameters
 
 
+FAR = 8
+"""Beyond this factor `critical` is recommended before `yarn`. At 16 windows models that were trained alike answered all
+passkeys at the target with it, and none with `yarn`; at 4 windows each was better somewhere (docs/recipe.md)."""
+
+
 @dataclass(frozen=True)
 class Critical(Yarn):
     """YaRN that interpolates fully from LongRoPE2's critical dimension on (arXiv 2502.20082).
