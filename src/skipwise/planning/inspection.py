@@ -298,8 +298,8 @@ def _scaling_reason(name: str, method: Method, factor: float, critical: int, pai
         return (
             f"critical is yarn that stretches {full} of {pairs} pairs by the whole factor, those that turned less than "
             f"{methods.Critical.beta_slow:g} times in the original window; at ×16 the packaged model answered all "
-            "passkeys at the target with it and none with yarn. transformers and vLLM compute it, llama.cpp only for "
-            "llama and mistral: take yarn for other families there"
+            "passkeys at the target with it, and trained alike with yarn none. transformers and vLLM compute it, "
+            "llama.cpp only for llama and mistral: take yarn for other families there"
         )
     if name == "ntk":
         return "ntk is a plain new base, which every loader understands; it keeps the fastest pair as it is"
