@@ -6,7 +6,7 @@ from typing import Any
 
 from lab.bench import CORPORA, WINDOW, Bench, Model, Settings, pick
 from lab.findings import Claim, effect, mean_over_seeds, no_worse
-from lab.recipe_space import packaged
+from lab.recipe_space import Candidate, packaged
 from lab.tables import Table
 from skipwise.evals.rows import Row
 from skipwise.positions.sampler import Sampler
@@ -38,14 +38,7 @@ def recipe(bench: Bench, factor: int, changes: Mapping[str, Any] | None = None) 
     uses = Sampler(settings["positions.sampler"], WINDOW, factor * WINDOW).final.method.uses
     unused = {f"positions.{name}" for name in ("chunks", "text")} - {f"positions.{name}" for name in uses}
     kept = {key: value for key, value in settings.items() if key not in unused}
-    count = steps(bench)
-    length = settings["training.train_length"]
-    budget = {
-        "training.steps": count,
-        "training.warmup_steps": count // 12,
-        "training.batch_size": 8 * WINDOW // length,
-    }
-    return {"target_length": factor * WINDOW, **budget, **kept}
+    return Candidate("", kept).at(steps(bench), factor)
 
 
 @dataclass(frozen=True)

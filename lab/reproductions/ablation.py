@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lab.around_recipe import FACTOR, STEPS, compared, figures, measures, recipe
+from lab.around_recipe import FACTOR, STEPS, compared, figures, measures, recipe, steps
 from lab.bench import ORIGINAL, WINDOW, Bench
 from lab.findings import better
 from lab.tables import Result, Table
@@ -38,6 +38,6 @@ def run(bench: Bench) -> Result:
         for name in chosen
         for measure in measures(factor)
     ]
-    title = f"{factor}×, {recipe(bench, factor)['training.steps']} steps of 8 × {WINDOW} tokens"
+    title = f"{factor}×, {steps(bench)} steps of 8 × {WINDOW} tokens"
     remark = f"A full run has {STEPS} steps, the packaged recipe 600." if not bench.quick else ""
     return Result(claims, compared(models, RECIPE, factor, title), paper=PAPER, remark=remark)

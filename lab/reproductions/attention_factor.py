@@ -107,8 +107,7 @@ def retrieves(name: str, value: float, at: str, keys: Mapping[float, Sequence[Ro
         return Claim(statement, "undecided", f"no factor finds any, {evidence}")
     if seen is None:
         return Claim(statement, "undecided", f"{evidence}, too few prompts for an interval")
-    verdict: Verdict = "yes" if seen.low >= -MARGIN else "no" if seen.high < -MARGIN else "undecided"
-    return Claim(statement, verdict, f"{evidence}, {seen.text()}")
+    return Claim(statement, seen.at_most(MARGIN), f"{evidence}, {seen.text()}")
 
 
 def best_by_keys(keys: Mapping[float, Sequence[Row]]) -> str:
