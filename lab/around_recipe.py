@@ -4,19 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lab.bench import CORPORA, WINDOW, Bench, Model, Settings, pick
+from lab.bench import CORPORA, OLD_WINDOW, WINDOW, Bench, Model, Settings, pick
 from lab.findings import Claim, effect, mean_over_seeds, no_worse
-from lab.recipe_space import Candidate, packaged
+from lab.recipe_space import Candidate, packaged, without_unused
 from lab.tables import Table
 from skipwise.evals.rows import Row
-from skipwise.positions.sampler import Sampler
 
 FACTOR = 16
 STEPS = 160
 """Of a full run; fewer than the packaged recipe's 600, so that three seeds of many variants can be trained on a CPU."""
-TAUGHT = {"training.distill": 1.0, "data.plain": 0.2}
+TAUGHT = {key: packaged()[key] for key in ("training.distill", "data.plain")}
 """What the recipe adds to PoSE and recall documents."""
-UNTAUGHT = {"training.distill": 0.0, "data.plain": 0.0}
+UNTAUGHT = dict.fromkeys(TAUGHT, 0.0)
 PRICE = 0.02
 """Rise of perplexity inside the old window that is still called kept."""
 
@@ -34,11 +33,7 @@ def recipe(bench: Bench, factor: int, changes: Mapping[str, Any] | None = None) 
         factor: Windows in the target.
         changes: Settings by their dotted keys.
     """
-    settings = {**packaged(), **(changes or {})}
-    uses = Sampler(settings["positions.sampler"], WINDOW, factor * WINDOW).final.method.uses
-    unused = {f"positions.{name}" for name in ("chunks", "text")} - {f"positions.{name}" for name in uses}
-    kept = {key: value for key, value in settings.items() if key not in unused}
-    return Candidate("", kept).at(steps(bench), factor)
+    return Candidate("", without_unused({**packaged(), **(changes or {})})).at(steps(bench), factor)
 
 
 @dataclass(frozen=True)
@@ -72,10 +67,9 @@ def measures(factor: int) -> list[str]:
 def figures(bench: Bench, model: Model, factor: int) -> Figures:
     """Measure a model; see `measures`."""
     target = factor * WINDOW
-    sliding = {"tasks": ["perplexity"], "lengths": [WINDOW], "protocol": "sliding", "stride": WINDOW // 2}
     size = {"documents": 2, "span": 8 * WINDOW} if bench.quick else {"documents": 12, "span": 32 * WINDOW}
     inside = [
-        pick(bench.measure(model, {**sliding, **size, "data": [corpus]}), task="perplexity", length=WINDOW)
+        pick(bench.measure(model, {**OLD_WINDOW, **size, "data": [corpus]}), task="perplexity", length=WINDOW)
         for corpus in CORPORA.values()
     ]
     beyond = pick(bench.perplexity(model, CORPORA["code"], [target]), task="perplexity", length=target)

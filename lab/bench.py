@@ -53,6 +53,14 @@ CORPORA = {"code": "stdlib-held-out", "prose": "workshop"}
 """Texts that perplexity is read on: files that the training text leaves out, and prose of another kind, from a public
 package. The packaged model was pre-trained on neither. (The standard library holds `python-reference`.)"""
 
+OLD_WINDOW: dict[str, Any] = {
+    "tasks": ["perplexity"],
+    "lengths": [WINDOW],
+    "protocol": "sliding",
+    "stride": WINDOW // 2,
+}
+"""Evaluation of perplexity inside the original window."""
+
 
 def variant(sampler: str, factor: int, **settings: Any) -> Settings:
     """Settings of a model trained towards `factor` windows; other settings with `__` for the dot of their key."""

@@ -160,16 +160,14 @@ def better(name: str, rows: Sequence[Row], other: str, others: Sequence[Row], wh
 def alike(name: str, rows: Sequence[Row], other: str, others: Sequence[Row], what: str, margin: float) -> Claim:
     """Claim that two models differ by at most `margin`: a share of the perplexity, or a difference of shares."""
     seen = effect(others, rows)
-    unit = "%" if rows[0].metric == "perplexity" else "points"
-    statement = f"{name} is within {100 * margin:g} {unit} of {other} in {what}"
+    statement = f"{name} is within {_margin(rows, margin)} of {other} in {what}"
     return Claim(statement, seen.within(margin) if seen else "undecided", _numbers(others, rows, seen))
 
 
 def no_worse(name: str, rows: Sequence[Row], other: str, others: Sequence[Row], what: str, margin: float) -> Claim:
     """Claim that a model is worse than another by at most `margin`, or better: see `alike`, which has two sides."""
     seen = effect(others, rows)
-    unit = "%" if rows[0].metric == "perplexity" else "points"
-    statement = f"{name} loses at most {100 * margin:g} {unit} to {other} in {what}"
+    statement = f"{name} loses at most {_margin(rows, margin)} to {other} in {what}"
     return Claim(statement, seen.at_most(margin) if seen else "undecided", _numbers(others, rows, seen))
 
 
@@ -185,6 +183,11 @@ def at_least(name: str, rows: Sequence[Row], share: float, what: str) -> Claim:
     verdict: Verdict = "yes" if low >= share else "no" if high < share else "undecided"
     evidence = f"{right[0]} of {n}, [{100 * low:.0f} %, {100 * high:.0f} %]"
     return Claim(f"{name} answers {100 * share:.0f} % or more of the {what}", verdict, evidence)
+
+
+def _margin(rows: Sequence[Row], margin: float) -> str:
+    """`2 %` of a perplexity, `2 points` of shares."""
+    return f"{100 * margin:g} {'%' if rows[0].metric == 'perplexity' else 'points'}"
 
 
 def _numbers(first: Sequence[Row], later: Sequence[Row], seen: Effect | None) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.bench import CORPORA, ORIGINAL, WINDOW, Bench, Model, Settings, base_digest, pick
+from lab.bench import CORPORA, OLD_WINDOW, ORIGINAL, WINDOW, Bench, Model, Settings, base_digest, pick
 from lab.findings import Mean, mean_over_seeds
 from lab.recipe_space import FACTOR, SPACE, Candidate, candidates
 from skipwise.errors import SkipwiseError
@@ -66,9 +66,8 @@ class Rung:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Settings of the evaluations: the old window on each corpus, then everything at the target."""
-        short = {"tasks": ["perplexity"], "lengths": [WINDOW], "protocol": "sliding", "stride": WINDOW // 2}
         old = [
-            {**short, "data": [corpus], "documents": 2 * self.effort, "span": 16 * WINDOW}
+            {**OLD_WINDOW, "data": [corpus], "documents": 2 * self.effort, "span": 16 * WINDOW}
             for corpus in CORPORA.values()
         ]
         far = {

@@ -1,5 +1,6 @@
 """The settings that the search for a recipe tries: the space, the baselines, and balanced draws from the space."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +57,23 @@ class Candidate:
         return {"target_length": factor * WINDOW, **self.settings, **budget, "training.warmup_steps": steps // 12}
 
 
+@functools.cache
+def whole_recipe() -> dict[str, Any]:
+    """The packaged model's recipe, by dotted keys."""
+    recipe: dict[str, Any] = yaml.safe_load(PACKAGED.read_text(encoding="utf-8"))
+    return {f"{part}.{key}": value for part, of in recipe.items() if isinstance(of, dict) for key, value in of.items()}
+
+
 def packaged() -> dict[str, Any]:
     """The settings of the packaged model's recipe that the search tries."""
-    recipe: dict[str, Any] = yaml.safe_load(PACKAGED.read_text(encoding="utf-8"))
-    pairs = (
-        (f"{part}.{key}", value) for part, of in recipe.items() if isinstance(of, dict) for key, value in of.items()
-    )
-    return {key: value for key, value in pairs if key in {*SPACE, "positions.text"}}
+    return {key: value for key, value in whole_recipe().items() if key in {*SPACE, "positions.text"}}
+
+
+def without_unused(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those of positions that their sampler does not use."""
+    uses = Sampler(settings["positions.sampler"], WINDOW, FACTOR * WINDOW).final.method.uses
+    unused = {f"positions.{name}" for name in ("chunks", "text") if name not in uses}
+    return {key: value for key, value in settings.items() if key not in unused}
 
 
 def baselines(factor: int = FACTOR) -> list[Candidate]:
@@ -93,15 +104,12 @@ def candidates(count: int, seed: int, factor: int = FACTOR) -> list[Candidate]:
 
 def applicable(values: Mapping[str, Any], factor: int) -> dict[str, Any]:
     """The settings of one draw, without those that its sampler or scaling does not use."""
-    settings = dict(values)
-    uses = Sampler(settings["positions.sampler"], WINDOW, factor * WINDOW).final.method.uses
-    if "chunks" not in uses:
-        del settings["positions.chunks"]
+    # The teacher reads only text that does not skip.
+    text = {"positions.text": "contiguous"} if values["training.distill"] else {}
+    settings = without_unused({**values, **text})
     times = settings.pop(ATTENTION)
     if settings["scaling.method"] not in WITH_ATTENTION:
         del settings[SHARPEN]
     elif times != 1:
         settings[ATTENTION] = round(yarn_attention(factor) * times, 2)
-    if settings["training.distill"] and "text" in uses:
-        settings["positions.text"] = "contiguous"  # the teacher reads only text that does not skip
     return settings

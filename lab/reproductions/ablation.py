@@ -18,9 +18,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no plain examples": {"data.plain": 0.0},
     "no teacher": {"training.distill": 0.0},
     "no teacher, text that skips": {"training.distill": 0.0, "positions.text": "skip"},
+    "no teacher, examples of 512 tokens": {"training.distill": 0.0, "training.train_length": 512},
+    "no teacher, examples of 1,024 tokens": {"training.distill": 0.0, "training.train_length": 1024},
     "sampler endprompt": {"positions.sampler": "endprompt"},
 }
-"""Settings that differ from the recipe's."""
+"""Settings that differ from the recipe's. No teacher can read examples that are longer than the original window."""
 QUICK = ["scaling yarn", "no teacher"]
 PAPER = Table("The papers", ["quantity", "value"], [["recipes compared setting by setting", "not by any"]])
 

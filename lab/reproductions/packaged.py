@@ -3,12 +3,12 @@
 from lab.around_recipe import FACTOR, compared, figures, kept, measures, recipe, steps
 from lab.bench import ORIGINAL, Bench, Settings, full_length
 from lab.findings import better, no_worse
-from lab.recipe_space import BASELINES, Candidate
+from lab.recipe_space import BASELINES, Candidate, whole_recipe
 from lab.tables import Result, Table
 
 TITLE = "the packaged recipe, PoSE, and full-length training with equal and with eight times the tokens"
 SOURCE = "ours"
-RECIPE, EQUAL = "the recipe", "full-length, equal tokens"
+RECIPE, WHOLE, EQUAL = "the recipe", "the recipe, all its steps", "full-length, equal tokens"
 TIMES = 8
 """Tokens of the training at full length, as a multiple."""
 TOLERANCE = 0.01
@@ -38,6 +38,12 @@ def full(bench: Bench, factor: int, times: int, examples: int = 8) -> Settings:
     return {**full_length(factor), **same, **budget}
 
 
+def whole(bench: Bench, factor: int) -> Settings:
+    """The recipe with its own number of steps; as many as others in a quick run."""
+    own = {key: whole_recipe()[key] for key in ("training.steps", "training.warmup_steps")}
+    return {**recipe(bench, factor), **({} if bench.quick else own)}
+
+
 def run(bench: Bench) -> Result:
     factor = bench.factor(FACTOR)
     times = 2 if bench.quick else TIMES
@@ -46,6 +52,7 @@ def run(bench: Bench) -> Result:
     models = {
         "original": figures(bench, ORIGINAL, factor),
         RECIPE: figures(bench, recipe(bench, factor), factor),
+        WHOLE: figures(bench, whole(bench, factor), factor),
         **{
             name: figures(bench, Candidate(name, settings).at(steps(bench), factor), factor)
             for name, settings in BASELINES.items()
@@ -64,6 +71,8 @@ def run(bench: Bench) -> Result:
         no_worse(RECIPE, ours[measure], at_full_length, models[at_full_length].rows[measure], measure, margin)
         for measure, margin in ((beyond, TOLERANCE), (passkeys, POINTS), (values, POINTS))
     ]
-    claims += kept(RECIPE, models[RECIPE], models["original"])
-    title = f"{factor}×, {steps(bench)} steps; the last row has one seed"
+    for name in (RECIPE, WHOLE):
+        claims += kept(name, models[name], models["original"])
+    count = whole(bench, factor)["training.steps"]
+    title = f"{factor}×, {steps(bench)} steps, {count} where all; the last row has one seed"
     return Result(claims, compared(models, RECIPE, factor, title), paper=PAPER)

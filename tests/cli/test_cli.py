@@ -192,7 +192,11 @@ def one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
         ({"data": "missing.txt"}, "missing.txt"),
         ({"more": ["--set", "training.stepps=3"]}, "did you mean 'steps'"),
         ({"more": ["--set", "steps"]}, "expected key=value"),
-        ({"more": ["--set", "training.train_length=128"]}, "longer than the model's own window"),
+        ({"more": ["--set", "training.train_length=512"]}, "target_length 256 is shorter than train_length 512"),
+        (
+            {"more": ["--set", "training.train_length=128", "--set", "training.distill=0.5"]},
+            "lower training.train_length from 128 to that, or give training.distill=0",
+        ),
         ({"more": ["--config", "none.yaml"]}, "none.yaml"),
         ({"more": ["--set", "evaluation.lengths=[1000000]"]}, "1,000,000"),
         ({"more": ["--set", "model.device=cuda:7"]}, "cuda:7"),

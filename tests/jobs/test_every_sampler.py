@@ -23,14 +23,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("name", sampler_names())
-def test_extend_and_report(name: str, model: Path, cache: Path, tmp_path: Path) -> None:
+LENGTHS = {**dict.fromkeys(sampler_names(), 64), "full": 256}
+
+
+@pytest.mark.parametrize(("name", "length"), [*LENGTHS.items(), ("pose", 128)])
+def test_extend_and_report(name: str, length: int, model: Path, cache: Path, tmp_path: Path) -> None:
+    """The model's window is 64 tokens, so the last example is longer than it."""
     settings = {
         "positions.sampler": name,
         "data.cache": cache,
         "training.steps": 2,
         "training.batch_size": 1,
-        "training.train_length": 256 if name == "full" else 64,
+        "training.train_length": length,
         "training.validation_examples": 1,
         "evaluation.tasks": "[perplexity]",
         "evaluation.lengths": "[64]",
@@ -46,7 +50,7 @@ def test_extend_and_report(name: str, model: Path, cache: Path, tmp_path: Path) 
     )
     (run,) = (run for run in json.loads(text)["runs"])
     positions: dict[str, Any] = run["positions"]
-    assert positions["example_length"] == (256 if name == "full" else 64)
+    assert positions["example_length"] == length
     assert positions["counted"] == 2
     assert len(positions["chunks"]) == 7
     assert positions["pairs"][0] > 0

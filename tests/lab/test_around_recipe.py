@@ -1,15 +1,18 @@
 """Variants of the packaged recipe, at equal tokens, and how they are compared."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from lab.around_recipe import TAUGHT, UNTAUGHT, Figures, compared, kept, measures, recipe
 from lab.bench import Bench, Settings
 from lab.findings import Effect, no_worse
-from lab.recipe_space import packaged
+from lab.recipe_space import PACKAGED, packaged
 from lab.reproductions import ablation, samplers
 from lab.reproductions import packaged as against_full_length
+from skipwise.config import RunConfig, validate
 from skipwise.evals.rows import Row
 
 BENCH = Bench(Path("unused"), quick=False, seeds=3)
@@ -49,6 +52,15 @@ def test_training_at_full_length_reads_the_named_multiple_of_the_tokens() -> Non
     assert tokens(full) == 8 * tokens(ours)
     assert tokens(against_full_length.full(BENCH, 16, 1, 1)) == tokens(ours)
     assert full["scaling.method"] == ours["scaling.method"]
+
+
+def test_the_whole_recipe_trains_what_its_file_trains() -> None:
+    def trained(config: RunConfig) -> dict[str, Any]:
+        apart = {"training": {"save_every", "validate_every"}, "out": True, "evaluation": True}
+        return config.model_dump(exclude=apart)
+
+    shipped = validate(RunConfig, yaml.safe_load(PACKAGED.read_text(encoding="utf-8")))
+    assert trained(BENCH.config(against_full_length.whole(BENCH, 16), 0)) == trained(shipped)
 
 
 def test_worse_by_at_most_a_margin_has_one_side() -> None:

@@ -167,7 +167,8 @@ def test_the_command_line(printed: tuple[Plan, Path]) -> None:
     ("arguments", "message"),
     [
         (["--target", "64"], "not beyond the original window of 64"),
-        (["--target", "1k", "--train-length", "128"], "longer than the model's own window"),
+        (["--target", "1k", "--train-length", "2k"], "target_length 1024 is shorter than train_length 2048"),
+        (["--target", "1k", "--train-length", "128", "--distill"], "teaches within its window of 64 tokens"),
         (["--target", "1k", "--device", "abacus"], "no figures for device"),
         (["--target", "1k", "--devices", "0"], "--devices: '0': expected a whole number from 1"),
         (["--target", "1k", "--probability", "2"], "--probability: '2': expected a number above 0"),

@@ -96,7 +96,8 @@ class TrainingConfig(Stage):
     """Training."""
 
     train_length: Length | None = None
-    """Tokens in one training example. The smaller of the original window and 2,048 when absent."""
+    """Tokens in one training example, up to the target. The smaller of the original window and 2,048 when absent. It
+    may be longer than the original window: more memory and time, and attention is trained among more tokens."""
     steps: CountOrZero = 400
     """Optimiser steps. 0 scales RoPE and trains nothing."""
     batch_size: Batch = 2

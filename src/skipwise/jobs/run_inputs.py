@@ -55,11 +55,6 @@ def resolved_config(config: RunConfig, model: PreTrainedConfig) -> RunConfig:
             f"give a longer one, e.g. --target {4 * original}"
         )
     train_length = config.training.train_length or min(original, DEFAULT_TRAIN_LENGTH)
-    if train_length > original and not method(config.positions.sampler).whole_target:
-        raise SkipwiseError(
-            f"training.train_length {length_text(train_length)} is longer than the model's own window of "
-            f"{length_text(original)} tokens; skipped positions need no more than that"
-        )
     if config.data.plain and method(config.positions.sampler).whole_target:
         raise SkipwiseError(
             f"data.plain {config.data.plain:g}: examples of positions.sampler={config.positions.sampler} have the "
@@ -69,6 +64,12 @@ def resolved_config(config: RunConfig, model: PreTrainedConfig) -> RunConfig:
         raise SkipwiseError(
             f"training.distill {config.training.distill:g}: examples of positions.sampler={config.positions.sampler} "
             "are longer than the original model's window; choose another sampler, or training.distill=0"
+        )
+    if config.training.distill and train_length > original:
+        raise SkipwiseError(
+            f"training.distill {config.training.distill:g}: the original model teaches within its window of "
+            f"{length_text(original)} tokens; lower training.train_length from {length_text(train_length)} to that, or "
+            "give training.distill=0"
         )
     scaled = scale(model, config.scaling, target_length=target, original_length=config.model.original_length)
     if config.training.steps:

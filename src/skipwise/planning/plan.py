@@ -131,10 +131,10 @@ def plan(model: ModelConfig, target_length: int, options: Options) -> Plan:
     if target_length <= original:
         target, window = length_text(target_length), length_text(original)
         raise SkipwiseError(f"target {target} is not beyond the original window of {window} tokens")
-    if length > original:
+    if options.distill and length > original:
         raise SkipwiseError(
-            f"--train-length {length_text(length)} is longer than the model's own window of {length_text(original)} "
-            "tokens; skipped positions need no more than that"
+            f"--distill: the original model teaches within its window of {length_text(original)} tokens; lower "
+            f"--train-length from {length_text(length)} to that, or leave --distill out"
         )
     samplers = [Sampler("pose", length, target_length, chunks=n) for n in sorted({2, 3, options.chunks}) if n > 1]
     if options.sampler != "pose":
