@@ -19,7 +19,7 @@ import torch
 import transformers
 
 import skipwise
-from lab import recipe, reproductions, tables
+from lab import recipe, recipe_space, reproductions, tables
 from lab.bench import QUICK_FACTOR, Bench
 from skipwise.errors import SkipwiseError
 from skipwise.runs.environment import checkout
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("recipe", parents=[shared], help="search settings by successive halving")
     command.add_argument("--candidates", type=int, default=30, help="drawn settings in the first rung (30)")
     command.add_argument("--rungs", help=f"steps of each rung ({','.join(map(str, recipe.RUNGS))})")
-    command.add_argument("--factor", type=int, help=f"windows in the target ({recipe.FACTOR})")
+    command.add_argument("--factor", type=int, help=f"windows in the target ({recipe_space.FACTOR})")
     command.add_argument("--seeds", default="1", help="seeds of each candidate: one number, or one for each rung (1)")
     return top
 
@@ -102,7 +102,7 @@ def search(args: argparse.Namespace) -> None:
     if args.candidates < 1:
         raise SkipwiseError(f"--candidates {args.candidates}: expected 1 or more")
     steps = recipe.numbers(args.rungs, "--rungs") if args.rungs else recipe.RUNGS[: 2 if args.quick else None]
-    usual = QUICK_FACTOR if args.quick else recipe.FACTOR
+    usual = QUICK_FACTOR if args.quick else recipe_space.FACTOR
     factor = usual if args.factor is None else args.factor
     plan = recipe.rungs(steps, recipe.numbers(args.seeds, "--seeds"), factor, quick=args.quick)
     bench, out = prepared(args, 1)

@@ -29,7 +29,7 @@ ORIGINAL = "bundled"
 
 WINDOW = 256
 """Window of the packaged model, tokens."""
-RECIPE: dict[str, Any] = {
+SHARED: dict[str, Any] = {
     "model.path": "bundled",
     "data.paths": ["stdlib"],
     "data.recall": 0.5,
@@ -42,8 +42,8 @@ RECIPE: dict[str, Any] = {
     "training.validate_every": 100_000,
     "evaluation.tasks": [],
 }
-"""What all models of a table share unless it says otherwise. Half of the examples are recall documents: without them a
-model of this size learns no retrieval at all."""
+"""What all models of the papers' tables share unless one says otherwise. Half of the examples are recall documents:
+without them a model of this size learns no retrieval at all."""
 QUICK: dict[str, Any] = {"training.steps": 40, "training.warmup_steps": 5}
 """What `--quick` changes: enough to run every part, too little to decide."""
 QUICK_FACTOR = 4
@@ -82,7 +82,7 @@ def doubling(factor: int) -> list[int]:
 @functools.cache
 def base_digest(model: str) -> str:
     """Digest of the packaged model's weights, so that another one is trained anew; the name of any other model."""
-    if model != "bundled":
+    if model != ORIGINAL:
         return model
     return hashlib.sha256((assets.get(model) / "model.safetensors").read_bytes()).hexdigest()[:16]
 
@@ -102,7 +102,7 @@ class Bench:
     @property
     def steps(self) -> int:
         """Optimiser steps of a model whose settings say nothing else."""
-        return int((QUICK if self.quick else RECIPE)["training.steps"])
+        return int((QUICK if self.quick else SHARED)["training.steps"])
 
     def step_counts(self) -> list[int]:
         """Steps at which a table by step looks, ascending, none twice."""
@@ -115,7 +115,7 @@ class Bench:
 
     def config(self, settings: Settings, seed: int) -> RunConfig:
         """The configuration of one model. Raises SkipwiseError for a setting that does not exist."""
-        flat = {**RECIPE, **(QUICK if self.quick else {}), **settings, "training.seed": seed}
+        flat = {**SHARED, **(QUICK if self.quick else {}), **settings, "training.seed": seed}
         nested: dict[str, Any] = {}
         for key, value in flat.items():
             part: Any = value
@@ -182,7 +182,7 @@ class Bench:
 
     def facts(self) -> dict[str, Any]:
         """What a result says about how it was made."""
-        settings = {**RECIPE, **(QUICK if self.quick else {})}
+        settings = {**SHARED, **(QUICK if self.quick else {})}
         settings.pop("training.validate_every")
         settings.pop("evaluation.tasks")
         seeds = list(range(self.seeds))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lab.bench import Model, pick
 from lab.findings import Mean, mean_over_seeds
-from lab.tables import Line, Table
+from lab.tables import Line, Table, values_of
 from skipwise.evals.rows import Row
 
 
@@ -30,7 +30,8 @@ class ByLength:
     def table(self, title: str, first: str) -> Table:
         """One row for each model; `first` is the title of their names."""
         rows = [[name, *(mean.text() for mean in means)] for name, means in self.means.items()]
-        return Table(title, [first, *(f"{length:,}" for length in self.lengths)], rows)
+        values = {name: values_of(at) for name, at in self.rows.items()}
+        return Table(title, [first, *(f"{length:,}" for length in self.lengths)], rows, values)
 
     def lines(self) -> list[Line]:
         """One line for each model."""

@@ -27,7 +27,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from lab.bench import WINDOW, Bench
+from lab.bench import ORIGINAL, WINDOW, Bench, base_digest
 from skipwise.assets import catalogue
 from skipwise.utils.atomic_files import atomic_folder
 from skipwise.utils.progress import say
@@ -109,7 +109,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {"llama": llama, "GPT-J": gptj, "Mistra
 def family(bench: Bench, name: str) -> Path:
     """The folder of a pre-trained model. It is made once."""
     steps, batch = (QUICK_STEPS, QUICK_BATCH) if bench.quick else (STEPS, BATCH)
-    identity = [name, steps, batch, RATE, SLIDING, SHARED]
+    identity = [name, steps, batch, RATE, SLIDING, SHARED, ROPE, base_digest(ORIGINAL)]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:10]
     folder = (bench.folder / f"family-{name.replace(' ', '-').lower()}-{digest}").absolute()
     if not folder.exists():

@@ -1,8 +1,11 @@
 """Findings as claims: each has a verdict from an interval; together they make one generated sentence.
 
-Over three seeds or more an effect is the mean of the differences between seeds in their order, with Student's t. With
-fewer it is that of the first seed, with the paired interval over prompts or, for perplexities, over blocks of the very
-texts that were read.
+Over three seeds or more an effect is the mean of the differences between seeds in their order, with Student's t. It
+speaks of other seeds on the same texts. Shares have prompts that were drawn too, the same for all seeds, so their
+interval is the wider of that and the mean of the seeds' paired intervals over prompts: three seeds that all answer
+everything have no spread, and forty prompts do not show that the next one is answered. With fewer seeds an effect is
+that of the first seed, with the paired interval over prompts or, for perplexities, over blocks of the very texts that
+were read. One model against several seeds, such as the original, is compared with each of them.
 """
 
 import math
@@ -34,6 +37,8 @@ class Mean:
     perplexity: bool = False
     change: bool = False
     """A relative change of a loss."""
+    each: tuple[float, ...] = ()
+    """The figure of each seed."""
 
     @property
     def lower_is_better(self) -> bool:
@@ -41,7 +46,10 @@ class Mean:
         return self.perplexity or self.change
 
     def text(self) -> str:
-        """`12.3 ± 0.4`, a share in percent, `> 1,000` for a perplexity as the papers write it, a change as `+1.2 %`."""
+        """`12.30 ± 0.4`, `61 % (0, 90, 92)`, `> 1,000` for a perplexity as the papers write it, `+1.2 %` for a change.
+
+        Shares show those of all seeds: an interval of Student's t would reach beyond what a share can be.
+        """
         if self.change:
             error = f" ± {100 * self.half:.1f}" if self.half is not None else ""
             return f"{100 * self.value:+.1f} %{error}"
@@ -50,8 +58,8 @@ class Mean:
                 return "> 1,000"
             error = f" ± {self.value * self.half:.2g}" if self.half is not None else ""
             return f"{self.value:.2f}{error}"
-        error = f" ± {100 * self.half:.0f}" if self.half is not None else ""
-        return f"{100 * self.value:.0f} %{error}"
+        seeds = f" ({', '.join(f'{100 * value:.0f}' for value in self.each)})" if len(self.each) > 1 else ""
+        return f"{100 * self.value:.0f} %{seeds}"
 
 
 def mean_over_seeds(rows: Sequence[Row]) -> Mean:
@@ -60,7 +68,8 @@ def mean_over_seeds(rows: Sequence[Row]) -> Mean:
     values = np.array([math.log(row.value) if perplexity else row.value for row in rows])
     middle, half = ratio_of_sums(values, np.ones(len(values)))
     value = math.exp(middle) if perplexity else float(middle)
-    return Mean(value, half if len(rows) > 1 else None, len(rows), perplexity)
+    each = tuple(row.value for row in rows)
+    return Mean(value, half if len(rows) > 1 else None, len(rows), perplexity, each=each)
 
 
 @dataclass(frozen=True)
@@ -106,28 +115,30 @@ class Effect:
 
     def numbers(self) -> str:
         """`×0.430 [0.410, 0.450]` or `+12 points [+3, +20]`."""
-        if self.ratio:
-            numbers = (self.value, self.low, self.high)
-            value, *ends = (f"{number:,.0f}" if number >= 1000 else f"{number:#.3g}" for number in numbers)
-            return f"×{value} [{', '.join(ends)}]"
-        return f"{100 * self.value:+.0f} points [{100 * self.low:+.0f}, {100 * self.high:+.0f}]"
+        value, low, high = map(_ratio if self.ratio else _points, (self.value, self.low, self.high))
+        return f"×{value} [{low}, {high}]" if self.ratio else f"{value} points [{low}, {high}]"
 
     def text(self) -> str:
         """The numbers, and what the interval is over."""
         return f"{self.numbers()} over {self.over}"
 
 
+def _ratio(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:#.3g}" if value >= 10 else f"{value:.3f}"
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share):+d}"
+
+
 def effect(first: Sequence[Row], later: Sequence[Row]) -> Effect | None:
     """The effect from one model to another, one row a seed each; None where the rows hold nothing to compare."""
-    n = min(len(first), len(later))
+    n = max(len(first), len(later))
+    if n >= FEWEST_SEEDS and {len(first), len(later)} <= {1, n}:
+        over = count_text(n, "seed") + ("" if len(first) == len(later) else " against one model")
+        first, later = (list(rows) * (n // len(rows)) for rows in (first, later))
+        return _over_seeds(first, later, over)
     ratio = first[0].metric == "perplexity"
-    if n >= FEWEST_SEEDS:
-        value = math.log if ratio else float
-        differences = np.array([value(b.value) - value(a.value) for a, b in zip(first[:n], later[:n], strict=True)])
-        middle, half = ratio_of_sums(differences, np.ones(n))
-        low, high = middle - half, middle + half
-        ends = (math.exp(low), math.exp(high)) if ratio else (max(low, -1.0), min(high, 1.0))
-        return Effect(math.exp(middle) if ratio else float(middle), *ends, ratio, count_text(n, "seed"))
     paired = next((change(*pair) for pair in pairs(first[:1], later[:1])), None)
     if paired is None or (paired.few and not ratio):
         return None
@@ -136,6 +147,37 @@ def effect(first: Sequence[Row], later: Sequence[Row]) -> Effect | None:
     of_it = shared_unit(later[0]) or unit_name(later[0])
     unit = "blocks of the text" if ratio else count_text(paired.n, of_it)
     return Effect(paired.value, paired.low, paired.high, ratio, unit)
+
+
+def _over_seeds(first: Sequence[Row], later: Sequence[Row], over: str) -> Effect:
+    """The effect over as many seeds of both; see the module."""
+    ratio = first[0].metric == "perplexity"
+    value = math.log if ratio else float
+    differences = np.array([value(b.value) - value(a.value) for a, b in zip(first, later, strict=True)])
+    middle, half = ratio_of_sums(differences, np.ones(len(differences)))
+    if ratio:
+        return Effect(math.exp(middle), math.exp(middle - half), math.exp(middle + half), True, over)
+    paired = [seen for pair in zip(first, later, strict=True) for seen in [change(*pair)] if seen]
+    low, high = _wider(middle, half, [(seen.value, seen.low, seen.high) for seen in paired], (-1.0, 1.0))
+    if paired:
+        over = f"{over}, {count_text(paired[0].n, shared_unit(later[0]) or unit_name(later[0]))}"
+    return Effect(middle, low, high, False, over)
+
+
+def _wider(
+    middle: float, half: float, of_seeds: Sequence[tuple[float, float, float]], limits: tuple[float, float]
+) -> tuple[float, float]:
+    """The ends of the wider interval to each side: over seeds, or over the prompts that all seeds share.
+
+    Args:
+        middle: Mean over seeds.
+        half: Half of the interval over seeds.
+        of_seeds: For each seed the value, the low and the high end over its prompts.
+        limits: What no value exceeds.
+    """
+    below = float(np.mean([value - low for value, low, _ in of_seeds])) if of_seeds else 0.0
+    above = float(np.mean([high - value for value, _, high in of_seeds])) if of_seeds else 0.0
+    return max(middle - max(half, below), limits[0]), min(middle + max(half, above), limits[1])
 
 
 @dataclass(frozen=True)
@@ -174,14 +216,17 @@ def no_worse(name: str, rows: Sequence[Row], other: str, others: Sequence[Row], 
 def at_least(name: str, rows: Sequence[Row], share: float, what: str) -> Claim:
     """Claim that a model answers at least a share of the prompts.
 
-    The exact interval of the first seed's prompts decides: the prompts of all seeds are the same.
+    The interval is the wider of Student's t over seeds and the mean of the seeds' exact intervals over prompts.
     """
-    right = [round(sum(row.scores)) for row in rows]
-    n = len(rows[0].scores)
-    ends = share_interval(right[0], n)
-    low, high = ends.low or 0.0, 1.0 if ends.high is None else ends.high
+    mean, n = mean_over_seeds(rows), len(rows[0].scores)
+    exact = []
+    for row in rows:
+        ends = share_interval(round(sum(row.scores)), n)
+        exact.append((row.value, ends.low or 0.0, 1.0 if ends.high is None else ends.high))
+    low, high = _wider(mean.value, mean.half or 0.0, exact, (0.0, 1.0))
     verdict: Verdict = "yes" if low >= share else "no" if high < share else "undecided"
-    evidence = f"{right[0]} of {n}, [{100 * low:.0f} %, {100 * high:.0f} %]"
+    of = f"{n} prompts" if len(rows) == 1 else f"{count_text(len(rows), 'seed')}, {n} prompts"
+    evidence = f"{mean.text()}, [{100 * low:.0f} %, {100 * high:.0f} %] over {of}"
     return Claim(f"{name} answers {100 * share:.0f} % or more of the {what}", verdict, evidence)
 
 

@@ -27,8 +27,8 @@ Streams = dict[str, NDArray[np.uint16]]
 BOS = "<|bos|>"
 HELD_OUT = ("workshop", "alice", "stdlib-held-out")
 PACKAGES = ("torch", "transformers", "numpy", "pandas", "scipy", "sympy", "networkx", "datasets")
-CODE_BYTES = 36_000_000
-SAMPLE_BYTES = 8_000_000
+CODE_CHARACTERS = 36_000_000
+SAMPLE_CHARACTERS = 8_000_000
 """Text of each kind that the tokenizer is trained on."""
 MIX = {"code": 4, "books": 1, "modern": 3, "recall": 2, "list": 1, "copy": 1}
 """Rows of each kind in a batch."""
@@ -62,14 +62,14 @@ def sources_of_packages() -> dict[str, list[Path]]:
 
 
 def code() -> list[str]:
-    """Read Python sources up to CODE_BYTES: the standard library, then PACKAGES in a shuffled order."""
+    """Read Python sources up to CODE_CHARACTERS: the standard library, then PACKAGES in a shuffled order."""
     standard = Path(sysconfig.get_path("stdlib"))
     files = [p for p in sorted(standard.rglob("*.py")) if "site-packages" not in p.parts]
     extra = list(itertools.chain.from_iterable(sources_of_packages().values()))
     files += [extra[i] for i in np.random.default_rng(0).permutation(len(extra))]
     texts, size = [], 0
     for path in files:
-        if path.name not in STDLIB_HELD_OUT and size < CODE_BYTES:
+        if path.name not in STDLIB_HELD_OUT and size < CODE_CHARACTERS:
             texts.append(path.read_text(encoding="utf-8", errors="ignore"))
             size += len(texts[-1])
     return texts
@@ -125,7 +125,7 @@ def collect(folder: Path, vocabulary: int) -> None:
         "books": read("shakespeare", "milton", "spurgeon"),
         "modern": read("jargon") + docstrings(),
     }
-    parts = itertools.chain.from_iterable(sample(value, SAMPLE_BYTES) for value in texts.values())
+    parts = itertools.chain.from_iterable(sample(value, SAMPLE_CHARACTERS) for value in texts.values())
     tokenizer = train_tokenizer(list(parts), vocabulary)
     tokenizer.save_pretrained(folder)
     streams: dict[str, Any] = {name: encode(tokenizer, value) for name, value in texts.items()}

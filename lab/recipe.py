@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from lab.bench import CORPORA, OLD_WINDOW, ORIGINAL, WINDOW, Bench, Model, Settings, base_digest, pick
 from lab.findings import Mean, mean_over_seeds
-from lab.recipe_space import FACTOR, SPACE, Candidate, candidates
+from lab.recipe_space import SPACE, Candidate, budgeted, candidates
 from skipwise.errors import SkipwiseError
 from skipwise.evals.rows import Row
 from skipwise.utils.atomic_files import append_jsonl, read_jsonl, write_text
@@ -137,7 +137,7 @@ class Log:
 
     def trial(self, bench: Bench, rung: Rung, candidate: Candidate) -> Trial:
         """The trial of a candidate: read if the log has it, otherwise measured and logged."""
-        settings = candidate.at(rung.steps, rung.factor)
+        settings = budgeted(candidate.settings, rung.steps, rung.factor)
         identity = [bench.identity(settings), rung.evaluations()]
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         line = self.lines.get(key)
@@ -198,7 +198,7 @@ def loss_change(before: Row, after: Sequence[Row]) -> Mean:
     loss = math.log(before.value)
     changes = [row.model_copy(update={"metric": "loss", "value": math.log(row.value) / loss - 1}) for row in after]
     mean = mean_over_seeds(changes)
-    return Mean(mean.value, mean.half, mean.n, change=True)
+    return replace(mean, change=True)
 
 
 def ranks(figures: Sequence[Sequence[Mean]]) -> list[float]:
@@ -299,6 +299,3 @@ def numbers(text: str, option: str) -> list[int]:
         return [int(part) for part in parts]
     except ValueError:
         raise SkipwiseError(f"{option} {text}: expected whole numbers with commas between, such as 60,180") from None
-
-
-__all__ = ["FACTOR", "MEASURES", "RUNGS", "candidates", "numbers", "ranks", "rungs", "search"]

@@ -10,8 +10,8 @@ import numpy as np
 import yaml
 
 from lab.bench import WINDOW, Settings
-from lab.reproductions.attention_factor import yarn as yarn_attention
 from skipwise.positions.sampler import Sampler
+from skipwise.rope.methods import yarn_attention
 
 FACTOR = 16
 ATTENTION, SHARPEN = "scaling.attention_factor", "training.sharpen"
@@ -34,7 +34,8 @@ BASELINES: dict[str, dict[str, Any]] = {
     "PoSE, linear": {"positions.sampler": "pose", "scaling.method": "linear", "data.recall": 0.5},
     "PoSE, YaRN": {"positions.sampler": "pose", "scaling.method": "yarn", "data.recall": 0.5},
 }
-PACKAGED = Path(__file__).parent.parent / "recipes" / "bundled.yaml"
+RECIPES = Path(__file__).parent.parent / "recipes"
+PACKAGED = RECIPES / "bundled.yaml"
 
 
 @dataclass(frozen=True)
@@ -50,23 +51,27 @@ class Candidate:
         """`sampler pose, chunks 3 …`."""
         return ", ".join(f"{key.partition('.')[2]} {value}" for key, value in self.settings.items())
 
-    def at(self, steps: int, factor: int) -> Settings:
-        """Settings of a training of `steps` × 8 windows of tokens towards `factor` windows."""
-        length = self.settings.get("training.train_length", WINDOW)
-        budget = {"training.batch_size": 8 * WINDOW // length, "training.steps": steps}
-        return {"target_length": factor * WINDOW, **self.settings, **budget, "training.warmup_steps": steps // 12}
+
+def budgeted(settings: Mapping[str, Any], steps: int, factor: int) -> Settings:
+    """Settings of a training of `steps` × 8 windows of tokens towards `factor` windows."""
+    length = settings.get("training.train_length", WINDOW)
+    budget = {"training.batch_size": 8 * WINDOW // length, "training.steps": steps}
+    return {"target_length": factor * WINDOW, **settings, **budget, "training.warmup_steps": steps // 12}
 
 
 @functools.cache
-def whole_recipe() -> dict[str, Any]:
-    """The packaged model's recipe, by dotted keys."""
-    recipe: dict[str, Any] = yaml.safe_load(PACKAGED.read_text(encoding="utf-8"))
-    return {f"{part}.{key}": value for part, of in recipe.items() if isinstance(of, dict) for key, value in of.items()}
+def settings_of(recipe: Path) -> dict[str, Any]:
+    """What the recipe of a file trains, by dotted keys: without its evaluation and its folder."""
+    parts: dict[str, Any] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    settings = {"target_length": parts["target_length"]}
+    for part in ("model", "scaling", "positions", "data", "training"):
+        settings |= {f"{part}.{key}": value for key, value in parts.get(part, {}).items()}
+    return settings
 
 
 def packaged() -> dict[str, Any]:
     """The settings of the packaged model's recipe that the search tries."""
-    return {key: value for key, value in whole_recipe().items() if key in {*SPACE, "positions.text"}}
+    return {key: value for key, value in settings_of(PACKAGED).items() if key in {*SPACE, "positions.text"}}
 
 
 def without_unused(settings: Mapping[str, Any]) -> dict[str, Any]:

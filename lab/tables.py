@@ -1,7 +1,7 @@
 """What a reproduction gives: tables, charts, the paper's own numbers and a sentence; as JSON, text and one page."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from lab import findings
 from lab.findings import Claim
 from skipwise import __version__
 from skipwise.errors import SkipwiseError
+from skipwise.evals.rows import Row
 from skipwise.report.render import SHEET, render
 from skipwise.utils.atomic_files import write_text
 from skipwise.utils.text import aligned, count_text
@@ -23,6 +24,14 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    values: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    """For each row of means over seeds, and each of its cells, the figure of each seed. On the page only the means are
+    shown."""
+
+
+def values_of(cells: Iterable[Sequence[Row]]) -> list[list[float]]:
+    """The figures behind a row of a table: for each cell that of each seed."""
+    return [[row.value for row in rows] for rows in cells]
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart. `unit` is one of the page's: `length`, `ratio`, `bytes`, `seconds`, `count`."""
+    """A line chart. A unit is one of the page's: `length`, `ratio`, `bytes`, `seconds`, `count`, `wave`."""
 
     title: str
     x: str
@@ -157,7 +166,11 @@ def _section(name: str, value: dict[str, Any]) -> dict[str, Any]:
         "nav": name,
         "title": f"{name}: {value['title']} ({value['source']})",
         "lead": value["finding"],
-        "tables": [{**table, "heading": table["title"], "words": table is decided} for table in tables],
+        "tables": [
+            {key: table[key] for key in ("title", "columns", "rows")}
+            | {"heading": table["title"], "words": table is decided}
+            for table in tables
+        ],
         "charts": [_chart(chart) for chart in value["charts"]],
         "notes": [*quick, *remark, facts],
     }

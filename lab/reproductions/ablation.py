@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from lab.around_recipe import FACTOR, STEPS, compared, figures, measures, recipe, steps
+from lab.around_recipe import STEPS, compared, facts, figures, measures, recipe, steps
 from lab.bench import ORIGINAL, WINDOW, Bench
 from lab.findings import better
+from lab.recipe_space import FACTOR
 from lab.tables import Result, Table
 
 TITLE = "the packaged recipe, one setting changed at a time"
@@ -13,6 +14,7 @@ RECIPE = "the recipe"
 CHANGES: dict[str, dict[str, Any]] = {
     "scaling yarn": {"scaling.method": "yarn"},
     "scaling ntk": {"scaling.method": "ntk"},
+    "scaling yarn, learning rate 1e-3": {"scaling.method": "yarn", "training.learning_rate": 1e-3},
     "learning rate 1e-3": {"training.learning_rate": 1e-3},
     "recall 0.3": {"data.recall": 0.3},
     "no plain examples": {"data.plain": 0.0},
@@ -42,4 +44,5 @@ def run(bench: Bench) -> Result:
     ]
     title = f"{factor}×, {steps(bench)} steps of 8 × {WINDOW} tokens"
     remark = f"A full run has {STEPS} steps, the packaged recipe 600." if not bench.quick else ""
-    return Result(claims, compared(models, RECIPE, factor, title), paper=PAPER, remark=remark)
+    tables = compared(models, RECIPE, factor, title)
+    return Result(claims, tables, paper=PAPER, remark=remark, facts=facts(bench, factor))

@@ -1,16 +1,22 @@
-"""The packaged recipe against PoSE as published, and against training at full length with as many or more tokens."""
+"""The packaged recipe against PoSE as published, and against training at full length with as many or more tokens.
 
-from lab.around_recipe import FACTOR, compared, figures, kept, measures, recipe, steps
-from lab.bench import ORIGINAL, Bench, Settings, full_length
+PoSE and training at full length are tried at two learning rates, the recipe's and that of the papers' tables here,
+since either may suit them better.
+"""
+
+from lab.around_recipe import compared, facts, figures, kept, measures, recipe, steps
+from lab.bench import ORIGINAL, SHARED, Bench, Settings, full_length
 from lab.findings import better, no_worse
-from lab.recipe_space import BASELINES, Candidate, whole_recipe
+from lab.recipe_space import BASELINES, FACTOR, PACKAGED, budgeted, packaged, settings_of
 from lab.tables import Result, Table
 
 TITLE = "the packaged recipe, PoSE, and full-length training with equal and with eight times the tokens"
 SOURCE = "ours"
-RECIPE, WHOLE, EQUAL = "the recipe", "the recipe, all its steps", "full-length, equal tokens"
+RECIPE, WHOLE = "the recipe", "the recipe, all its steps"
+RATE = "training.learning_rate"
+RATES = {"3e-4": packaged()[RATE], "1e-3": SHARED[RATE]}
 TIMES = 8
-"""Tokens of the training at full length, as a multiple."""
+"""Tokens of the longest trainings, as a multiple."""
 TOLERANCE = 0.01
 """Perplexity at the target that the recipe may lose to training at full length."""
 POINTS = 0.05
@@ -22,57 +28,68 @@ PAPER = Table(
 )
 
 
-def full(bench: Bench, factor: int, times: int, examples: int = 8) -> Settings:
-    """Training on whole targets, with the recipe's scaling and recall documents and the other tables' learning rate.
+def full(bench: Bench, factor: int, times: int, examples: int, rate: float) -> Settings:
+    """Training on whole targets, with the recipe's scaling and recall documents, without a teacher.
 
     Args:
         bench: Where it is trained.
         factor: Windows in the target.
         times: The recipe's tokens are multiplied by it.
         examples: In a step.
+        rate: Learning rate.
     """
     count = steps(bench) * 8 * times // (factor * examples)
     settings = recipe(bench, factor)
     same = {key: settings[key] for key in ("scaling.method", "data.recall")}
     budget = {"training.steps": count, "training.warmup_steps": count // 12, "training.gradient_accumulation": examples}
-    return {**full_length(factor), **same, **budget}
+    return {**full_length(factor), **same, **budget, RATE: rate}
 
 
 def whole(bench: Bench, factor: int) -> Settings:
     """The recipe with its own number of steps; as many as others in a quick run."""
-    own = {key: whole_recipe()[key] for key in ("training.steps", "training.warmup_steps")}
+    own = {key: settings_of(PACKAGED)[key] for key in ("training.steps", "training.warmup_steps")}
     return {**recipe(bench, factor), **({} if bench.quick else own)}
 
 
 def run(bench: Bench) -> Result:
     factor = bench.factor(FACTOR)
     times = 2 if bench.quick else TIMES
-    at_full_length = f"full-length, {times} × the tokens"
-    once = Bench(bench.folder, quick=bench.quick, seeds=1)  # full-length training is as dear as all the others together
+    once = Bench(bench.folder, quick=bench.quick, seeds=1)  # one of these is as dear as all the others together
+    short = {
+        f"{name}, {shown}": budgeted({**settings, RATE: rate}, steps(bench), factor)
+        for name, settings in BASELINES.items()
+        for shown, rate in RATES.items()
+    } | {f"full-length, {shown}": full(bench, factor, 1, 1, rate) for shown, rate in RATES.items()}
+    longer = f"full-length, 1e-3, {times} × the tokens"
     models = {
         "original": figures(bench, ORIGINAL, factor),
         RECIPE: figures(bench, recipe(bench, factor), factor),
+        **{name: figures(bench, settings, factor) for name, settings in short.items()},
         WHOLE: figures(bench, whole(bench, factor), factor),
-        **{
-            name: figures(bench, Candidate(name, settings).at(steps(bench), factor), factor)
-            for name, settings in BASELINES.items()
-        },
-        EQUAL: figures(bench, full(bench, factor, 1, 1), factor),
-        at_full_length: figures(once, full(bench, factor, times), factor),
+        "all its steps, no teacher": figures(bench, {**whole(bench, factor), "training.distill": 0.0}, factor),
+        f"the recipe, {times} × the tokens": figures(
+            once, budgeted(recipe(bench, factor), steps(bench) * times, factor), factor
+        ),
+        longer: figures(once, full(bench, factor, times, 8, RATES["1e-3"]), factor),
     }
-    _, _, beyond, passkeys, values = measures(factor)
+    names = measures(factor)
     ours = models[RECIPE].rows
     claims = [
         better(RECIPE, ours[measure], name, models[name].rows[measure], measure)
-        for name in [*BASELINES, EQUAL]
-        for measure in (beyond, passkeys, values)
+        for name in short
+        for measure in names.beyond
     ]
-    claims += [
-        no_worse(RECIPE, ours[measure], at_full_length, models[at_full_length].rows[measure], measure, margin)
-        for measure, margin in ((beyond, TOLERANCE), (passkeys, POINTS), (values, POINTS))
-    ]
-    for name in (RECIPE, WHOLE):
-        claims += kept(name, models[name], models["original"])
-    count = whole(bench, factor)["training.steps"]
-    title = f"{factor}×, {steps(bench)} steps, {count} where all; the last row has one seed"
-    return Result(claims, compared(models, RECIPE, factor, title), paper=PAPER)
+    for name in (RECIPE, f"the recipe, {times} × the tokens"):
+        claims += [
+            no_worse(name, models[name].rows[measure], longer, models[longer].rows[measure], measure, margin)
+            for measure, margin in ((names.target, TOLERANCE), (names.passkeys, POINTS), (names.values, POINTS))
+        ]
+    for name in (RECIPE, WHOLE, "all its steps, no teacher"):
+        claims += kept(name, models[name], models["original"], factor)
+    title = f"{factor}×, {steps(bench)} steps where no others are named; with {times} × the tokens one seed"
+    remark = (
+        f"All its steps are {whole(bench, factor)['training.steps']}. Training at full length with equal tokens takes "
+        "one example a step, since eight would leave a tenth of the steps."
+    )
+    tables = compared(models, RECIPE, factor, title)
+    return Result(claims, tables, paper=PAPER, remark=remark, facts=facts(bench, factor))

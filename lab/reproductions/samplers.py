@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from lab.around_recipe import FACTOR, compared, figures, measures, recipe, steps
+from lab.around_recipe import compared, facts, figures, measures, recipe, steps
 from lab.bench import Bench
 from lab.findings import better
+from lab.recipe_space import FACTOR
 from lab.tables import Result, Table
 
 TITLE = "samplers of positions at equal tokens"
@@ -31,7 +32,7 @@ def run(bench: Bench) -> Result:
     claims = [
         better(BASE, models[BASE].rows[measure], name, models[name].rows[measure], measure)
         for name in names[1:]
-        for measure in measures(factor)[2:]
+        for measure in measures(factor).beyond
     ]
     title = f"The packaged recipe with each sampler, {factor}×, {steps(bench)} steps"
-    return Result(claims, compared(models, BASE, factor, title), paper=PAPER)
+    return Result(claims, compared(models, BASE, factor, title), paper=PAPER, facts=facts(bench, factor))

@@ -4,7 +4,7 @@ LongRoPE2 finds that pairs which turned once or twice in the original window wer
 that after training NTK-like scalings answer more than YaRN although perplexity says the opposite.
 """
 
-from lab.around_recipe import compared, figures, measures, recipe, steps
+from lab.around_recipe import compared, facts, figures, measures, recipe, steps
 from lab.bench import Bench
 from lab.findings import better
 from lab.tables import Result, Table
@@ -21,7 +21,8 @@ PAPER = Table(
 
 def run(bench: Bench) -> Result:
     tables, claims = list[Table](), []
-    for factor in [bench.factor(4)] if bench.quick else [4, 16, 64]:
+    factors = [bench.factor(4)] if bench.quick else [4, 16, 64]
+    for factor in factors:
         models = {
             method: figures(bench, recipe(bench, factor, {"scaling.method": method}), factor) for method in METHODS
         }
@@ -29,6 +30,6 @@ def run(bench: Bench) -> Result:
         claims += [
             better(name, models[name].rows[measure], "YaRN", models["yarn"].rows[measure], f"{measure}, {factor}×")
             for name in ("critical", "ntk")
-            for measure in measures(factor)[2:]
+            for measure in measures(factor).beyond
         ]
-    return Result(claims, tables, paper=PAPER)
+    return Result(claims, tables, paper=PAPER, facts=facts(bench, factors[0]))

@@ -15,7 +15,7 @@ import numpy as np
 from transformers import AutoConfig
 
 from lab.bench import CORPORA, WINDOW, Bench, pick, variant
-from lab.findings import Claim, alike, better, mean_over_seeds
+from lab.findings import Claim, better, mean_over_seeds, no_worse
 from lab.reproductions.attention_factor import vertex
 from lab.tables import Chart, Line, Result, Table
 from skipwise.evals.rows import Row
@@ -84,7 +84,7 @@ def run(bench: Bench) -> Result:
                 better(name, chosen(ruled, task, length), "the trained factor", chosen(1.0, task, length), what)
             )
         old = (chosen(ruled, "perplexity", WINDOW), chosen(1.0, "perplexity", WINDOW))
-        claims.append(alike(name, old[0], "the trained factor", old[1], f"perplexity at {WINDOW} tokens", COST))
+        claims.append(no_worse(name, old[0], "the trained factor", old[1], f"perplexity at {WINDOW} tokens", COST))
     remark = "Best by perplexity at the target: " + ", ".join(
         f"{factor}× {best:.2f}" for factor, best in zip(targets, optima, strict=True)
     )

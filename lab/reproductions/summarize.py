@@ -52,7 +52,7 @@ def run(bench: Bench) -> Result:
         paper=PAPER,
         remark="The corpus is Python's standard library: a document is a module without its docstring, the reference "
         f"that docstring's first paragraph. {count} modules are learned from, at full length, with a loss on summaries "
-        "only. "
+        "only; before that all modules were among the texts that the model itself was trained on. "
         "A model of this size learns how such a sentence sounds, not much of what a module does.",
     )
 

@@ -48,9 +48,9 @@ def test_training_at_full_length_reads_the_named_multiple_of_the_tokens() -> Non
         assert training.train_length is not None
         return training.steps * training.batch_size * training.gradient_accumulation * training.train_length
 
-    ours, full = recipe(BENCH, 16), against_full_length.full(BENCH, 16, 8)
+    ours, full = recipe(BENCH, 16), against_full_length.full(BENCH, 16, 8, 8, 1e-3)
     assert tokens(full) == 8 * tokens(ours)
-    assert tokens(against_full_length.full(BENCH, 16, 1, 1)) == tokens(ours)
+    assert tokens(against_full_length.full(BENCH, 16, 1, 1, 1e-3)) == tokens(ours)
     assert full["scaling.method"] == ours["scaling.method"]
 
 
@@ -81,8 +81,9 @@ def test_variants_are_compared_with_their_base_by_every_measure() -> None:
         Figures({measure: perplexities(value, value, value) for measure in measures(16)}) for value in (10.0, 11.0)
     )
     figures, effects = compared({"base": base, "other": other}, "base", 16, "title")
-    assert figures.columns[1:] == effects.columns[1:] == measures(16)
+    assert figures.columns[1:] == effects.columns[1:] == list(measures(16))
+    assert figures.values == {"base": [[10.0] * 3] * 5, "other": [[11.0] * 3] * 5}
     assert figures.rows == [["base", *["10.00 ± 0"] * 5], ["other", *["11.00 ± 0"] * 5]]
-    assert effects.rows == [["other", *["×1.10 [1.10, 1.10]"] * 5]]
-    assert [claim.verdict for claim in kept("other", other, base)] == ["no", "no"]
-    assert [claim.verdict for claim in kept("base", base, other)] == ["yes", "yes"]
+    assert effects.rows == [["other", *["×1.100 [1.100, 1.100]"] * 5]]
+    assert [claim.verdict for claim in kept("other", other, base, 16)] == ["no", "no"]
+    assert [claim.verdict for claim in kept("base", base, other, 16)] == ["yes", "yes"]

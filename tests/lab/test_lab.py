@@ -1,5 +1,6 @@
 """The laboratory: figures worked out by hand, and reproductions that run whole."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -126,10 +127,11 @@ def test_times_of_steps_are_compared_by_their_ratio() -> None:
 def test_a_reached_window_is_decided_by_the_interval_of_k_max() -> None:
     whole, part = row(1024, "k_max", low=1024, high=1024), row(512, "k_max", low=256, high=896)
     open_end = row(512, "k_max", low=256, high=1024)
-    assert [steps.reaches("m", each, 1024, True).verdict for each in (whole, part, open_end)] == [
+    assert [steps.reaches("m", [each], 1024, True).verdict for each in (whole, part, open_end)] == [
         "yes", "no", "undecided",
     ]  # fmt: skip
-    assert [steps.reaches("m", each, 1024, False).verdict for each in (whole, part)] == ["no", "yes"]
+    assert [steps.reaches("m", [each], 1024, False).verdict for each in (whole, part)] == ["no", "yes"]
+    assert steps.reaches("m", [whole, part, whole], 1024, True).verdict == "undecided"  # not every seed
 
 
 def test_means_over_seeds() -> None:
@@ -139,6 +141,7 @@ def test_means_over_seeds() -> None:
     mean = mean_over_seeds([row(0.4), row(0.5), row(0.6)])
     assert mean.value == pytest.approx(0.5)
     assert mean.half == pytest.approx(4.3027 * 0.1 / math.sqrt(3), rel=1e-3)
+    assert mean.text() == "50 % (40, 50, 60)"
     assert Mean(0.5, None, 1).text() == "50 %"
     assert Mean(12345.0, None, 1, perplexity=True).text() == "> 1,000"
 
@@ -152,9 +155,34 @@ def test_three_seeds_decide_by_their_differences() -> None:
     assert better("new", later, "old", first, "code").verdict == "yes"
     assert better("old", first, "new", later, "code").verdict == "no"
     assert better("new", [later[1], later[2], first[0]], "old", first, "code").verdict == "undecided"
+    # One model stands for itself at every seed.
+    original, thrice = (effect([row(8.0, "perplexity")] * n, later) for n in (1, 3))
+    assert original is not None
+    assert thrice is not None
+    assert original == dataclasses.replace(thrice, over="3 seeds against one model")
     shares = effect([row(0.0), row(0.0), row(0.0)], [row(0.0), row(0.9), row(1.0)])
     assert shares is not None
     assert (shares.value, shares.high) == (pytest.approx(1.9 / 3), 1.0)  # no share is above 1
+
+
+def test_seeds_that_agree_do_not_make_their_prompts_certain() -> None:
+    """Three seeds that all answer 40 of 40: the paired interval over forty prompts is 6.6 points wide to each side.
+
+    Bonett and Price add one prompt won and one lost to forty that are alike: 1.96 · √(2 / 42) / √42.
+    """
+    all_right = [row(1.0, scores=[1.0] * 40, n=40)] * 3
+    same = effect(all_right, all_right)
+    assert same is not None
+    assert (same.low, same.high) == pytest.approx((-0.0660, 0.0660), abs=1e-4)
+    assert same.over == "3 seeds, 40 prompts"
+    assert alike("a", all_right, "b", all_right, "keys", 0.05).verdict == "undecided"
+    # seeds that spread more than prompts: t over 0, 0.5 and 1
+    spread = [
+        row(share, scores=[1.0] * right + [0.0] * (40 - right), n=40) for share, right in ((0, 0), (0.5, 20), (1, 40))
+    ]
+    wide = effect([row(0.0, scores=[0.0] * 40, n=40)] * 3, spread)
+    assert wide is not None
+    assert (wide.low, wide.high) == (pytest.approx(0.5 - 4.3027 * 0.5 / math.sqrt(3), rel=1e-3), 1.0)
 
 
 def test_one_seed_decides_by_its_texts_or_prompts() -> None:
@@ -192,6 +220,13 @@ def test_at_least_asks_the_exact_interval() -> None:
     assert at_least("m", [row(1.0, scores=[1.0] * 30)], 0.9, "keys").verdict == "undecided"
     assert at_least("m", [row(1.0, scores=[1.0] * 40)], 0.9, "keys").verdict == "yes"
     assert at_least("m", [row(0.5, scores=[1.0, 0.0] * 20)], 0.9, "keys").verdict == "no"
+    everything = [row(1.0, scores=[1.0] * 40)]
+    assert at_least("m", everything * 3, 0.9, "keys").verdict == "yes"
+    unsure = at_least("m", [*everything * 2, row(0.0, scores=[0.0] * 40)], 0.9, "keys")  # whichever seed comes first
+    assert (unsure.verdict, unsure.evidence) == (
+        "undecided",
+        "67 % (100, 100, 0), [0 %, 100 %] over 3 seeds, 40 prompts",
+    )
 
 
 def test_the_sentence_follows_from_the_claims() -> None:
@@ -312,7 +347,7 @@ def test_every_reproduction_runs_whole(name: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("lab.bench.QUICK", {"training.steps": 2, "training.warmup_steps": 1})
     assert main(["reproduce", name, "--quick", "--out", str(tmp_path / "out"), "--runs", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "out" / f"{name}.json").read_text())
-    assert result["holds"] in {"yes", "in part", "not shown", "no", "undecided"}
+    assert result["claims"]
     for table in result["tables"]:
         assert table["rows"]
         assert all(len(row) == len(table["columns"]) for row in table["rows"])

@@ -155,7 +155,7 @@ def test_bits_a_byte_of_a_model_that_knows_nothing(tokenizer: PreTrainedTokenize
 def test_one_command_from_texts_to_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything but the size of things and the packages that would be fetched is that of the real run."""
     monkeypatch.setattr(pretrain, "SIZES", {"packaged": TINY._replace(window=256, steps=3)})
-    monkeypatch.setattr(pretrain_rows, "CODE_BYTES", 400_000)
+    monkeypatch.setattr(pretrain_rows, "CODE_CHARACTERS", 400_000)
     monkeypatch.setattr(pretrain_rows, "PACKAGES", ("tokenizers",))
     monkeypatch.setattr(pretrain_rows, "read", lambda *names: [Path(pretrain.__file__).read_text(encoding="utf-8")])
     monkeypatch.setattr(pretrain, "read", pretrain_rows.read)

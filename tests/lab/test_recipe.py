@@ -11,10 +11,19 @@ from lab.__main__ import main
 from lab.bench import Bench, Settings
 from lab.findings import Mean
 from lab.recipe import loss_change, ranks, rungs
-from lab.recipe_space import ATTENTION, BASELINES, SHARPEN, SPACE, Candidate, applicable, baselines, candidates
+from lab.recipe_space import (
+    ATTENTION,
+    BASELINES,
+    SHARPEN,
+    SPACE,
+    Candidate,
+    applicable,
+    baselines,
+    budgeted,
+    candidates,
+)
 from skipwise.errors import SkipwiseError
 from skipwise.evals.rows import Row
-from skipwise.positions.sampler import Sampler
 
 
 def test_candidates_are_distinct_and_their_tokens_equal(tmp_path: Path) -> None:
@@ -22,7 +31,7 @@ def test_candidates_are_distinct_and_their_tokens_equal(tmp_path: Path) -> None:
     assert len({c.name for c in drawn}) == len({c.described for c in drawn}) == 12 + len(baselines())
     bench = Bench(tmp_path, quick=False, seeds=1)
     for candidate in drawn:
-        settings = candidate.at(60, 16)
+        settings = budgeted(candidate.settings, 60, 16)
         length = settings.get("training.train_length", 256)
         assert settings["training.batch_size"] * length == 8 * 256
         assert set(candidate.settings) <= {*SPACE, "positions.text"}
@@ -53,8 +62,7 @@ def test_the_packaged_recipe_is_a_baseline_at_its_own_factor() -> None:
     names = [candidate.name for candidate in baselines()]
     assert names == [*BASELINES, "the packaged recipe"]
     packaged = baselines()[-1].settings
-    assert Sampler(packaged["positions.sampler"], 256, 4096).method
-    assert packaged["data.recall"] > 0
+    assert (packaged["positions.sampler"], packaged["scaling.method"]) == ("pose", "critical")
     assert [candidate.name for candidate in baselines(4)] == list(BASELINES)
 
 

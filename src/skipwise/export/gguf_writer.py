@@ -102,8 +102,8 @@ def scaling(config: PreTrainedConfig) -> Scaling:
     )
     if kind == "yarn" and usual:
         _, attention = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))
-        usual_attention = 0.1 * math.log(parameters["factor"]) + 1
-        return Scaling(gguf.RopeScalingType.YARN, parameters["factor"], original, attention=attention / usual_attention)
+        attention /= methods.yarn_attention(parameters["factor"])  # llama.cpp multiplies by that one
+        return Scaling(gguf.RopeScalingType.YARN, parameters["factor"], original, attention=attention)
     if not FAMILIES[config.model_type].tables:
         what = "YaRN only with beta_fast 32 and beta_slow 1" if kind == "yarn" else f"no {kind!r} RoPE"
         raise SkipwiseError(f"llama.cpp has {what} for model type {config.model_type!r}; ntk and yarn can be written")

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from skipwise.rope import hf_config
+from skipwise.rope.methods import yarn_attention
 from skipwise.utils.atomic_files import write_text
 
 Fields = dict[str, Any]
@@ -53,7 +54,7 @@ def _relative_attention(parameters: Fields) -> Fields:
     given = parameters.get("attention_factor")
     if parameters.get("rope_type") != "yarn" or given is None:
         return {}
-    usual = 0.1 * math.log(parameters["factor"]) + 1
+    usual = yarn_attention(parameters["factor"])
     return {} if math.isclose(given, usual, rel_tol=1e-6) else {"attn_factor": given / usual}
 
 

@@ -3,7 +3,6 @@
 A header is a list of (key, type, value), then of tensor names; a key or name is preceded by its length.
 """
 
-import math
 import mmap
 import struct
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from skipwise.errors import SkipwiseError
-from skipwise.rope.methods import Llama3, plain_inv_freq
+from skipwise.rope.methods import Llama3, plain_inv_freq, yarn_attention
 
 _HEADER_BYTES = 2**26
 """Look for keys and names in this much of a file; the largest vocabularies take about 20 MB of it."""
@@ -128,7 +127,7 @@ def rope_scaling(path: Path) -> dict[str, Any] | None:
     if kind not in ("linear", "yarn") or not isinstance(factor, float) or (kind == "linear" and attention != 1):
         raise refused
     if attention != 1:  # llama.cpp multiplies it by what YaRN brings
-        parameters["attention_factor"] = attention * (0.1 * math.log(factor) + 1)
+        parameters["attention_factor"] = attention * yarn_attention(factor)
     return {"rope_type": kind, **parameters}
 
 

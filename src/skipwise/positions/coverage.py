@@ -211,12 +211,10 @@ def examples_until_seen(sampler: Sampler, probability: float = 0.95) -> int:
     """
     if not 0 < probability < 1:
         raise SkipwiseError(f"probability {probability}: expected a number between 0 and 1, both excluded")
-    missed = 1 - _reaching(sampler)  # (T,)
-    if not missed.any():
-        return 1
-    rest = 1 - probability
-    plenty = math.ceil(math.log(rest / len(missed)) / math.log(missed.max()))  # here even T · max(1 - q)^n is enough
-    return bisect.bisect_left(range(plenty), True, key=lambda n: bool((missed**n).sum() <= rest))
+    chances = seen_probability(sampler)
+    if not chances.all():
+        raise _never(sampler, chances)
+    return _fewest(1 - chances, 1 - probability)
 
 
 def examples_until_share(sampler: Sampler, share: float = 0.99) -> int:
@@ -236,19 +234,15 @@ def examples_until_share(sampler: Sampler, share: float = 0.99) -> int:
     rest = (1 - share) * len(chances) - (len(chances) - len(shown))  # distances that may be missed, of those shown
     if rest <= 0:
         raise _never(sampler, chances)
-    if shown.min() == 1:
+    return _fewest(1 - shown, rest)
+
+
+def _fewest(missed: Counts, rest: float) -> int:
+    """The least n, 1 or more, with Σ missed^n ≤ rest."""
+    if not missed.any():
         return 1
-    missed = 1 - shown
-    plenty = math.ceil(math.log(rest / len(missed)) / math.log(missed.max()))
+    plenty = math.ceil(math.log(rest / len(missed)) / math.log(missed.max()))  # here even the largest term is enough
     return bisect.bisect_left(range(plenty), True, key=lambda n: bool((missed**n).sum() <= rest))
-
-
-def _reaching(sampler: Sampler) -> Counts:
-    """The chances (T,) of `seen_probability`. Raises SkipwiseError for a sampler that never shows some distance."""
-    chances = seen_probability(sampler)
-    if not chances.all():
-        raise _never(sampler, chances)
-    return chances
 
 
 def _never(sampler: Sampler, chances: Counts) -> SkipwiseError:

@@ -21,13 +21,16 @@ FLOOR = 1e-4
 
 
 def number_text(number: Number) -> str:
-    """`11,693`, `51 (47–55)`, `over 4,096` or `never`."""
+    """`11,693`, `51 (47–55)`, `51 (47 or more)`, `over 4,096` or `never`."""
     if math.isinf(number.value):
         return "never"
     value = f"{number.value:,.0f}"
     if number.at_least:
         return f"over {value}"
-    return value if number.low is None or number.high is None else f"{value} ({number.low:,.0f}–{number.high:,.0f})"
+    if number.low is None or number.high is None:
+        return value
+    ends = f"{number.low:,.0f} or more" if math.isinf(number.high) else f"{number.low:,.0f}–{number.high:,.0f}"
+    return f"{value} ({ends})"
 
 
 def _chance_text(row: Summary, at: int | None = None) -> str:
@@ -93,8 +96,8 @@ def plain(row: Summary) -> dict[str, Any]:
     edges, means = _binned(row.chances, POINTS)
 
     def number(value: Number) -> dict[str, Any]:
-        most = None if math.isinf(value.value) else value.value
-        return {"examples": most, "low": value.low, "high": value.high, "at_least": value.at_least}
+        examples, high = (None if end is None or math.isinf(end) else end for end in (value.value, value.high))
+        return {"examples": examples, "low": value.low, "high": high, "at_least": value.at_least}
 
     return {
         "sampler": row.sampler.name,

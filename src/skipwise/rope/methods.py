@@ -18,6 +18,14 @@ from skipwise.errors import SkipwiseError
 Frequencies = NDArray[np.float64]
 
 
+def yarn_attention(factor: float, weight: float = 1.0) -> float:
+    """YaRN's attention factor for a window `factor` times as long, 0.1 · ln(factor) + 1 (arXiv 2309.00071, eq. 22).
+
+    `weight` multiplies the logarithm, as DeepSeek's mscale does.
+    """
+    return 0.1 * weight * math.log(factor) + 1
+
+
 def plain_inv_freq(dim: int, theta: float) -> Frequencies:
     """Radians a position of each pair of dimensions, theta^(-2i/dim); (dim/2,). RoFormer, arXiv 2104.09864, eq. 15."""
     return np.asarray(theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim))
@@ -151,7 +159,7 @@ class Yarn(Unscaled):
 
     def attention_scaling(self, original: int, target: float) -> float:
         def scale(weight: float) -> float:
-            return 0.1 * weight * math.log(target / original) + 1 if target > original else 1.0
+            return yarn_attention(target / original, weight) if target > original else 1.0
 
         if self.attention_factor is not None:
             return self.attention_factor
