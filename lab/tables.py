@@ -135,22 +135,26 @@ QUICK_NOTE = (
 
 
 def _page(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Data of the page, for the scripts `render.SHEET`."""
-    verdicts = [value["holds"] for value in results.values()]
-    quick = [name for name, value in results.items() if value["facts"].get("quick")]
+    """Data of the page, for the scripts `render.SHEET`: full results first, the papers' before our own."""
+    quick = [name for name, value in results.items() if value["facts"]["quick"]]
+    verdicts = [value["holds"] for name, value in results.items() if name not in quick]
+    order = sorted(results, key=lambda name: (name in quick, results[name]["source"].startswith("ours"), name))
     return {
         "runs": [],
         "series": [],
-        "headline": "The findings of the papers on small models",
+        "headline": "Findings of the papers, and our own, on small models",
         "kicker": "Laboratory",
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "skipwise": __version__,
         "tiles": [
-            [f"holds here: {word}", str(verdicts.count(word)), f"of {count_text(len(verdicts), 'finding')}"]
-            for word in dict.fromkeys(verdicts)
+            *(
+                [f"holds here: {word}", str(verdicts.count(word)), f"of {count_text(len(verdicts), 'full result')}"]
+                for word in dict.fromkeys(verdicts)
+            ),
+            *([["quick", str(len(quick)), "decide nothing"]] if quick else []),
         ],
         "notes": [f"Quick results: {', '.join(quick)}. {QUICK_NOTE}"] if quick else [],
-        "sections": [_section(name, value) for name, value in results.items()],
+        "sections": [_section(name, results[name]) for name in order],
     }
 
 
@@ -159,13 +163,13 @@ def _section(name: str, value: dict[str, Any]) -> dict[str, Any]:
     decided = {"title": "Claims", "columns": CLAIM_COLUMNS, "rows": findings.table_of(claims)}
     tables = [decided, *value["tables"], *([value["paper"]] if value["paper"] else [])]
     facts = " · ".join(f"{key}: {_plain(fact)}" for key, fact in value["facts"].items())
-    quick = [QUICK_NOTE] if value["facts"].get("quick") else []
+    quick = [QUICK_NOTE] if value["facts"]["quick"] else []
     remark = [value["remark"]] if value["remark"] else []
     return {
         "id": name,
         "nav": name,
         "title": f"{name}: {value['title']} ({value['source']})",
-        "lead": value["finding"],
+        "lead": f"{'A quick result, which decides nothing. ' if quick else ''}{value['finding']}",
         "tables": [
             {key: table[key] for key in ("title", "columns", "rows")}
             | {"heading": table["title"], "words": table is decided}

@@ -16,7 +16,7 @@ from skipwise.config import RunConfig, validate
 from skipwise.evals.rows import Row
 
 BENCH = Bench(Path("unused"), quick=False, seeds=3)
-VARIANTS = {**ablation.CHANGES, **samplers.SAMPLERS, "taught": TAUGHT, "untaught": UNTAUGHT}
+VARIANTS = {**ablation.CHANGES, **samplers.KNOWN, "taught": TAUGHT, "untaught": UNTAUGHT}
 
 
 def perplexities(*values: float) -> list[Row]:

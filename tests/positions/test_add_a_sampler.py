@@ -9,7 +9,8 @@ from pathlib import Path
 
 import skipwise
 
-PAGE = Path(__file__).parents[2] / "docs/add_a_sampler.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/add_a_sampler.md"
 
 
 def test_the_example_needs_its_file_only(tmp_path: Path) -> None:
@@ -20,12 +21,12 @@ def test_the_example_needs_its_file_only(tmp_path: Path) -> None:
     (tmp_path / "skipwise/positions/samplers/two_ends.py").write_text(code, encoding="utf-8")
 
     def run(*words: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT)))}
         done = subprocess.run([sys.executable, *words], env=environment, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    (command,) = re.findall(r"```sh\nskipwise (.*?)\n```", PAGE.read_text(encoding="utf-8"), re.S)
+    command = re.findall(r"```sh\nskipwise (.*?)\n```", PAGE.read_text(encoding="utf-8"), re.S)[0]
     table = run("-m", "skipwise", *command.split())
     assert re.search(r"^two_ends +sampled", table, re.M)
     assert "two_ends" in run("-m", "skipwise", "settings", "positions.sampler")
@@ -38,3 +39,5 @@ def test_the_example_needs_its_file_only(tmp_path: Path) -> None:
         "assert plain[0]['position_ids'].tolist() == list(range(8))\n"
     )
     run("-c", layout)
+    settings = "{'positions.sampler': 'two_ends', 'positions.chunks': 3}"
+    run("-c", f"from lab.reproductions.samplers import added; assert added() == {{'two_ends': {settings}}}, added()")

@@ -11,6 +11,7 @@ import scipy.stats
 
 from skipwise.cli import main
 from skipwise.report.recipes import spread
+from skipwise.utils.text import short_value_text
 from support.sample_run import write_sample_run
 
 
@@ -59,7 +60,10 @@ def test_seeds_of_one_recipe_are_one_row(tmp_path: Path) -> None:
     assert merged["interval"] == "t 95% over 3 seeds"
     change = spread([row["change"]["value"] for row in single], logarithmic=True)
     assert [merged["change"][name] for name in ("value", "low", "high")] == pytest.approx(change)
-    assert (merged["change"]["n"], merged["change"]["verdict"]) == (3, "better")
+    assert (merged["change"]["n"], merged["change"]["seeds"], merged["change"]["verdict"]) == (3, 3, "better")
+    assert apart["headline"].startswith("Of 4 runs, seed-0 has the lowest perplexity at 32k tokens")
+    mean = short_value_text("perplexity", expected[0])
+    assert data["headline"] == f"Of 2 recipes, seed-0 (3 seeds) has the lowest perplexity at 32k tokens: {mean}."
     assert at(data, "other") == {**at(apart, "other"), "series": 2}
 
 

@@ -6,6 +6,7 @@ import html
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,11 @@ def test_several_runs_share_an_original_measured_alike(tmp_path: Path) -> None:
     assert [(s["name"], s["run"]) for s in data["series"]] == [("original", None), ("a", 0), ("b", 1)]
     assert len(data["results"]) == 3 * (len(read_jsonl(runs[0] / "results.jsonl")) // 2)
     assert data["headline"] == "Of 2 runs, a has the lowest perplexity at 32k tokens: 31.0."
+    other = shutil.copytree(runs[1], tmp_path / "other-texts")
+    rows = [row | {"data": "other"} for row in read_jsonl(other / "results.jsonl")]
+    (other / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = embedded(write_report([runs[0], other], tmp_path / "report.html"))
+    assert data["headline"] == "2 runs, whose perplexities are of different texts and do not compare."
     change_row(runs[1], 3, n=2)
     data = embedded(write_report(runs, tmp_path / "report.html"))
     named = [(series["name"], series["run"]) for series in data["series"]]

@@ -30,11 +30,11 @@ def change_text(paired: Change, row: Row) -> str:
 
 
 def detectable_text(paired: Change, metric: str) -> str:
-    """`x1.62 would show` or `25 points would show`: the smallest change that so many units show four times in five."""
+    """`x0.62 or x1.62 would show` or `25 points would show`: the smallest change that shows four times in five."""
     if paired.detectable is None or math.isinf(paired.detectable):
         return "too few to show any change"
     if metric == "perplexity":
-        return f"x{paired.detectable:.3g} would show"
+        return f"x{1 / paired.detectable:.3g} or x{paired.detectable:.3g} would show"
     return f"{100 * paired.detectable:.3g} points would show"
 
 

@@ -1,5 +1,6 @@
 """The headline of a page: the result in one sentence, or what was measured."""
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,15 @@ from skipwise.report.wording import change_clause, measure_name
 from skipwise.utils.text import length_text, short_value_text
 
 
-def headline(runs: list[Run]) -> str:
-    """The result in one sentence: the change at the target, and the perplexity inside the old window beside it."""
+def headline(runs: list[Run], recipes: Sequence[Sequence[int]] = ()) -> str:
+    """The result in one sentence: the change at the target, and the perplexity inside the old window beside it.
+
+    Args:
+        runs: One or more.
+        recipes: Places of runs that differ in their seed alone and are shown as one.
+    """
     if len(runs) > 1:
-        return _comparison(runs)
+        return _comparison(runs, recipes)
     run = runs[0]
     window = f"{length_text(run.original_length)} to {length_text(run.config.target_length)} tokens"
     if run.original_length is None:
@@ -43,16 +49,29 @@ def _at_target(run: Run, task: str) -> str:
     return change_clause(compare(before, after), interval=False)
 
 
-def _comparison(runs: list[Run]) -> str:
-    """The run of lowest perplexity at the longest length that all runs were measured at."""
+def _comparison(runs: list[Run], recipes: Sequence[Sequence[int]]) -> str:
+    """The run of lowest perplexity at the longest length at which all runs were measured on the same texts.
+
+    The seeds of a recipe count as one, by their geometric mean: the luckiest seed of many is no better recipe.
+    """
+    together = {place for places in recipes for place in places}
+    groups = [[place] for place in range(len(runs)) if place not in together] + [list(places) for places in recipes]
     tables = [run.totals("perplexity", "extended") for run in runs]
     shared = set.intersection(*(set(table) for table in tables))
     if not shared:
         return f"{len(runs)} runs, with no length at which the perplexity of all was measured."
-    rows = [table[max(shared)] for table in tables]
-    best = min(range(len(runs)), key=lambda i: rows[i].value)
-    tokens, value = length_text(max(shared)), short_value_text(rows[best].metric, rows[best].value)
-    return f"Of {len(runs)} runs, {runs[best].name} has the lowest perplexity at {tokens} tokens: {value}."
+    comparable = [length for length in shared if len({table[length].data for table in tables}) == 1]
+    if not comparable:
+        return f"{len(runs)} runs, whose perplexities are of different texts and do not compare."
+    length = max(comparable)
+    names = [runs[of[0]].name + (f" ({len(of)} seeds)" if len(of) > 1 else "") for of in groups]
+    values = [statistics.geometric_mean(tables[place][length].value for place in of) for of in groups]
+    tokens, best = length_text(length), min(range(len(groups)), key=values.__getitem__)
+    value = short_value_text("perplexity", values[best])
+    if len(groups) == 1:
+        return f"{names[0]}: perplexity at {tokens} tokens is {value}, the mean over seeds."
+    of = f"{len(runs)} runs" if not recipes else f"{len(groups)} recipes"
+    return f"Of {of}, {names[best]} has the lowest perplexity at {tokens} tokens: {value}."
 
 
 def rows_headline(series: list[dict[str, Any]], results: list[dict[str, Any]], files: Sequence[Rows]) -> str:

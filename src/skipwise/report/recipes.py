@@ -106,7 +106,7 @@ def _mean_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
         better, worse = (high < none, low > none) if logarithmic else (low > none, high < none)
         verdict = "better" if better else "worse" if worse else "undecided"
         merged["change"] = {"before": changes[0].get("before"), "value": value, "low": low, "high": high}
-        merged["change"] |= {"interval": over, "verdict": verdict, "n": len(rows)}
+        merged["change"] |= {"interval": over, "verdict": verdict, "n": len(rows), "seeds": len(rows)}
         merged["change"] |= {"repeated": True} if changes[0].get("repeated") else {}
     elif all(changes):
         merged["change"] = changes[0] if all("other" in change for change in changes) else None

@@ -36,10 +36,10 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         return round(self.seconds_before + time.monotonic() - self.started, 2)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the bar. Ask for a last validation, so that a training that diverges at its end is not saved."""
+        """Move the bar. Log the last step; ask for a last validation, so that what diverges at its end is not saved."""
         self.bar.advance(1)
         if state.global_step >= state.max_steps:
-            control.should_evaluate = True
+            control.should_log = control.should_evaluate = True
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show that a step of many batches is under way."""

@@ -51,14 +51,16 @@ function changeValue(row) {
 
 /** What an undecided change would have had to be to show, and a perplexity's interval for the texts read. */
 function changeNotes(row) {
-  const { few, detectable, same_texts: same, verdict } = row.change ?? {},
+  const { few, detectable, same_texts: same, verdict, seeds } = row.change ?? {},
     text = changeValue(row),
-    points = row.metric === "perplexity" ? "" : " points";
+    shown = row.metric === "perplexity" ? `${text(1 / detectable)} or ${text(detectable)}` : `${text(detectable)} points`;
   return [
     few && `${few} decides nothing`,
+    seeds && `over ${seeds} seeds, of these prompts and texts alone`,
     verdict === "undecided" &&
       !few &&
-      (Number.isFinite(detectable) ? `${text(detectable)}${points} would show` : "too few to show any change"),
+      !seeds &&
+      (Number.isFinite(detectable) ? `${shown} would show` : "too few to show any change"),
     same && `these texts [${text(same.low)}, ${text(same.high)}] ${same.verdict}`,
   ].filter(Boolean);
 }
