@@ -50,7 +50,7 @@ class DataConfig(Stage):
     It trains retrieval."""
     plain: float = Field(default=0.0, ge=0, le=1)
     """Share of the examples that are ordinary text without skips: contiguous, at the first positions. It keeps what the
-    model could do inside its old window. The rest, after `data.recall` and this, skips."""
+    model could do inside its old window. All other examples skip, those of `data.recall` too."""
     streaming: bool = False
     """Begin to train at once, and tokenise the text while training goes on. Examples are then met in the order of the
     documents, shuffled over 1,024 neighbours, and the first documents are held out in place of the last ones, as many
