@@ -15,7 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from skipwise.evals.intervals import ratio_of_sums, share_interval
+from skipwise.evals import power
+from skipwise.evals.intervals import ratio_estimate, ratio_of_sums, share_interval
 from skipwise.evals.paired_change import change, pairs, shared_unit, unit_name
 from skipwise.evals.rows import Row
 from skipwise.utils.text import count_text
@@ -82,6 +83,8 @@ class Effect:
     ratio: bool
     over: str
     """What the interval is over, such as `3 seeds`."""
+    detectable: float | None = None
+    """Smallest true effect that would have been shown four times in five: a ratio above 1, or a difference."""
 
     @property
     def is_better(self) -> Verdict:
@@ -119,8 +122,12 @@ class Effect:
         return f"×{value} [{low}, {high}]" if self.ratio else f"{value} points [{low}, {high}]"
 
     def text(self) -> str:
-        """The numbers, and what the interval is over."""
-        return f"{self.numbers()} over {self.over}"
+        """The numbers, what the interval is over and, of an effect that is not shown, what would have been."""
+        shown = ""
+        if self.is_better == "undecided" and self.detectable and math.isfinite(self.detectable):
+            points = f"{100 * self.detectable:.0f} points"
+            shown = f"; {f'×{self.detectable:.3g} or its inverse' if self.ratio else points} would show"
+        return f"{self.numbers()} over {self.over}{shown}"
 
 
 def _ratio(value: float) -> str:
@@ -146,7 +153,7 @@ def effect(first: Sequence[Row], later: Sequence[Row]) -> Effect | None:
         return Effect(paired.value, paired.same_texts.low, paired.same_texts.high, True, "blocks of the texts")
     of_it = shared_unit(later[0]) or unit_name(later[0])
     unit = "blocks of the text" if ratio else count_text(paired.n, of_it)
-    return Effect(paired.value, paired.low, paired.high, ratio, unit)
+    return Effect(paired.value, paired.low, paired.high, ratio, unit, paired.detectable)
 
 
 def _over_seeds(first: Sequence[Row], later: Sequence[Row], over: str) -> Effect:
@@ -154,14 +161,18 @@ def _over_seeds(first: Sequence[Row], later: Sequence[Row], over: str) -> Effect
     ratio = first[0].metric == "perplexity"
     value = math.log if ratio else float
     differences = np.array([value(b.value) - value(a.value) for a, b in zip(first, later, strict=True)])
-    middle, half = ratio_of_sums(differences, np.ones(len(differences)))
+    middle, error, degrees = estimate = ratio_estimate(differences, np.ones(len(differences)))
+    half, shown = estimate.half, power.detectable(error, degrees)
     if ratio:
-        return Effect(math.exp(middle), math.exp(middle - half), math.exp(middle + half), True, over)
+        return Effect(math.exp(middle), math.exp(middle - half), math.exp(middle + half), True, over, math.exp(shown))
     paired = [seen for pair in zip(first, later, strict=True) for seen in [change(*pair)] if seen]
     low, high = _wider(middle, half, [(seen.value, seen.low, seen.high) for seen in paired], (-1.0, 1.0))
     if paired:
         over = f"{over}, {count_text(paired[0].n, shared_unit(later[0]) or unit_name(later[0]))}"
-    return Effect(middle, low, high, False, over)
+        shown = max(
+            shown, float(np.mean([math.inf if seen.detectable is None else seen.detectable for seen in paired]))
+        )
+    return Effect(middle, low, high, False, over, shown if shown < 1 else None)
 
 
 def _wider(

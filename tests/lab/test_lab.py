@@ -154,7 +154,10 @@ def test_three_seeds_decide_by_their_differences() -> None:
     assert seen.value == pytest.approx((0.9 * 0.9 * 12.7 / 14) ** (1 / 3))
     assert better("new", later, "old", first, "code").verdict == "yes"
     assert better("old", first, "new", later, "code").verdict == "no"
-    assert better("new", [later[1], later[2], first[0]], "old", first, "code").verdict == "undecided"
+    claim = better("new", [later[1], later[2], first[0]], "old", first, "code")
+    assert claim.verdict == "undecided"
+    # Logarithms of 1.08, 12.7 / 12 and 10 / 14: error 0.1346, and (4.303 + 1.061) · 0.1346 = ln 2.06.
+    assert claim.evidence.endswith("over 3 seeds; ×2.06 or its inverse would show")
     # One model stands for itself at every seed.
     original, thrice = (effect([row(8.0, "perplexity")] * n, later) for n in (1, 3))
     assert original is not None
@@ -176,6 +179,7 @@ def test_seeds_that_agree_do_not_make_their_prompts_certain() -> None:
     assert (same.low, same.high) == pytest.approx((-0.0660, 0.0660), abs=1e-4)
     assert same.over == "3 seeds, 40 prompts"
     assert alike("a", all_right, "b", all_right, "keys", 0.05).verdict == "undecided"
+    assert same.text() == "+0 points [-7, +7] over 3 seeds, 40 prompts; 16 points would show"
     # seeds that spread more than prompts: t over 0, 0.5 and 1
     spread = [
         row(share, scores=[1.0] * right + [0.0] * (40 - right), n=40) for share, right in ((0, 0), (0.5, 20), (1, 40))
