@@ -66,10 +66,6 @@ def run(bench: Bench) -> Result:
         RECIPE: figures(bench, recipe(bench, factor), factor),
         **{name: figures(bench, settings, factor) for name, settings in short.items()},
         WHOLE: figures(bench, whole(bench, factor), factor),
-        "all its steps, no teacher": figures(bench, {**whole(bench, factor), "training.distill": 0.0}, factor),
-        f"the recipe, {times} × the tokens": figures(
-            once, budgeted(recipe(bench, factor), steps(bench) * times, factor), factor
-        ),
         longer: figures(once, full(bench, factor, times, 8, RATES["1e-3"]), factor),
     }
     names = measures(factor)
@@ -79,17 +75,16 @@ def run(bench: Bench) -> Result:
         for name in short
         for measure in names.beyond
     ]
-    for name in (RECIPE, f"the recipe, {times} × the tokens"):
+    for name in (RECIPE, WHOLE):
         claims += [
             no_worse(name, models[name].rows[measure], longer, models[longer].rows[measure], measure, margin)
             for measure, margin in ((names.target, TOLERANCE), (names.passkeys, POINTS), (names.values, POINTS))
         ]
-    for name in (RECIPE, WHOLE, "all its steps, no teacher"):
         claims += kept(name, models[name], models["original"], factor)
-    title = f"{factor}×, {steps(bench)} steps where no others are named; with {times} × the tokens one seed"
+    title = f"{factor}×, tokens of {steps(bench)} steps of 8 windows; with {times} × the tokens one seed"
     remark = (
-        f"All its steps are {whole(bench, factor)['training.steps']}. Training at full length with equal tokens takes "
-        "one example a step, since eight would leave a tenth of the steps."
+        f"All steps of the recipe are {whole(bench, factor)['training.steps']}. Training at full length with equal "
+        "tokens takes one example a step, since eight would leave a tenth of the steps."
     )
     tables = compared(models, RECIPE, factor, title)
     return Result(claims, tables, paper=PAPER, remark=remark, facts=facts(bench, factor))
