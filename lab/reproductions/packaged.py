@@ -12,7 +12,7 @@ from lab.tables import Result, Table
 
 TITLE = "the packaged recipe, PoSE, and full-length training with equal and with eight times the tokens"
 SOURCE = "ours"
-RECIPE, WHOLE = "the recipe", "the recipe, all its steps"
+RECIPE, WHOLE, YARN = "the recipe", "the recipe, all its steps", "all its steps with yarn"
 RATE = "training.learning_rate"
 RATES = {"3e-4": packaged()[RATE], "1e-3": SHARED[RATE]}
 TIMES = 8
@@ -66,6 +66,7 @@ def run(bench: Bench) -> Result:
         RECIPE: figures(bench, recipe(bench, factor), factor),
         **{name: figures(bench, settings, factor) for name, settings in short.items()},
         WHOLE: figures(bench, whole(bench, factor), factor),
+        YARN: figures(bench, {**whole(bench, factor), "scaling.method": "yarn"}, factor),
         longer: figures(once, full(bench, factor, times, 8, RATES["1e-3"]), factor),
     }
     names = measures(factor)
@@ -75,6 +76,7 @@ def run(bench: Bench) -> Result:
         for name in short
         for measure in names.beyond
     ]
+    claims += [better(WHOLE, models[WHOLE].rows[name], YARN, models[YARN].rows[name], name) for name in names]
     for name in (RECIPE, WHOLE):
         claims += [
             no_worse(name, models[name].rows[measure], longer, models[longer].rows[measure], measure, margin)
