@@ -60,7 +60,9 @@ def reproduce(name: str, bench: Bench, out: Path) -> None:
     }
     result = replace(result, facts={**facts, **result.facts})
     print(tables.text(result), flush=True)
-    if not tables.write(out, name, module.TITLE, module.SOURCE, result):
+    if tables.write(out, name, module.TITLE, module.SOURCE, result):
+        print(f"\nwritten to {out / name}.json and {out / 'index.html'}")
+    else:
         print(f"not written: {out / name}.json holds a full result, which a quick one does not replace")
 
 
@@ -99,12 +101,13 @@ def prepared(args: argparse.Namespace, seeds: int) -> tuple[Bench, Path]:
 
 def search(args: argparse.Namespace) -> None:
     """Search for a recipe. Raises SkipwiseError for a mistake in the command line."""
-    if args.candidates < 1:
-        raise SkipwiseError(f"--candidates {args.candidates}: expected 1 or more")
-    steps = recipe.numbers(args.rungs, "--rungs") if args.rungs else recipe.RUNGS[: 2 if args.quick else None]
+    steps = (
+        recipe.numbers(args.rungs, "--rungs") if args.rungs is not None else recipe.RUNGS[: 2 if args.quick else None]
+    )
     usual = QUICK_FACTOR if args.quick else recipe_space.FACTOR
     factor = usual if args.factor is None else args.factor
     plan = recipe.rungs(steps, recipe.numbers(args.seeds, "--seeds"), factor, quick=args.quick)
+    recipe_space.candidates(args.candidates, 0, factor)  # refuse a wrong number before folders are made
     bench, out = prepared(args, 1)
     print(recipe.search(bench, out, plan, count=args.candidates))
 
@@ -134,7 +137,6 @@ def run(args: argparse.Namespace) -> None:
         except SkipwiseError as error:
             print(f"error: {name}: {error}", file=sys.stderr)
             failed.append(name)
-    print(f"\nwritten to {out / 'index.html'}")
     if failed:
         raise SkipwiseError(f"{', '.join(failed)} failed; the others are done. Mend the cause and run the same command")
 

@@ -23,6 +23,8 @@ from skipwise.utils.text import count_text
 
 Verdict = Literal["yes", "no", "undecided"]
 Holds = Literal["yes", "in part", "not shown", "no", "undecided"]
+TINY = 1e-9
+"""Rounding of a difference of shares: 0.95 - 1 is below -0.05."""
 FEWEST_SEEDS = 3
 """Seeds from which an effect is taken over seeds."""
 
@@ -104,7 +106,7 @@ class Effect:
     def within(self, margin: float) -> Verdict:
         """Whether the effect is at most `margin`: 0.05 is a ratio of 1/1.05 to 1.05, or five points."""
         low, high = (math.log(self.low), math.log(self.high)) if self.ratio else (self.low, self.high)
-        limit = math.log1p(margin) if self.ratio else margin
+        limit = (math.log1p(margin) if self.ratio else margin) + TINY
         if -limit <= low and high <= limit:
             return "yes"
         return "no" if low > limit or high < -limit else "undecided"
@@ -112,9 +114,10 @@ class Effect:
     def at_most(self, margin: float) -> Verdict:
         """Whether the later model is worse by at most `margin`, in the units of `within`; it may be better."""
         if self.ratio:
-            limit = 1 + margin
+            limit = 1 + margin + TINY
             return "yes" if self.high <= limit else "no" if self.low > limit else "undecided"
-        return "yes" if self.low >= -margin else "no" if self.high < -margin else "undecided"
+        limit = margin + TINY
+        return "yes" if self.low >= -limit else "no" if self.high < -limit else "undecided"
 
     def numbers(self) -> str:
         """`×0.430 [0.410, 0.450]` or `+12 points [+3, +20]`."""

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import math
+import pickle
 import platform
 import sys
 import time
@@ -38,6 +39,7 @@ from skipwise.models.forward import token_nll
 from skipwise.runs.environment import checkout
 from skipwise.utils.allocator import kept_memory
 from skipwise.utils.atomic_files import atomic_file, atomic_folder, write_text
+from skipwise.utils.os_errors import writing
 from skipwise.utils.progress import bar, say
 from skipwise.utils.text import count_text
 
@@ -169,8 +171,11 @@ class Training:
         Raises:
             SkipwiseError: The checkpoint is of another training.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        before = Size(**state["size"])
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            before = Size(**state["size"])
+        except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            raise SkipwiseError(f"{path} is no whole checkpoint; remove it to begin anew") from error
         falls = min(one.steps - one.decay for one in (before, self.size))
         if before != self.size._replace(steps=before.steps, decay=before.decay) or (
             before != self.size and state["step"] > falls
@@ -249,12 +254,19 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """A whole number below 2^32, of the command line."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0, below 4,294,967,296")
+    return int(text)
+
+
 def arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m lab.pretrain", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--size", choices=list(SIZES), default="packaged", help="lab: larger, for a GPU, not packaged")
     parser.add_argument("--data", type=Path, default=HERE / "data", help="folder of texts and checkpoints (lab/data)")
     parser.add_argument("--out", type=Path, help="folder of weights, tokenizer and figures.json (DATA/SIZE)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--steps", type=positive, help="steps in all; in the last quarter the learning rates fall")
     return parser.parse_args(words)
@@ -266,9 +278,13 @@ def texts(folder: Path, window: int) -> tuple[PreTrainedTokenizerFast, Streams]:
         say("collecting texts and training the tokenizer: some minutes")
         with atomic_folder(folder) as partial:
             collect(partial, VOCABULARY)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        streams = dict(np.load(folder / "streams.npz"))
+    except (OSError, ValueError) as error:
+        raise SkipwiseError(f"{folder} holds no whole tokenizer and streams; remove it to collect them anew") from error
     tokenizer.model_max_length = window
-    return tokenizer, dict(np.load(folder / "streams.npz"))
+    return tokenizer, streams
 
 
 def main(words: list[str] | None = None) -> None:
@@ -277,6 +293,10 @@ def main(words: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size, out = SIZES[args.size], args.out or args.data / args.size
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "config.json").exists())):
+        raise SkipwiseError(f"--out {out} holds something else than a model; name a new folder")
+    with writing(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
     if args.steps:
         size = size._replace(steps=args.steps, decay=max(1, args.steps // 4))
     tokenizer, streams = texts(args.data / "texts", size.window)
@@ -321,3 +341,6 @@ if __name__ == "__main__":
     except SkipwiseError as error:
         print(f"pretrain: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        sys.exit(130)

@@ -30,6 +30,7 @@ from skipwise.utils.text import aligned, count_text, duration_words
 
 RUNGS = [60, 180, 540]
 """Steps of 8 × 256 tokens; other train lengths have as many tokens."""
+MOST_STEPS = 100_000
 STEPS_OF_EFFORT = 60
 """Steps of training for each unit of effort. They take longer, 26 s of a core, than it, 18 s at 4,096 tokens."""
 MOST = 4
@@ -97,8 +98,10 @@ def rungs(steps: Sequence[int], seeds: Sequence[int], factor: int, *, quick: boo
     Raises:
         SkipwiseError: The numbers are no search.
     """
-    if not steps or sorted(set(steps)) != list(steps) or steps[0] < 1:
-        raise SkipwiseError(f"--rungs {_listed(steps)}: expected ascending numbers of steps, such as 60,180,540")
+    if not steps or sorted(set(steps)) != list(steps) or steps[0] < 1 or steps[-1] > MOST_STEPS:
+        raise SkipwiseError(
+            f"--rungs {_listed(steps)}: expected ascending numbers of steps up to {MOST_STEPS:,}, such as 60,180,540"
+        )
     if len(seeds) not in (1, len(steps)) or min(seeds, default=0) < 1:
         further = f"one for each of the {count_text(len(steps), 'rung')}"
         raise SkipwiseError(f"--seeds {_listed(seeds)}: expected a number from 1, or {further}")
@@ -226,7 +229,8 @@ def search(bench: Bench, out: Path, plan: Sequence[Rung], *, count: int, seed: i
 
     Args:
         bench: Where models are kept. Its seeds are not used.
-        out: Folder of the log `recipe.jsonl`, which also gets the tables, `recipe.txt`.
+        out: Folder of the log `recipe.jsonl`, which also gets the tables, `recipe.txt`. A quick search, which shall
+            replace no real one, writes `recipe_quick`.
         plan: The rungs.
         count: Drawn candidates in the first rung.
         seed: Of the draws.
@@ -234,7 +238,8 @@ def search(bench: Bench, out: Path, plan: Sequence[Rung], *, count: int, seed: i
     Returns:
         The tables as text.
     """
-    log, remaining, parts = Log(out / "recipe.jsonl"), candidates(count, seed, plan[0].factor), []
+    name = "recipe_quick" if bench.quick else "recipe"
+    log, remaining, parts = Log(out / f"{name}.jsonl"), candidates(count, seed, plan[0].factor), []
     for rung in plan:
         of_rung = Bench(bench.folder, quick=bench.quick, seeds=rung.seeds)
         trials = []
@@ -246,7 +251,7 @@ def search(bench: Bench, out: Path, plan: Sequence[Rung], *, count: int, seed: i
         parts.append(f"{title(rung, of_rung.seeds, trials)}\n\n{table(order)}")
         if rung is plan[0] and len(order) > len(plan):
             parts.append(f"Mean rank by setting in the first rung, n candidates each\n\n{by_setting(order)}")
-        write_text(out / "recipe.txt", "\n\n".join(parts) + "\n")
+        write_text(out / f"{name}.txt", "\n\n".join(parts) + "\n")
         chosen = [trial.candidate for _, trial in order if not trial.candidate.baseline]
         stays = {candidate.name for candidate in chosen[: max(2, len(chosen) // 3)]}
         remaining = [c for c in (trial.candidate for _, trial in order) if c.baseline or c.name in stays]

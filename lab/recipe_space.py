@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from lab.bench import WINDOW, Settings
+from skipwise.errors import SkipwiseError
 from skipwise.positions.sampler import Sampler
 from skipwise.rope.methods import yarn_attention
 
@@ -28,6 +29,8 @@ SPACE: dict[str, Sequence[Any]] = {
     "training.distill": [0.0, 0.5, 1.0],
 }
 """Values of each setting. Attention factors are multiples of YaRN's own."""
+MOST_CANDIDATES = 1000
+"""Far below the number of distinct settings, so that drawing ends."""
 WITH_ATTENTION = ("yarn", "critical")
 """Scalings that take an attention factor, in training and, sharpened, after it."""
 BASELINES: dict[str, dict[str, Any]] = {
@@ -94,7 +97,12 @@ def candidates(count: int, seed: int, factor: int = FACTOR) -> list[Candidate]:
         count: Draws.
         seed: Of the draws.
         factor: Windows in the target.
+
+    Raises:
+        SkipwiseError: For a number of draws that there cannot be.
     """
+    if not 1 <= count <= MOST_CANDIDATES:
+        raise SkipwiseError(f"--candidates {count}: expected 1 to {MOST_CANDIDATES:,}")
     rng = np.random.default_rng(seed)
     drawn: list[dict[str, Any]] = []
     while len(drawn) < count:

@@ -72,6 +72,10 @@ class Result:
     """Seeds, settings, versions and seconds of the run."""
 
 
+PARTS = ("title", "source", "holds", "finding", "claims", "tables", "charts", "paper", "remark", "facts")
+"""What the file of a result holds."""
+
+
 def read(folder: Path) -> dict[str, dict[str, Any]]:
     """Read all results of a folder as plain values, by name.
 
@@ -81,9 +85,10 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     results = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            results[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-            known = results[path.stem]["facts"]["quick"] in (True, False)
-        except (ValueError, KeyError, TypeError):
+            values = results[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            known = values["facts"]["quick"] in (True, False) and set(PARTS) <= set(values)
+            [Claim(**claim) for claim in values["claims"]]
+        except (ValueError, KeyError, TypeError, OSError, RecursionError):
             known = False
         if not known:
             raise SkipwiseError(f"{path} is no result of the laboratory; remove it, or give another folder with --out")

@@ -192,6 +192,11 @@ def one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
         ({"data": "missing.txt"}, "missing.txt"),
         ({"more": ["--set", "training.stepps=3"]}, "did you mean 'steps'"),
         ({"more": ["--set", "steps"]}, "expected key=value"),
+        ({"more": ["--set", "training.train_length=1"]}, "an example of one token has nothing to predict"),
+        (
+            {"more": ["--set", "scaling.attention_factor=900", "--set", "training.sharpen=1.5"]},
+            "attention_factor = 1350.0: expected a number above 0, up to 1000",
+        ),
         ({"more": ["--set", "training.train_length=512"]}, "target_length 256 is shorter than train_length 512"),
         (
             {"more": ["--set", "training.train_length=128", "--set", "training.distill=0.5"]},

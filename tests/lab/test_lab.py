@@ -215,6 +215,10 @@ def test_an_effect_is_within_a_margin_only_with_its_whole_interval() -> None:
     assert Effect(-0.2, -0.3, -0.1, False, "").within(0.05) == "no"
     assert Effect(-0.2, -0.3, -0.1, False, "").is_better == "no"
     assert Effect(2.0, 1.5, 2.5, True, "").is_worse == "yes"
+    lost = 0.95 - 1.0  # -0.05000000000000004
+    assert (
+        Effect(lost, lost, lost, False, "").at_most(0.05) == Effect(lost, lost, lost, False, "").within(0.05) == "yes"
+    )
     same = [row(10.0, "perplexity")] * 3
     assert alike("a", same, "b", same, "code", 0.01).verdict == "yes"
 
@@ -285,14 +289,17 @@ def test_a_model_is_trained_once_and_measured_once(tmp_path: Path) -> None:
 
 
 def test_a_quick_result_does_not_replace_a_full_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "bound.json").write_text('{"facts": {"quick": false}}')
+    full = {**dict.fromkeys(tables.PARTS, ""), "claims": [], "tables": [], "charts": [], "facts": {"quick": False}}
+    (tmp_path / "bound.json").write_text(json.dumps(full))
     arguments = ["reproduce", "bound", "--quick", "--out", str(tmp_path), "--runs", str(tmp_path / "runs")]
     assert main(arguments) == 0
     assert "holds a full result" in capsys.readouterr().out
-    assert json.loads((tmp_path / "bound.json").read_text()) == {"facts": {"quick": False}}
-    (tmp_path / "package.json").write_text("{}")
-    assert main(arguments) == 2
-    assert "package.json is no result of the laboratory" in capsys.readouterr().err
+    assert json.loads((tmp_path / "bound.json").read_text()) == full
+    unlike = ["{}", "[" * 100_000, '{"facts": {"quick": true}}', json.dumps({**full, "claims": [{"statement": "a"}]})]
+    for text in unlike:
+        (tmp_path / "package.json").write_text(text)
+        assert main(arguments) == 2
+        assert "package.json is no result of the laboratory" in capsys.readouterr().err
     arguments[4] = str(tmp_path / "package.json")
     assert main(arguments) == 2
     assert "is a file, not a folder" in capsys.readouterr().err

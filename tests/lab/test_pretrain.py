@@ -152,6 +152,20 @@ def test_bits_a_byte_of_a_model_that_knows_nothing(tokenizer: PreTrainedTokenize
     assert figures["bits_per_byte"] == pytest.approx(math.log2(VOCABULARY), abs=1e-4)
 
 
+def test_a_folder_that_holds_something_else_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for out in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(SkipwiseError, match="holds something else than a model; name a new folder"):
+            pretrain.main(["--data", str(tmp_path / "data"), "--out", str(out)])
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(SystemExit):
+        pretrain.arguments(["--seed", "-1"])
+    (tmp_path / "packaged-0.pt").write_bytes(b"not a checkpoint")
+    training = pretrain.Training(TINY, VOCABULARY, 0, "cpu")
+    with pytest.raises(SkipwiseError, match="is no whole checkpoint; remove it"):
+        training.resume(tmp_path / "packaged-0.pt")
+
+
 def test_one_command_from_texts_to_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything but the size of things and the packages that would be fetched is that of the real run."""
     monkeypatch.setattr(pretrain, "SIZES", {"packaged": TINY._replace(window=256, steps=3)})

@@ -108,7 +108,10 @@ def test_rungs_ask_more_as_they_go_on() -> None:
         (["--seeds", "0"], "--seeds 0: expected a number from 1"),
         (["--factor", "2"], "--factor 2: expected 4 or more"),
         (["--factor", "0"], "--factor 0: expected 4 or more"),
-        (["--candidates", "0"], "--candidates 0: expected 1 or more"),
+        (["--candidates", "0"], "--candidates 0: expected 1 to 1,000"),
+        (["--candidates", "12000"], "--candidates 12000: expected 1 to 1,000"),
+        (["--rungs", "60,2000000"], "expected ascending numbers of steps up to 100,000"),
+        (["--rungs", ""], "--rungs : expected whole numbers"),
     ],
 )
 def test_a_plan_that_is_none_is_refused_in_one_line(
@@ -175,7 +178,7 @@ def test_numbers_with_commas() -> None:
 def test_the_search_for_a_recipe_halves(tmp_path: Path) -> None:
     arguments = ["recipe", "--quick", "--candidates", "2", "--rungs", "3,6"]
     assert main([*arguments, "--out", str(tmp_path / "out"), "--runs", str(tmp_path)]) == 0
-    trials = [json.loads(line) for line in (tmp_path / "out" / "recipe.jsonl").read_text().splitlines()]
+    trials = [json.loads(line) for line in (tmp_path / "out" / "recipe_quick.jsonl").read_text().splitlines()]
     assert [trial["steps"] for trial in trials].count(3) == 2 + len(BASELINES)
     assert {trial["name"] for trial in trials if trial["steps"] == 6} >= set(BASELINES)
     for trial in trials:

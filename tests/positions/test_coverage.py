@@ -273,7 +273,7 @@ def test_examples_until_a_share_is_seen():
 
 
 @pytest.mark.parametrize("name", sampler_names())
-@pytest.mark.parametrize(("length", "target", "chunks"), [(12, 50, 2), (31, 90, 1), (24, 96, 3)])
+@pytest.mark.parametrize(("length", "target", "chunks"), [(12, 50, 2), (31, 90, 1), (24, 96, 3), (24, 36, 2)])
 def test_exact_chances_agree_with_many_examples(name, length, target, chunks):
     try:
         chances = seen_probability(Sampler(name, length, target, chunks=chunks), exact=True)

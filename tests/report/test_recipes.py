@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import scipy.stats
 
 from skipwise.cli import main
-from skipwise.report.recipes import spread
+from skipwise.report.recipes import over_seeds, spread
 from skipwise.utils.text import short_value_text
 from support.sample_run import write_sample_run
 
@@ -65,6 +66,25 @@ def test_seeds_of_one_recipe_are_one_row(tmp_path: Path) -> None:
     mean = short_value_text("perplexity", expected[0])
     assert data["headline"] == f"Of 2 recipes, seed-0 (3 seeds) has the lowest perplexity at 32k tokens: {mean}."
     assert at(data, "other") == {**at(apart, "other"), "series": 2}
+
+
+def test_seeds_that_agree_do_not_make_their_prompts_certain() -> None:
+    """Three seeds that each answer 4 of 5: their prompts allow 28 to 99 %, and no share is above 1."""
+    seeds = [{"value": 0.8, "low": 0.28, "high": 0.99}] * 3
+    assert over_seeds(seeds, False, (0.0, 1.0)) == pytest.approx((0.8, 0.28, 0.99))
+    wide = [{"value": value, "low": value, "high": value} for value in (0.6, 1.0, 0.8)]
+    mean, low, high = over_seeds(wide, False, (0.0, 1.0))
+    assert (mean, high) == (pytest.approx(0.8), 1.0)
+    assert low == pytest.approx(0.8 - 4.3027 * 0.2 / np.sqrt(3), rel=1e-3)
+    alike = [{"value": 20.0, "low": 10.0, "high": 40.0}] * 3  # of a perplexity the texts are these very ones
+    assert over_seeds(alike, True, None) == pytest.approx((20.0, 20.0, 20.0))
+
+
+def test_a_copy_of_a_run_is_no_further_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [seeded(tmp_path / f"seed-{seed}", seed, 0.0) for seed in range(2)]
+    copy = shutil.copytree(runs[0], tmp_path / "copy")
+    assert main.main(["report", *map(str, [*runs, copy]), "--group", "--out", str(tmp_path / "page.html")]) == 2
+    assert "the same training.seed 0, so they are no two seeds of a recipe" in capsys.readouterr().err
 
 
 def test_runs_of_different_recipes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,8 @@ def resolved_config(config: RunConfig, model: PreTrainedConfig) -> RunConfig:
             f"give a longer one, e.g. --target {4 * original}"
         )
     train_length = config.training.train_length or min(original, DEFAULT_TRAIN_LENGTH)
+    if train_length < 2:
+        raise SkipwiseError("training.train_length 1: an example of one token has nothing to predict; give 2 or more")
     if config.data.plain and method(config.positions.sampler).whole_target:
         raise SkipwiseError(
             f"data.plain {config.data.plain:g}: examples of positions.sampler={config.positions.sampler} have the "

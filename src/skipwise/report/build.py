@@ -91,7 +91,9 @@ def page_data(runs: list[Run], files: Sequence[Rows] = (), *, group: bool = Fals
     if group:
         series, results = recipes.grouped(runs, series, results)
     return {
-        "headline": headline(runs, recipes.recipes(runs) if group else ()) if runs else rows_headline(series, results, files),
+        "headline": headline(runs, recipes.recipes(runs) if group else ())
+        if runs
+        else rows_headline(series, results, files),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "skipwise": __version__,
         "runs": [_run_data(run) for run in runs],

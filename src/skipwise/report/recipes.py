@@ -21,11 +21,18 @@ def recipes(runs: Sequence[Run]) -> list[list[int]]:
     """The places of the runs of each recipe that several runs have.
 
     Raises:
-        SkipwiseError: No recipe has two runs with different seeds.
+        SkipwiseError: No recipe has two runs with different seeds, or one has two with the same.
     """
     same: dict[str, list[int]] = {}
     for place, run in enumerate(runs):
-        same.setdefault(_recipe(run), []).append(place)
+        of_it = same.setdefault(_recipe(run), [])
+        for other in of_it:
+            if runs[other].config.training.seed == run.config.training.seed:
+                raise SkipwiseError(
+                    f"{runs[other].folder} and {run.folder} have the same settings and the same training.seed "
+                    f"{run.config.training.seed}, so they are no two seeds of a recipe; leave one of them out"
+                )
+        of_it.append(place)
     groups = [places for places in same.values() if len({runs[i].config.training.seed for i in places}) > 1]
     if not groups:
         raise SkipwiseError(
@@ -95,13 +102,13 @@ def _shared_rows(members: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def _mean_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """One row of a recipe: the mean of its runs' values, and of their changes."""
-    logarithmic = rows[0]["metric"] == "perplexity"
-    value, low, high = spread([row["value"] for row in rows], logarithmic)
-    over = f"t 95% over {len(rows)} seeds"
+    logarithmic, share = rows[0]["metric"] == "perplexity", 0 <= rows[0]["value"] <= 1
+    value, low, high = over_seeds(rows, logarithmic, (0.0, 1.0) if share else None)
+    over = f"t 95% over {len(rows)} seeds{'' if logarithmic else ', or wider by their prompts'}"
     merged = {**rows[0], "value": value, "low": low, "high": high, "interval": over, "change": None}
     changes = [row["change"] for row in rows]
     if all(change and "verdict" in change for change in changes):
-        value, low, high = spread([change["value"] for change in changes], logarithmic)
+        value, low, high = over_seeds(changes, logarithmic, (-1.0, 1.0) if share else None)
         none = 1.0 if logarithmic else 0.0
         better, worse = (high < none, low > none) if logarithmic else (low > none, high < none)
         verdict = "better" if better else "worse" if worse else "undecided"
@@ -111,6 +118,27 @@ def _mean_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
     elif all(changes):
         merged["change"] = changes[0] if all("other" in change for change in changes) else None
     return merged
+
+
+def over_seeds(
+    figures: Sequence[dict[str, Any]], logarithmic: bool, limits: tuple[float, float] | None
+) -> tuple[float, float, float]:
+    """Mean over seeds and its 95 % interval.
+
+    All seeds are asked the same prompts, so an interval over seeds alone says nothing of other prompts, and three seeds
+    that answer alike have none at all. To each side it is no narrower than the seeds' own intervals on average; those
+    of perplexities are over texts, of which nothing is claimed here.
+
+    Args:
+        figures: One a seed, with `value`, `low` and `high`.
+        logarithmic: Whether the values are perplexities or their ratios.
+        limits: What no value exceeds.
+    """
+    mean, low, high = spread([one["value"] for one in figures], logarithmic)
+    if not logarithmic and all(one["low"] is not None and one["high"] is not None for one in figures):
+        low = min(low, mean - float(np.mean([one["value"] - one["low"] for one in figures])))
+        high = max(high, mean + float(np.mean([one["high"] - one["value"] for one in figures])))
+    return (mean, max(low, limits[0]), min(high, limits[1])) if limits else (mean, low, high)
 
 
 def spread(values: Sequence[float], logarithmic: bool = False) -> tuple[float, float, float]:

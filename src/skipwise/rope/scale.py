@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipwise.config import ScalingConfig, as_length, validate
 from skipwise.errors import SkipwiseError
-from skipwise.rope.fields import check_object
+from skipwise.rope.fields import check_object, check_scaling
 from skipwise.rope.methods import (
     Llama3,
     Longrope,
@@ -116,6 +116,7 @@ def sharpen(config: "PreTrainedConfig", times: float) -> None:
     # vLLM reads the factors of `longrope` from the two others.
     factors: dict[str, Any] = {key: present[key] * times for key in ("short_mscale", "long_mscale") if key in present}
     written = {**present, **factors, "attention_factor": attention_factor(config) * times}
+    check_scaling(written, "rope_parameters")
     _write(text, written)
 
 

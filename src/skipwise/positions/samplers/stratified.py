@@ -69,8 +69,8 @@ def _chances(sampler: Sampler) -> Chances | None:
     if sampler.chunks > 2:
         return None
     # w < d, and min(w, S) > d - L
-    shown = distance - np.maximum(0, distance - length + 1)
-    shown = np.where(distance > target - length, target - 1 - (distance - length + 1), shown)
+    least = np.maximum(0, distance - length + 1)
+    shown = np.where(distance > target - length, target - 1 - least, distance - least)
     return two_chunk_chances(length, target, length - 1, shown / (target - 1))
 
 
