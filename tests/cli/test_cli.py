@@ -192,6 +192,10 @@ def one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
         ({"data": "missing.txt"}, "missing.txt"),
         ({"more": ["--set", "training.stepps=3"]}, "did you mean 'steps'"),
         ({"more": ["--set", "steps"]}, "expected key=value"),
+        (
+            {"target": "64k", "more": ["--set", "positions.text=aligned"]},
+            "give longer texts or a smaller target_length",
+        ),
         ({"more": ["--set", "training.train_length=1"]}, "an example of one token has nothing to predict"),
         (
             {"more": ["--set", "scaling.attention_factor=900", "--set", "training.sharpen=1.5"]},

@@ -207,7 +207,7 @@ def usable(store: TokenStore, minimum_tokens: int, *, setting: str = "training.t
     indices = np.flatnonzero(lengths >= minimum_tokens)
     if not len(indices):
         longest = int(lengths.argmax())
-        who = "an example needs" if setting == "training.train_length" else f"{setting} asks for"
+        who = f"{setting} asks for" if setting == "data.minimum_tokens" else "an example needs"
         raise SkipwiseError(
             f"no document has the {minimum_tokens:,} tokens that {who}: the longest of {len(store):,}, "
             f"{store.names[longest]}, has {lengths[longest]:,}; give longer texts or a smaller {setting}"

@@ -273,7 +273,8 @@ def _least(config: RunConfig, sampler: Sampler) -> tuple[int, str]:
     minimum = config.data.minimum_tokens or 0
     if minimum > sampler.document_length:
         return minimum, "data.minimum_tokens"
-    return sampler.document_length, "training.train_length"
+    least = sampler.document_length
+    return least, "training.train_length" if least == sampler.train_length else "target_length"
 
 
 def _stored(

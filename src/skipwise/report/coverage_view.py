@@ -44,7 +44,7 @@ def _chance_text(row: Summary, at: int | None = None) -> str:
 def table(rows: list[Summary], probability: float) -> tuple[list[str], list[list[str]]]:
     """Titles and cells, both as text."""
     titles = ["sampler", "chance", "mean of all", "of the rarest", f"{SHARE:.0%} seen after"]
-    titles += [f"all seen after ({probability:.0%} sure)", "beyond the train length, seen"]
+    titles += [f"all seen after ({100 * probability:.4g}% sure)", "beyond the train length, seen"]
     return titles, [
         [
             row.sampler.describe_positions(),

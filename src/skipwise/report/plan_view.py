@@ -42,7 +42,7 @@ def _row(cost: Cost) -> list[str]:
 
 
 def _coverage_rows(plan: Plan) -> tuple[list[str], list[list[str]]]:
-    titles = ["sampler", f"{SHARE:.0%} of distances", f"all, {plan.options.probability:.0%} sure"]
+    titles = ["sampler", f"{SHARE:.0%} of distances", f"all, {100 * plan.options.probability:.4g}% sure"]
     return titles, [[c.sampler, *(f"{n:,}" if n else "–" for n in (c.most_seen, c.all_seen))] for c in plan.coverage]
 
 
