@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from skipwise.evals import power
+from skipwise.evals import intervals, power
 from skipwise.evals.intervals import ratio_estimate, ratio_of_sums, share_interval
 from skipwise.evals.paired_change import change, pairs, shared_unit, unit_name
 from skipwise.evals.rows import Row
@@ -165,33 +165,20 @@ def _over_seeds(first: Sequence[Row], later: Sequence[Row], over: str) -> Effect
     value = math.log if ratio else float
     differences = np.array([value(b.value) - value(a.value) for a, b in zip(first, later, strict=True)])
     middle, error, degrees = estimate = ratio_estimate(differences, np.ones(len(differences)))
-    half, shown = estimate.half, power.detectable(error, degrees)
+    shown = power.detectable(error, degrees)
     if ratio:
+        half = estimate.half
         return Effect(math.exp(middle), math.exp(middle - half), math.exp(middle + half), True, over, math.exp(shown))
     paired = [seen for pair in zip(first, later, strict=True) for seen in [change(*pair)] if seen]
-    low, high = _wider(middle, half, [(seen.value, seen.low, seen.high) for seen in paired], (-1.0, 1.0))
+    ends = [
+        (x - seen.value + seen.low, x - seen.value + seen.high) for x, seen in zip(differences, paired, strict=False)
+    ]
+    _, low, high = intervals.over_seeds(differences.tolist(), ends, (-1.0, 1.0))
     if paired:
         over = f"{over}, {count_text(paired[0].n, shared_unit(later[0]) or unit_name(later[0]))}"
-        shown = max(
-            shown, float(np.mean([math.inf if seen.detectable is None else seen.detectable for seen in paired]))
-        )
+        of_prompts = [math.inf if seen.detectable is None else seen.detectable for seen in paired]
+        shown = max(shown, sum(of_prompts) / len(paired))
     return Effect(middle, low, high, False, over, shown if shown < 1 else None)
-
-
-def _wider(
-    middle: float, half: float, of_seeds: Sequence[tuple[float, float, float]], limits: tuple[float, float]
-) -> tuple[float, float]:
-    """The ends of the wider interval to each side: over seeds, or over the prompts that all seeds share.
-
-    Args:
-        middle: Mean over seeds.
-        half: Half of the interval over seeds.
-        of_seeds: For each seed the value, the low and the high end over its prompts.
-        limits: What no value exceeds.
-    """
-    below = float(np.mean([value - low for value, low, _ in of_seeds])) if of_seeds else 0.0
-    above = float(np.mean([high - value for value, _, high in of_seeds])) if of_seeds else 0.0
-    return max(middle - max(half, below), limits[0]), min(middle + max(half, above), limits[1])
 
 
 @dataclass(frozen=True)
@@ -233,11 +220,11 @@ def at_least(name: str, rows: Sequence[Row], share: float, what: str) -> Claim:
     The interval is the wider of Student's t over seeds and the mean of the seeds' exact intervals over prompts.
     """
     mean, n = mean_over_seeds(rows), len(rows[0].scores)
-    exact = []
-    for row in rows:
-        ends = share_interval(round(sum(row.scores)), n)
-        exact.append((row.value, ends.low or 0.0, 1.0 if ends.high is None else ends.high))
-    low, high = _wider(mean.value, mean.half or 0.0, exact, (0.0, 1.0))
+    exact = [share_interval(round(sum(row.scores)), n) for row in rows]
+    ends = [(of.low or 0.0, 1.0 if of.high is None else of.high) for of in exact]
+    low, high = ends[0]
+    if len(rows) > 1:
+        _, low, high = intervals.over_seeds([row.value for row in rows], ends, (0.0, 1.0))
     verdict: Verdict = "yes" if low >= share else "no" if high < share else "undecided"
     of = f"{n} prompts" if len(rows) == 1 else f"{count_text(len(rows), 'seed')}, {n} prompts"
     evidence = f"{mean.text()}, [{100 * low:.0f} %, {100 * high:.0f} %] over {of}"

@@ -11,7 +11,8 @@ import pytest
 import scipy.stats
 
 from skipwise.cli import main
-from skipwise.report.recipes import over_seeds, spread
+from skipwise.evals.intervals import over_seeds
+from skipwise.report.recipes import _mean_row, spread
 from skipwise.utils.text import short_value_text
 from support.sample_run import write_sample_run
 
@@ -70,14 +71,15 @@ def test_seeds_of_one_recipe_are_one_row(tmp_path: Path) -> None:
 
 def test_seeds_that_agree_do_not_make_their_prompts_certain() -> None:
     """Three seeds that each answer 4 of 5: their prompts allow 28 to 99 %, and no share is above 1."""
-    seeds = [{"value": 0.8, "low": 0.28, "high": 0.99}] * 3
-    assert over_seeds(seeds, False, (0.0, 1.0)) == pytest.approx((0.8, 0.28, 0.99))
-    wide = [{"value": value, "low": value, "high": value} for value in (0.6, 1.0, 0.8)]
-    mean, low, high = over_seeds(wide, False, (0.0, 1.0))
+    assert over_seeds([0.8] * 3, [(0.28, 0.99)] * 3, (0.0, 1.0)) == pytest.approx((0.8, 0.28, 0.99))
+    mean, low, high = over_seeds([0.6, 1.0, 0.8], [(0.6, 0.6), (1.0, 1.0), (0.8, 0.8)], (0.0, 1.0))
     assert (mean, high) == (pytest.approx(0.8), 1.0)
     assert low == pytest.approx(0.8 - 4.3027 * 0.2 / np.sqrt(3), rel=1e-3)
-    alike = [{"value": 20.0, "low": 10.0, "high": 40.0}] * 3  # of a perplexity the texts are these very ones
-    assert over_seeds(alike, True, None) == pytest.approx((20.0, 20.0, 20.0))
+    assert over_seeds([0.6, 1.0, 0.8], [], (0.0, 1.0))[:2] == pytest.approx((mean, low))
+    figures = [{"value": 0.8, "low": 0.28, "high": 0.99, "metric": "accuracy", "change": None}] * 3
+    assert [_mean_row(figures)[name] for name in ("value", "low", "high")] == pytest.approx([0.8, 0.28, 0.99])
+    alike = [{**figure, "metric": "perplexity"} for figure in figures]  # the texts are these very ones
+    assert [_mean_row(alike)[name] for name in ("low", "high")] == pytest.approx([0.8, 0.8])
 
 
 def test_a_copy_of_a_run_is_no_further_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

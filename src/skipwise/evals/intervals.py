@@ -287,6 +287,30 @@ def same_texts_estimate(sums: Sequence[Floats], weights: Sequence[Floats]) -> Es
     return Estimate(mean, math.sqrt(variance), max(variance**2 / spread, 1.0))
 
 
+def over_seeds(
+    values: Sequence[float], ends: Sequence[tuple[float, float]], limits: tuple[float, float]
+) -> tuple[float, float, float]:
+    """Mean of a score over the seeds of a training, or of a difference of scores, and its 95 % interval.
+
+    All seeds are asked the same prompts, so an interval over seeds alone says nothing of other prompts, and three seeds
+    that answer alike have none at all. To each side it is the wider of Student's t over seeds and the seeds' own
+    intervals over prompts, on average.
+
+    Args:
+        values: One a seed, two or more.
+        ends: The interval of each over its prompts; empty where that is not known.
+        limits: What no value exceeds.
+
+    Returns:
+        (mean, low, high).
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    mean, half = ratio_of_sums(numbers, np.ones(len(numbers)))
+    below, above = (numbers - np.asarray(ends).T[0], np.asarray(ends).T[1] - numbers) if ends else (0.0, 0.0)
+    low, high = mean - max(half, float(np.mean(below))), mean + max(half, float(np.mean(above)))
+    return mean, max(low, limits[0]), min(high, limits[1])
+
+
 @functools.lru_cache(maxsize=1024)
 def student(degrees: float, tail: float = TAIL) -> float:
     """Quantile 1 - `tail` of Student's t with `degrees` of freedom, 1 or more, right to 1e-3. Default: 97.5 %.

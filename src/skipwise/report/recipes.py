@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from skipwise.errors import SkipwiseError
-from skipwise.evals.intervals import ratio_of_sums
+from skipwise.evals.intervals import over_seeds, ratio_of_sums
 from skipwise.report.run_files import Run
 from skipwise.utils.text import count_text
 
@@ -102,13 +102,13 @@ def _shared_rows(members: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def _mean_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """One row of a recipe: the mean of its runs' values, and of their changes."""
-    logarithmic, share = rows[0]["metric"] == "perplexity", 0 <= rows[0]["value"] <= 1
-    value, low, high = over_seeds(rows, logarithmic, (0.0, 1.0) if share else None)
+    logarithmic, most = rows[0]["metric"] == "perplexity", 1.0 if all(row["value"] <= 1 for row in rows) else math.inf
+    value, low, high = _over_seeds(rows, logarithmic, (0.0, most))
     over = f"t 95% over {len(rows)} seeds{'' if logarithmic else ', or wider by their prompts'}"
     merged = {**rows[0], "value": value, "low": low, "high": high, "interval": over, "change": None}
     changes = [row["change"] for row in rows]
     if all(change and "verdict" in change for change in changes):
-        value, low, high = over_seeds(changes, logarithmic, (-1.0, 1.0) if share else None)
+        value, low, high = _over_seeds(changes, logarithmic, (-most, most))
         none = 1.0 if logarithmic else 0.0
         better, worse = (high < none, low > none) if logarithmic else (low > none, high < none)
         verdict = "better" if better else "worse" if worse else "undecided"
@@ -120,25 +120,19 @@ def _mean_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def over_seeds(
-    figures: Sequence[dict[str, Any]], logarithmic: bool, limits: tuple[float, float] | None
+def _over_seeds(
+    figures: Sequence[dict[str, Any]], logarithmic: bool, limits: tuple[float, float]
 ) -> tuple[float, float, float]:
-    """Mean over seeds and its 95 % interval.
+    """Mean, low and high over seeds of `value`s that have `low` and `high`; see `intervals.over_seeds`.
 
-    All seeds are asked the same prompts, so an interval over seeds alone says nothing of other prompts, and three seeds
-    that answer alike have none at all. To each side it is no narrower than the seeds' own intervals on average; those
-    of perplexities are over texts, of which nothing is claimed here.
-
-    Args:
-        figures: One a seed, with `value`, `low` and `high`.
-        logarithmic: Whether the values are perplexities or their ratios.
-        limits: What no value exceeds.
+    Of perplexities and their ratios the seeds' own intervals are over texts, of which nothing is claimed here.
     """
-    mean, low, high = spread([one["value"] for one in figures], logarithmic)
-    if not logarithmic and all(one["low"] is not None and one["high"] is not None for one in figures):
-        low = min(low, mean - float(np.mean([one["value"] - one["low"] for one in figures])))
-        high = max(high, mean + float(np.mean([one["high"] - one["value"] for one in figures])))
-    return (mean, max(low, limits[0]), min(high, limits[1])) if limits else (mean, low, high)
+    values = [one["value"] for one in figures]
+    if logarithmic:
+        return spread(values, logarithmic)
+    ends = [(one["low"], one["high"]) for one in figures]
+    known = all(end is not None for each in ends for end in each)
+    return over_seeds(values, ends if known else [], limits)
 
 
 def spread(values: Sequence[float], logarithmic: bool = False) -> tuple[float, float, float]:

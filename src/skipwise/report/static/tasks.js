@@ -56,7 +56,7 @@ function changeNotes(row) {
     shown = row.metric === "perplexity" ? `${text(1 / detectable)} or ${text(detectable)}` : `${text(detectable)} points`;
   return [
     few && `${few} decides nothing`,
-    seeds && `over ${seeds} seeds, of these prompts and texts alone`,
+    seeds && `over ${seeds} seeds${row.metric === "perplexity" ? ", of these texts alone" : ""}`,
     verdict === "undecided" &&
       !few &&
       !seeds &&
