@@ -53,7 +53,8 @@ function changeValue(row) {
 function changeNotes(row) {
   const { few, detectable, same_texts: same, verdict, seeds } = row.change ?? {},
     text = changeValue(row),
-    shown = row.metric === "perplexity" ? `${text(1 / detectable)} or ${text(detectable)}` : `${text(detectable)} points`;
+    shown =
+      row.metric === "perplexity" ? `${text(1 / detectable)} or ${text(detectable)}` : `${text(detectable)} points`;
   return [
     few && `${few} decides nothing`,
     seeds && `over ${seeds} seeds${row.metric === "perplexity" ? ", of these texts alone" : ""}`,
