@@ -306,7 +306,7 @@ def test_a_sampled_summary_agrees_with_the_exact_one(monkeypatch):
     assert sampled.origin == "sampled"
     outside = np.abs(sampled.chances - exact.chances) > sampled.error
     assert outside.mean() < 0.15, "95 % intervals, and neighbours are outside together"
-    assert sampled.most_seen.low / 2 <= exact.most_seen.value <= sampled.most_seen.high * 2  # median and mean
+    assert sampled.most_seen.low * 0.8 <= exact.most_seen.value <= sampled.most_seen.high * 1.6  # median and mean
     assert sampled.all_seen.low <= exact.all_seen.value <= sampled.all_seen.high
     assert (sampled.least, sampled.most) == (exact.least, exact.most)
 

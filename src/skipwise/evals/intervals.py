@@ -306,9 +306,11 @@ def over_seeds(
     """
     numbers = np.asarray(values, dtype=np.float64)
     mean, half = ratio_of_sums(numbers, np.ones(len(numbers)))
-    below, above = (numbers - np.asarray(ends).T[0], np.asarray(ends).T[1] - numbers) if ends else (0.0, 0.0)
-    low, high = mean - max(half, float(np.mean(below))), mean + max(half, float(np.mean(above)))
-    return mean, max(low, limits[0]), min(high, limits[1])
+    below = above = half
+    if ends:
+        lows, highs = np.asarray(ends, dtype=np.float64).T
+        below, above = max(half, float((numbers - lows).mean())), max(half, float((highs - numbers).mean()))
+    return mean, max(mean - below, limits[0]), min(mean + above, limits[1])
 
 
 @functools.lru_cache(maxsize=1024)
